@@ -1,0 +1,338 @@
+"""The front door: check, adapt, choose, run, report. Start reading here."""
+
+import dataclasses
+import difflib
+import time
+import warnings
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd import closure, inputs, traced
+from jaxgd.program import Answer, Inputs, Program, Recipe, cache, clock, emptied, precision
+from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
+from jaxgd.run import Solver
+from jaxgd.solvers.descent import LBFGS
+from jaxgd.stop import Status, Stop
+from jaxgd.watch import Progress
+
+LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
+
+
+def minimize(
+    loss: Callable[..., Any],
+    data: Any = None,
+    init: Any = None,
+    *,
+    method: Any = "auto",
+    tol: float | None = None,
+    stop: Stop | None = None,
+    dtype: Any = None,
+    progress: bool = False,
+    trace: bool = False,
+    has_aux: bool = False,
+) -> Result:
+    """Find the parameters that make `loss(params, data)` smallest.
+
+    >>> import jax.numpy as jnp, jaxgd
+    >>> def mse(theta, y):
+    ...     return jnp.mean((y - theta) ** 2)
+    >>> result = jaxgd.minimize(mse, [12.1, 12.8, 14.9, 16.3, 17.2])
+    >>> round(float(result.params), 3), result.converged
+    (14.66, True)
+
+    Args:
+        loss: function of `(params, data)`, or of `params` alone where there is no data, written in `jax.numpy`, that
+            returns one real number; with `has_aux`, a pair of that number and any pytree of arrays.
+        data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets.
+        init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
+            loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
+        method: "auto", "lbfgs", or a method such as `GradientDescent(stepsize=0.2)` or `LBFGS(memory=20)`.
+        tol: decrease of the loss that may be left, relative to the decrease since the start: short for
+            `Stop(tol=tol)`. Default: 1e-14 in float64, 1e-10 in float32.
+        stop: other tests to stop by.
+        dtype: "float64" or "float32": solve in that type, whatever the global setting of JAX; NumPy arrays come back.
+            Absent: the types of `init` and `data` decide, as everywhere in JAX.
+        progress: print as the solve goes.
+        trace: keep loss, gradient norm, step size and params of every move in `result.trace`.
+        has_aux: the loss returns a pair, see above.
+
+    Returns:
+        A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
+
+    Raises:
+        TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
+
+    """
+    return _minimize(loss, data, init, method, tol, stop, dtype, progress, trace, has_aux, 1)
+
+
+def maximize(
+    loss: Callable[..., Any],
+    data: Any = None,
+    init: Any = None,
+    *,
+    method: Any = "auto",
+    tol: float | None = None,
+    stop: Stop | None = None,
+    dtype: Any = None,
+    progress: bool = False,
+    trace: bool = False,
+    has_aux: bool = False,
+) -> Result:
+    """Find the parameters that make `loss(params, data)` largest; everything else is as in `minimize`.
+
+    The loss and gradient reported are the function's own.
+
+    >>> import jaxgd
+    >>> result = jaxgd.maximize(lambda x: 3 - (x - 2) ** 2)
+    >>> round(float(result.params), 3), round(float(result.loss), 3)
+    (2.0, 3.0)
+    """
+    return _minimize(loss, data, init, method, tol, stop, dtype, progress, trace, has_aux, -1)
+
+
+def _minimize(
+    loss: Any,
+    data: Any,
+    init: Any,
+    method: Any,
+    tol: Any,
+    stop: Stop | None,
+    dtype: Any,
+    progress: bool,
+    trace: bool,
+    has_aux: bool,
+    sign: int,
+) -> Result:
+    began, compiled = time.perf_counter(), clock.seconds
+    stop = _rule(tol, stop)
+    with _precision(dtype):
+        program, given = _prepare(loss, data, init, method, stop, dtype, trace=trace, has_aux=has_aux, sign=sign)
+        answer, rows = _in_bursts(program, given, progress=progress) if progress or trace else program.solve(given)
+        if isinstance(answer.counts, jax.core.Tracer):
+            return _report(program, answer, answer.counts, rows, stop)
+        # On the host at once: everything that follows asks for the status.
+        counts, note = np.asarray(answer.counts), ""
+        failed = counts[0] > _LAST_SUCCESS
+        if failed:
+            answer, counts, note = _second_look(program, given, answer, counts)
+        if dtype is not None:
+            answer = jax.tree.map(np.asarray, answer)
+    spent = clock.seconds - compiled
+    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
+    result = _report(program, answer, counts, rows, stop, seconds, note)
+    if failed and not result.converged:
+        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=3)
+    return result
+
+
+def _rule(tol: Any, stop: Stop | None) -> Stop:
+    """Return the rule to stop by, from the two arguments that may give it."""
+    if stop is None:
+        return _DEFAULT if tol is None else Stop(tol=tol)
+    if not isinstance(stop, Stop):
+        msg = f"`stop` must be a `jaxgd.Stop`; got {stop!r}. Write `tol={stop!r}` or `stop=Stop(gtol=...)`."
+        raise TypeError(msg)
+    if tol is not None:
+        msg = f"`tol={tol!r}` and `stop={stop!r}` are both given. Write `stop=Stop(tol=..., ...)`."
+        raise ValueError(msg)
+    return stop
+
+
+_DEFAULT = Stop()
+_AS_IT_IS = nullcontext()
+_LAST_SUCCESS = int(Status.PRECISION_FLOOR)
+
+
+def _precision(dtype: Any) -> AbstractContextManager[Any]:
+    """Return the context in which arrays of type `dtype` exist."""
+    if dtype is None:
+        return _AS_IT_IS
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
+        raise ValueError(msg)
+    return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
+
+
+def _prepare(
+    loss: Any, data: Any, init: Any, method: Any, stop: Stop, dtype: Any, *, trace: bool, has_aux: bool, sign: int
+) -> tuple[Program, Inputs]:
+    """Return the program for these arguments, found or new, and what to call it with."""
+    data = inputs.as_arrays(data, "data")
+    if init is not None:
+        init = inputs.as_start(init, inputs.float_type(data))
+    if dtype is not None:
+        data, init = inputs.cast((data, init), np.dtype(dtype))
+    method = _named(method)
+    leaves, options = jax.tree.flatten((method, stop))
+    places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
+    functions = (loss, *(leaves[i] for i in places))
+    numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
+    arrays: list[Any] = []
+    key: Hashable = closure.describe(functions, arrays)
+    key = (key, _signature((init, data)), options, places, has_aux, sign, trace, precision(), dtype)
+    program = cache.get(key)
+    if program is _READS_CLOSURE:
+        # A loss that computes with the values it closes over has a program for each of them.
+        key, arrays = (key, tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)), []
+        program = cache.get(key)
+    if program is None:
+        traced.check_callable(loss, with_data=data is not None)
+        recipe = Recipe(None, functions, method, options, places, _choose, sign, trace)
+        program, arrays = _new_program(key, recipe, data, init, arrays, dtype, has_aux=has_aux)
+    start = program.start if init is None else init
+    return program, Inputs(start, data, arrays, program.on_device(numbers))
+
+
+def _new_program(
+    key: Hashable, recipe: Recipe, data: Any, init: Any, arrays: list[Any], dtype: Any, *, has_aux: bool
+) -> tuple[Program, list[Any]]:
+    """Record the loss and return its program, kept in the cache, with the arrays that it takes."""
+    loss = recipe.functions[0]
+    name = traced.name_of(loss)
+
+    def call(params: Any, data: Any, arrays: Any) -> Any:
+        function = closure.rebuild(recipe.functions, iter(arrays))[0] if arrays else loss
+        return function(params) if data is None else function(params, data)
+
+    def record(arrays: list[Any]) -> traced.Traced:
+        if init is None:
+            like = inputs.float_type(data) if dtype is None else np.dtype(dtype)
+            return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
+        return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
+
+    try:
+        record_of = record(arrays)
+    except traced.ReadsValuesError:
+        if not arrays:
+            raise
+        contents = tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)
+        record_of, arrays = record([]), []
+        cache.put(key, _READS_CLOSURE)
+        key = (key, contents)
+    program = Program(dataclasses.replace(recipe, traced=record_of))
+    if not any(isinstance(constant, jax.core.Tracer) for constant in record_of.constants):
+        cache.put(key, program)
+    return program, arrays
+
+
+_READS_CLOSURE = object()
+_NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
+
+
+def _signature(tree: Any) -> Hashable:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+_METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS}
+
+
+def _named(method: Any) -> Any:
+    """Return the method, or what its name stands for; None stands for a choice still to be made."""
+    if not isinstance(method, str):
+        if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
+            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. Try `method='auto'`."
+            raise TypeError(msg)
+        return method
+    if method not in _METHODS:
+        nearest = difflib.get_close_matches(method.lower(), _METHODS, n=1, cutoff=0.0)[0]
+        msg = f"`method` {method!r} is unknown; the nearest is {nearest!r}. Names: {', '.join(map(repr, _METHODS))}."
+        raise ValueError(msg)
+    return _METHODS[method]()
+
+
+def _choose(method: Any, size: int) -> tuple[Solver, str]:
+    """Return the solver to use for `size` parameters, and what to say of it."""
+    if method is None:
+        memory = min(size, 10)
+        return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"
+    return method, getattr(method, "name", repr(method))
+
+
+def _in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
+    """Solve, returning to the host between bursts to print and to fetch the trace."""
+    run = program.begin(given)
+    if isinstance(run.counts, jax.core.Tracer):
+        run = program.advance(given, run)
+        return program.answer(run), run.rows and program.rows(run.rows)
+    watch = Progress(program.layout.size, program.recipe.sign) if progress else None
+    kept: list[Any] = []
+    try:
+        while not int(run.status):
+            before, longest = run, program.recipe.trace or LONGEST
+            run = program.advance(given, run, min(watch.ticks, longest) if watch else longest)
+            if watch:
+                watch(before, run)
+            if run.rows is not None:
+                kept.append(_filled(*program.rows(run.rows)))
+                run = run._replace(rows=emptied(run.rows))
+    except KeyboardInterrupt:
+        run = run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
+    return program.answer(run), kept and (
+        *jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept),
+        int(run.moves) + 1,
+    )
+
+
+def _filled(*rows: Any) -> tuple[Any, ...]:
+    """Return a burst's trace on the host, trimmed to the rows it filled, the last argument."""
+    *columns, count = rows
+    return jax.tree.map(lambda column: np.asarray(column)[: int(count)], tuple(columns))
+
+
+def _second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
+    """Look into a failure at the start: return a better answer if there is one, and what else to say."""
+    if counts[0] == Status.BAD_START:
+        return answer, counts, _blame(given)
+    if counts[0] != Status.ZERO_GRADIENT:
+        return answer, counts, ""
+    layout = program.layout
+    start = layout.flatten(given.init)
+    # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
+    aside = start + 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(layout.size, dtype=start.dtype))
+    again, _ = program.solve(given._replace(init=layout.unflatten(aside)))
+    status, evals, moves = np.asarray(again.counts)
+    evals += counts[1]
+    if program.recipe.sign * (again.loss - answer.loss) < 0:
+        note = " The gradient was exactly zero at the start, so it was left by a small step."
+        return again, np.array([status, evals, moves]), note
+    # Nothing lower beside it: the start is the minimum, unless the neighbour is flat as well.
+    status = Status.CONVERGED if Status(status).converged else Status.ZERO_GRADIENT
+    return answer, np.array([status, evals, 0]), ""
+
+
+def _blame(given: Inputs) -> str:
+    """Say which inputs are not finite."""
+    found = inputs.not_finite(given.init, "init") + inputs.not_finite(given.data, "data")
+    return f" Not finite: {', '.join(found)}." if found else ""
+
+
+def _report(
+    program: Program,
+    answer: Answer,
+    counts: Any,
+    rows: Any,
+    stop: Stop,
+    seconds: Seconds | None = None,
+    note: str = "",
+) -> Result:
+    trace = Trace(*rows) if rows else None
+    return Result(
+        params=answer.params,
+        loss=answer.loss,
+        grad=answer.grad,
+        aux=answer.aux,
+        trace=trace,
+        counts=counts,
+        evidence=answer.evidence,
+        tests=stop,
+        method=program.method,
+        seconds=seconds,
+        note=note,
+    )

@@ -1,0 +1,103 @@
+"""A pytree of parameters as one flat real vector, and back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
+
+
+def pack(*rows: jax.Array) -> jax.Array:
+    """Stack scalars, or vectors of one shape, as `jnp.stack` does, but in one operation.
+
+    XLA on CPU compiles one kernel for every operand of a concatenation; a chain of selections is one in all.
+    """
+    shape = (len(rows), *jnp.shape(rows[0]))
+    packed = jnp.broadcast_to(rows[-1], shape)
+    for i, row in enumerate(rows[:-1]):
+        here = np.arange(len(rows)).reshape(-1, *[1] * (len(shape) - 1)) == i
+        packed = jnp.where(here, row, packed)
+    return packed
+
+
+def once(flag: jax.Array, positive: jax.Array) -> jax.Array:
+    """Return `flag`, computed once; `positive` is any finite number that XLA does not know, 0 or more.
+
+    XLA computes a flag anew in each of the operations that depend on it, with all that it is made from; but not a quotient.
+    """
+    return flag / (1 + positive) > 0
+
+
+def products(rows: jax.Array, others: jax.Array) -> jax.Array:
+    """Return the dot products of `rows`, shape `(k, p)`, with `others`, shape `(j, p)`, as shape `(k, j)`.
+
+    XLA on CPU runs a short reduction in one small kernel but splits a long one in three; a matrix product is a library
+    call, which compiles at once but takes microseconds to start.
+    """
+    if rows.shape[1] <= SHORT:
+        return jnp.sum(rows[:, None] * others, axis=2)
+    return jax.lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision="highest")
+
+
+def combination(weights: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return the sum of `rows`, shape `(k, p)`, each times its weight, shape `(k,)`; computed as `products` are."""
+    if rows.shape[1] <= SHORT:
+        return jnp.sum(weights[:, None] * rows, axis=0)
+    return jnp.matmul(weights, rows, precision="highest")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a pytree of float or complex arrays lies in one real vector.
+
+    Leaves follow each other in the pytree's order, each in C order; a complex leaf lies as its real
+    parts followed by its imaginary parts.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype, ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Layout":
+        """Return the layout of a pytree of arrays or of `jax.ShapeDtypeStruct`."""
+        leaves, treedef = jax.tree.flatten(tree)
+        return cls(treedef, tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype for leaf in leaves))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The vector's type: wide enough for every leaf, float32 at least."""
+        return jnp.finfo(jnp.result_type(jnp.float32, *self.dtypes)).dtype
+
+    @property
+    def size(self) -> int:
+        """The vector's length."""
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        parts = (2 if np.issubdtype(dtype, np.complexfloating) else 1 for dtype in self.dtypes)
+        return [part * int(np.prod(shape)) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def flatten(self, tree: Any) -> jax.Array:
+        """Return the vector of shape `(size,)` that holds `tree`."""
+        parts: list[jax.Array] = []
+        for leaf in map(jnp.asarray, self.treedef.flatten_up_to(tree)):
+            pair = [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
+            parts += [part.astype(self.dtype).ravel() for part in pair]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def unflatten(self, vector: jax.Array) -> Any:
+        """Return the pytree that `vector` of shape `(size,)` holds, in the leaves' own types."""
+        parts = jnp.split(vector, np.cumsum(self._sizes)[:-1]) if len(self.shapes) > 1 else [vector]
+        leaves: list[jax.Array] = []
+        for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True):
+            if np.issubdtype(dtype, np.complexfloating):
+                real, imag = part.reshape(2, *shape)
+                leaves.append(jax.lax.complex(real, imag).astype(dtype))
+            else:
+                leaves.append(part.reshape(shape).astype(dtype))
+        return jax.tree.unflatten(self.treedef, leaves)

@@ -1,0 +1,173 @@
+"""Compiled solves: one program for each loss, method and shape, found again by value."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd import closure
+from jaxgd.flat import Layout
+from jaxgd.problem import Problem
+from jaxgd.run import Rows, Run, Solver, advance, begin
+from jaxgd.stop import Stop
+
+TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
+MOST = 512  # programs kept; the oldest leaves first
+
+
+class Inputs(NamedTuple):
+    """What a program takes: everything that may change without compiling again."""
+
+    init: Any  # pytree of arrays
+    data: Any
+    arrays: list[Any]  # closed over by the loss and by schedules
+    numbers: list[Any]  # of the method and of the stop
+
+
+class Answer(NamedTuple):
+    """What a program returns."""
+
+    params: Any
+    loss: jax.Array
+    grad: Any
+    aux: Any
+    counts: jax.Array
+    evidence: jax.Array
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is fixed in a program."""
+
+    traced: Any  # a `Traced`
+    functions: Any  # the loss and the schedules, as given
+    method: Any  # as given; None: to be chosen
+    options: Any  # structure of (method, stop)
+    places: tuple[int, ...]  # which leaves of the options are functions
+    choose: Callable[[Any, int], tuple[Solver, str]]  # the method asked for and the number of parameters
+    sign: int
+    trace: bool
+
+
+class Program:
+    """A solve, compiled for one recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Prepare; JAX compiles each part when it is first called."""
+        self.layout = Layout.of(recipe.traced.start)
+        self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
+        self._last: tuple[list[Any], list[Any]] = ([], [])
+        self.recipe = recipe
+        self.method = recipe.choose(recipe.method, self.layout.size)[1]
+        self.solve = jax.jit(self._solve)
+        self.begin = jax.jit(self._begin)
+        self.advance = jax.jit(self._advance)
+        self.answer = jax.jit(self._answer)
+        self.rows = jax.jit(self._rows)
+
+    def on_device(self, numbers: list[Any]) -> list[Any]:
+        """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""
+        if not all(type(number) in (int, float) for number in numbers):
+            return numbers
+        last, arrays = self._last
+        if last != numbers:
+            arrays = [jnp.asarray(number) for number in numbers]
+            if any(isinstance(array, jax.core.Tracer) for array in arrays):
+                return numbers
+            self._last = (numbers, arrays)
+        return arrays
+
+    def _bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
+        recipe = self.recipe
+        functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
+        leaves = list(inputs.numbers)
+        for place, function in zip(recipe.places, functions[1:], strict=True):
+            leaves.insert(place, function)
+        method, stop = jax.tree.unflatten(recipe.options, leaves)
+        solver, _ = recipe.choose(method, self.layout.size)
+        if not stop.tests:
+            stop = dataclasses.replace(stop, tol=TOL[str(self.layout.dtype)])
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            return recipe.traced(params, inputs.data, inputs.arrays)
+
+        return Problem(loss, self.layout, recipe.traced.aux, recipe.sign), solver, stop
+
+    def _begin(self, inputs: Inputs) -> Run:
+        problem, solver, stop = self._bind(inputs)
+        rows = max(16, min(1000, (1 << 22) // self.layout.size)) if self.recipe.trace else 0
+        return begin(problem, solver, stop, self.layout.flatten(inputs.init), rows)
+
+    def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
+        return advance(*self._bind(inputs), run, ticks)
+
+    def _answer(self, run: Run) -> Answer:
+        best, sign = run.best, self.recipe.sign
+        grad = self.layout.unflatten(sign * best.grad)
+        return Answer(self.layout.unflatten(best.params), sign * best.loss, grad, best.aux, run.counts, run.evidence)
+
+    def _rows(self, rows: Rows) -> tuple[Any, ...]:
+        params = jax.vmap(self.layout.unflatten)(rows.params)
+        return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.count
+
+    def _solve(self, inputs: Inputs) -> tuple[Answer, Rows | None]:
+        run = self._advance(inputs, self._begin(inputs))
+        return self._answer(run), run.rows
+
+
+class Cache:
+    """Programs by key, oldest first."""
+
+    def __init__(self, most: int) -> None:
+        """Keep at most `most` programs."""
+        self._most = most
+        self._programs: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Any:
+        """Return what is kept under `key`, or None."""
+        return self._programs.get(key)
+
+    def put(self, key: Hashable, program: Any) -> None:
+        """Keep `program` under `key`."""
+        with self._lock:
+            self._programs[key] = program
+            while len(self._programs) > self._most:
+                del self._programs[next(iter(self._programs))]
+
+    def clear(self) -> None:
+        """Forget all programs."""
+        self._programs.clear()
+
+
+cache = Cache(MOST)
+
+
+class CompileClock(threading.local):
+    """Seconds this thread has spent tracing, lowering and compiling, as JAX reports them."""
+
+    seconds = 0.0
+
+    def __call__(self, event: str, duration: float, **_: Any) -> None:
+        """Take a report."""
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration
+
+
+clock = CompileClock()
+jax.monitoring.register_event_duration_secs_listener(clock)
+
+
+def precision() -> tuple[Any, ...]:
+    """Return the settings of JAX that change what a loss's record says."""
+    config = jax.config
+    return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
+
+
+def emptied(rows: Rows) -> Rows:
+    """Return the rows emptied, for the next burst."""
+    return rows._replace(count=jnp.zeros_like(rows.count))

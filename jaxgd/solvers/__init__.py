@@ -1,0 +1,1 @@
+"""Methods: each says where to look next, and learns from what is found there."""

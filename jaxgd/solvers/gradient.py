@@ -1,0 +1,80 @@
+"""Gradient descent with a step size that is given: the textbook's algorithm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.flat import products
+from jaxgd.problem import Point, Problem
+
+
+class GradientState(NamedTuple):
+    """Where gradient descent stands."""
+
+    point: Point
+    trial: jax.Array
+    moved: jax.Array
+    stuck: jax.Array
+    left: jax.Array  # decrease predicted of the next step
+    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    stepsize: jax.Array  # of the last step
+    count: jax.Array  # steps taken
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["stepsize"], meta_fields=[])
+@dataclass(frozen=True)
+class GradientDescent:
+    """Gradient descent: `theta - stepsize * grad`, again and again.
+
+    `stepsize` is a positive number, or a schedule: a function, written in `jax.numpy`, of the step number 0, 1, 2, ...
+    (optax's schedules are such functions). There is no line search: every step is taken, and a step size too large for
+    the loss diverges, which `Status.DIVERGED` reports.
+
+    Lau, Gonzalez and Nolan, Principles and Techniques of Data Science, chapter 11.
+    """
+
+    stepsize: float | jax.Array | Callable[[jax.Array], jax.Array]
+
+    def __post_init__(self) -> None:
+        """Refuse a number that is no step size; tracers and schedules cannot be looked at."""
+        if isinstance(self.stepsize, int | float | np.number) and not 0 < self.stepsize < float("inf"):
+            msg = f"`stepsize` must be positive and finite; got {self.stepsize!r}. Use `maximize` to go uphill."
+            raise ValueError(msg)
+
+    @property
+    def name(self) -> str:
+        """What a result says of the method."""
+        return "gradient descent with a given step size"
+
+    def _size(self, count: jax.Array, like: jax.Array) -> jax.Array:
+        size = self.stepsize(count) if callable(self.stepsize) else self.stepsize
+        return jnp.asarray(size, like.dtype)
+
+    def init(self, problem: Problem, params: jax.Array) -> GradientState:
+        """Return the state that asks for the start to be evaluated."""
+        point = problem.nowhere(params)
+        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
+        return GradientState(point, params, no, no, point.loss, zero, zero, jnp.zeros((), jnp.int32))
+
+    def step(self, problem: Problem, state: GradientState, trial: Point) -> GradientState:
+        """Take the trial as it is, and step along its gradient."""
+        del problem
+        started = jnp.isfinite(state.point.loss)
+        size = self._size(state.count, trial.loss)
+        # Mean of the slopes at both ends of the step -stepsize * grad, times its length.
+        gain = state.stepsize * (products(trial.vectors, state.point.grad[None])[1, 0] + state.point.norm**2) / 2
+        return GradientState(
+            point=trial,
+            trial=trial.params - size * trial.grad,
+            moved=started,
+            stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
+            left=size * trial.norm**2 / 2,
+            gain=gain,
+            stepsize=size,
+            count=state.count + 1,
+        )

@@ -1,0 +1,118 @@
+"""Line searches: value and slope along a line go in, the next step size comes out."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Search(NamedTuple):
+    """A search along one line, all scalars; `low` is too short a step, `high` too long (inf: none known)."""
+
+    stepsize: jax.Array  # where to look next
+    low: jax.Array
+    low_loss: jax.Array
+    low_slope: jax.Array
+    high: jax.Array
+    high_loss: jax.Array
+    high_slope: jax.Array
+    slope: jax.Array  # at the line's start
+    trials: jax.Array  # made since `high` is known; inf: take the next one as it is, if finite
+
+
+class Verdict(NamedTuple):
+    """What a search learnt from one trial."""
+
+    search: Search
+    accepted: jax.Array  # the trial is the line's answer
+    failed: jax.Array  # the line has no answer
+
+
+def cubic_minimizer(
+    a: jax.Array, fa: jax.Array, da: jax.Array, b: jax.Array, fb: jax.Array, db: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return the minimizer of the cubic through two values and slopes; NaN where it has none.
+
+    Nocedal and Wright, Numerical Optimization (2006), equation 3.59. Where the values differ by less than `noise`
+    the slopes alone decide, which makes it the secant step.
+    """
+    rise = jnp.where(jnp.abs(fb - fa) > noise, (fb - fa) / (b - a), (da + db) / 2)
+    d1 = da + db - 3 * rise
+    # Scaled by the largest term, so that the squares neither overflow nor vanish.
+    scale = jnp.maximum(jnp.abs(d1), jnp.maximum(jnp.abs(da), jnp.abs(db)))
+    d2 = scale * jnp.sqrt((d1 / scale) ** 2 - (da / scale) * (db / scale)) * jnp.sign(b - a)
+    return b - (b - a) * (db + d2 - d1) / (db - da + 2 * d2)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sufficient", "curvature", "growth", "max_trials"]
+)
+@dataclass(frozen=True)
+class Wolfe:
+    """Search for a step that meets the Wolfe conditions, or near the rounding floor the approximate ones.
+
+    A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
+    phi'(t) >= `curvature` phi'(0); or, where rounding hides the decrease, when phi(t) is within rounding of
+    phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J. Optim. 16 (2005), equation 4.1 ff.). Trials
+    come from safeguarded cubic interpolation. A trial that is not finite is too long a step, never an end.
+    """
+
+    sufficient: float = 1e-4
+    curvature: float = 0.9
+    growth: float = 10.0
+    max_trials: int = 20
+
+    def begin(self, like: jax.Array) -> Search:
+        """Return a search that accepts its first trial: the start of everything."""
+        zero, inf = jnp.zeros_like(like), jnp.full_like(like, jnp.inf)
+        return Search(zero, zero, inf, zero, inf, inf, zero, zero, inf)
+
+    def start(self, loss: jax.Array, slope: jax.Array) -> Search:
+        """Return the search along a new line with this loss and slope at its start, first trial at 1."""
+        zero, inf = jnp.zeros_like(loss), jnp.full_like(loss, jnp.inf)
+        # Rounding can turn a direction uphill: a step of 0 fails at once.
+        step = jnp.where(slope < 0, zero + 1, 0)
+        return Search(step, zero, loss, slope, inf, inf, zero, slope, zero)
+
+    def judge(self, search: Search, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+        """Learn from the loss and slope at `search.stepsize`; `start` is the loss at the line's start."""
+        step, eps = search.stepsize, jnp.finfo(loss.dtype).eps
+        noise, settling = 4 * eps * jnp.abs(start), jnp.isinf(search.trials)
+        finite = jnp.isfinite(loss) & jnp.isfinite(slope)
+        enough = (loss <= start + self.sufficient * step * search.slope) & (loss <= search.low_loss)
+        level = loss <= start + noise
+        wolfe = enough & (slope >= self.curvature * search.slope)
+        approximate = level & (jnp.abs(slope) <= -self.curvature * search.slope)
+        accepted = finite & (((wolfe | approximate) & (search.slope < 0)) | settling)
+
+        too_long = ~finite | (slope >= 0) | ~(enough | level)
+        trial = (step, jnp.where(finite, loss, jnp.inf), slope)
+        low = _select(too_long, (search.low, search.low_loss, search.low_slope), trial)
+        high = _select(too_long, trial, (search.high, search.high_loss, search.high_slope))
+        bounded = jnp.isfinite(high[0])
+        trials = search.trials + bounded
+        exhausted = bounded & ((trials > self.max_trials) | (high[0] - low[0] <= 2 * eps * high[0]))
+        settle = exhausted & (low[0] > 0)
+        stepsize = jnp.where(settle, low[0], self._next(search, trial, low, high, noise, trials))
+        after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
+        return Verdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
+
+    def _next(self, search: Search, trial: tuple, low: tuple, high: tuple, noise, trials) -> jax.Array:
+        """Return the next trial: inside the bracket, or beyond the last trial while there is none."""
+        bounded = jnp.isfinite(high[0])
+        a = _select(bounded, low, (search.low, search.low_loss, search.low_slope))
+        b = _select(bounded, high, trial)
+        width = b[0] - a[0]
+        least = jnp.where(bounded, a[0] + 0.1 * width, b[0] + 0.1 * width)
+        most = jnp.where(bounded, b[0] - 0.1 * width, b[0] + (self.growth - 1) * width)
+        # Halve where the cubic knows nothing and when it is slow; go far where the slope does not rise.
+        blind = jnp.where(bounded, a[0] + 0.5 * width, most)
+        step = cubic_minimizer(*a, *b, noise)
+        useful = jnp.where(bounded, jnp.isfinite(step) & (trials < 4), step > b[0])
+        return jnp.where(useful, jnp.clip(step, least, most), blind)
+
+
+def _select(condition: jax.Array, yes: tuple, no: tuple) -> tuple:
+    return tuple(jnp.where(condition, a, b) for a, b in zip(yes, no, strict=True))

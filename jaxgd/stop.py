@@ -1,0 +1,176 @@
+"""When to stop, and why: the rule and the reason."""
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.flat import pack
+from jaxgd.problem import Point, choose
+
+WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
+PATIENCE = 10  # evaluations without measurable progress before the rounding floor is suspected
+
+
+class Status(IntEnum):
+    """Why a solve ended; the first five after `RUNNING` are success."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    SMALL_GRADIENT = 2
+    SMALL_STEP = 3
+    SMALL_DECREASE = 4
+    PRECISION_FLOOR = 5
+    MAX_EVALS = 6
+    STUCK = 7
+    DIVERGED = 8
+    BAD_START = 9
+    UNBOUNDED = 10
+    ZERO_GRADIENT = 11
+    INTERRUPTED = 12
+
+    @property
+    def converged(self) -> bool:
+        """Whether this status is success."""
+        return Status.CONVERGED <= self <= Status.PRECISION_FLOOR
+
+
+class Evidence(NamedTuple):
+    """What a verdict rests on, all scalars but the last."""
+
+    first: jax.Array  # loss at the start
+    made: jax.Array  # decrease since the start
+    model: jax.Array  # the solver's last prediction of the decrease left
+    change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
+    peak: jax.Array  # longest gradient so far
+    least: jax.Array  # shortest gradient so far
+    quiet: jax.Array  # evaluations since the last progress
+    recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
+
+    @property
+    def left(self) -> jax.Array:
+        """The decrease estimated to be left: the worse of what the model and the trend of the moves say."""
+        # However slowly the moves shrink, a model that is small even at the scale of rounding is believed.
+        return jnp.maximum(self.model, jnp.minimum(_trend(self.recent), self.model / jnp.finfo(self.model.dtype).eps))
+
+    @classmethod
+    def unpack(cls, packed: jax.Array) -> "Evidence":
+        """Read the evidence from its vector."""
+        head = len(cls._fields) - 1
+        return cls(*packed[:head], tuple(packed[head:]))  # type: ignore[arg-type]
+
+    def pack(self) -> jax.Array:
+        """Return one vector: XLA compiles and runs one operation, not one a field."""
+        return jnp.concatenate([pack(*self[:-1]), jnp.stack(self.recent)])
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["tol", "gtol", "xtol", "ftol", "max_evals"], meta_fields=[])
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Stop at the first test that is met; a test that is None is not made.
+
+    `tol`: the loss is estimated to be within `tol` of the best reachable, relative to the decrease since the start,
+    `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it.
+    `gtol`: no component of the gradient is larger than `gtol`.
+    `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
+    `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.
+    `max_evals`: evaluations of loss and gradient, at least 1.
+    """
+
+    tol: Any = None
+    gtol: Any = None
+    xtol: Any = None
+    ftol: Any = None
+    max_evals: Any = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse values no test can be made with; tracers cannot be looked at."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "max_evals" and isinstance(value, int | np.integer) and value < 1:
+                msg = f"`max_evals` must be at least 1, to evaluate the start; got {value!r}."
+                raise ValueError(msg)
+            if field.name != "max_evals" and isinstance(value, int | float | np.number) and not value > 0:
+                msg = f"`{field.name}` must be positive; got {value!r}. Leave it out to make no such test."
+                raise ValueError(msg)
+
+    @property
+    def tests(self) -> bool:
+        """Whether any test is made beside `max_evals`."""
+        return any(getattr(self, name) is not None for name in ("tol", "gtol", "xtol", "ftol"))
+
+    def begin(self, dtype: np.dtype) -> jax.Array:
+        """Return the evidence before the first evaluation, packed."""
+        inf = np.inf
+        return jnp.array([inf, 0, inf, inf, 0, inf, 0, *[inf] * (2 * WINDOW)], dtype)
+
+    def weigh(self, packed: jax.Array, before: Point, state: Any) -> jax.Array:
+        """Return the evidence after a step that led from the point `before` to `state`."""
+        old, point = Evidence.unpack(packed), state.point
+        moved = state.moved & jnp.isfinite(before.loss)
+        drop, noise = before.loss - point.loss, rounding(before.loss)
+        # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
+        gain = jnp.where(jnp.abs(drop) > noise, drop, state.gain)
+        progress = (moved & (drop > noise)) | (point.norm < 0.9 * old.least)
+        change = old.change
+        if self.xtol is not None:
+            change = jnp.where(moved, jnp.max(jnp.abs(point.params - before.params)), change)
+        return Evidence(
+            first=jnp.where(jnp.isfinite(old.first), old.first, point.loss),
+            made=old.made + jnp.where(moved, gain, 0),
+            model=jnp.where(jnp.isfinite(state.left), state.left, old.model),
+            change=change,
+            peak=jnp.maximum(old.peak, point.norm),
+            least=jnp.minimum(old.least, point.norm),
+            quiet=jnp.where(progress, 0, old.quiet + 1),
+            recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
+        ).pack()
+
+    def judge(self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array) -> jax.Array:
+        """Return the status after the evaluation number `evals`, an int32."""
+        seen, point = Evidence.unpack(packed), state.point
+        first, fine = evals == 1, jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
+        moved, noise = state.moved & ~first, rounding(point.loss)
+        # On one parameter a search that fails has closed in on the minimum from both sides.
+        pinned = point.params.size == 1
+        at_floor = (seen.model <= 10 * noise) & (seen.quiet >= PATIENCE)
+        # Later rows win.
+        rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
+        rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
+        rows += [(Status.PRECISION_FLOOR, at_floor | (state.stuck & fine & ((seen.model <= 100 * noise) | pinned)))]
+        if self.ftol is not None:
+            scale = jnp.maximum(1, jnp.abs(point.loss))
+            rows += [(Status.SMALL_DECREASE, moved & (seen.recent[0] <= self.ftol * scale))]
+        if self.xtol is not None:
+            rows += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
+        if self.gtol is not None:
+            rows += [(Status.SMALL_GRADIENT, jnp.max(jnp.abs(point.grad)) <= self.gtol)]
+        if self.tol is not None:
+            short = point.norm**2 <= self.tol * seen.peak**2
+            rows += [(Status.CONVERGED, moved & short & (seen.left <= self.tol * seen.made))]
+        rows += [(Status.CONVERGED, point.norm == 0), (Status.ZERO_GRADIENT, first & (point.norm == 0))]
+        huge = float(jnp.finfo(point.loss.dtype).max) ** 0.75
+        rows += [(Status.UNBOUNDED, trial.loss < -huge), (Status.BAD_START, first & ~fine)]
+        status = jnp.zeros((), jnp.int32)
+        for reason, met in rows:
+            status = jnp.where(met, int(reason), status)
+        return status
+
+
+def rounding(loss: Any) -> Any:
+    """Return the changes of a loss of this size that rounding hides."""
+    return 4 * jnp.finfo(loss.dtype).eps * abs(loss)
+
+
+def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:
+    """Return the decrease left if the moves go on shrinking as they do; inf while unknown or not shrinking.
+
+    With A the sum of the last moves' decreases and B of those before, the rest of the series is A r / (1 - r), r = A / B.
+    """
+    last, earlier = sum(recent[:WINDOW]), sum(recent[WINDOW:])
+    known = jnp.isfinite(earlier) & (last < earlier)
+    return jnp.where(known, last * last / jnp.where(known, earlier - last, 1), jnp.inf)

@@ -1,0 +1,194 @@
+"""A user's loss, called once: its computation is recorded, checked, and evaluated from the record ever after."""
+
+import inspect
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The record of a loss for one structure of parameters, data and closed-over arrays."""
+
+    start: Any  # pytree of `jax.ShapeDtypeStruct`: the parameters it takes
+    aux: Any  # likewise: what it returns beside its value, () for nothing
+    function: Callable[..., Any]
+    constants: tuple[Any, ...]
+
+    def __call__(self, params: Any, data: Any, arrays: Any) -> tuple[jax.Array, Any]:
+        """Return the loss's value and aux."""
+        value, *aux = self.function(*jax.tree.leaves((params, data, arrays)))
+        return value, jax.tree.unflatten(jax.tree.structure(self.aux), aux)
+
+
+Loss = Callable[[Any, Any, Any], Any]  # of params, data or None, and the arrays the user's loss closes over
+
+
+class ReadsValuesError(TypeError):
+    """A loss needs the values of what it is given, by NumPy or in an `if`, where only shapes are known."""
+
+
+def check_callable(loss: Any, *, with_data: bool) -> None:
+    """Refuse what cannot be called as a loss."""
+    if not callable(loss):
+        msg = f"`loss` must be a function of (params, data); got {type(loss).__name__}."
+        raise TypeError(msg)
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*[None] * (1 + with_data))
+    except TypeError as error:
+        have = "`data` was given" if with_data else "no `data` was given"
+        want = "write loss(params, data)" if with_data else "pass `data`, or write loss(params)"
+        msg = f"`loss` {name_of(loss)}{signature} does not fit: {have}; {want}."
+        raise TypeError(msg) from error
+
+
+def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux: bool) -> Traced:
+    """Record the loss at parameters like `start`; raise with a remedy if it is no loss."""
+    shapes = jax.tree.map(_shape, (start, data, arrays))
+    outputs: list[Any] = []
+
+    def call(start: Any, data: Any, arrays: Any) -> Any:
+        out = loss(start, data, arrays)
+        outputs.append(out)
+        return out
+
+    try:
+        closed, out = jax.make_jaxpr(call, return_shape=True)(*shapes)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise ReadsValuesError(_reads_values(error, name)) from error
+    except TypeError:
+        # A value that is no array, such as a string among aux, is refused by JAX after the loss has returned.
+        if not outputs:
+            raise
+        out = outputs[0]
+        _check_output(out, name, has_aux=has_aux)
+        msg = f"`loss` {name} returns aux that holds something else than arrays: {out[1]!r}."
+        raise TypeError(msg) from None
+    _check_output(out, name, has_aux=has_aux)
+    if not _depends(closed.jaxpr, len(jax.tree.leaves(start))):
+        msg = f"`loss` {name} does not depend on its first argument, so there is nothing to minimize over."
+        raise ValueError(msg)
+    aux = out[1] if has_aux else ()
+    return Traced(shapes[0], aux, jaxpr_as_fun(closed), tuple(closed.consts))
+
+
+def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, *, has_aux: bool) -> Traced:
+    """Record the loss at a start found by trial: a scalar, else a vector as long as a trailing dimension of the data."""
+    lengths = {leaf.shape[-1] for leaf in jax.tree.leaves(data) if leaf.ndim}
+    failures: list[str] = []
+    found: list[Traced] = []
+    for shape in [(), *((length,) for length in sorted(lengths))]:
+        start = jax.ShapeDtypeStruct(shape, dtype)
+        try:
+            found.append(trace(loss, name, start, data, arrays, has_aux=has_aux))
+        except ReadsValuesError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a loss raises says that it does not take this start
+            if shape == () and isinstance(error, LossError):
+                raise
+            failures.append(f"  {_what(shape)}: {type(error).__name__}: {_first_line(error)}")
+        if shape == () and found:
+            return found[0]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        fit = ", ".join(str(record.start.shape) for record in found)
+        msg = f"`init` is not given, and starts of several shapes fit `loss` {name}: {fit}. Pass `init`."
+        raise ValueError(msg)
+    msg = f"`init` is not given, and no start tried fits `loss` {name}. Pass `init`. Tried:\n" + "\n".join(failures)
+    raise ValueError(msg)
+
+
+class LossError(TypeError):
+    """A loss runs but is no loss: it does not return one real number."""
+
+
+def name_of(loss: Any) -> str:
+    """Return the loss's name as messages show it."""
+    return getattr(loss, "__qualname__", type(loss).__qualname__)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def _what(shape: tuple[int, ...]) -> str:
+    return f"zeros of shape {shape}" if shape else "the scalar 0"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
+    if has_aux and not (isinstance(out, tuple) and len(out) == 2):  # noqa: PLR2004 - value and aux
+        msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {_shown(out)}."
+        raise LossError(msg)
+    value = out[0] if has_aux else out
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else ""
+        msg = f"`loss` {name} must return one number; it returns {_shown(value)}.{hint}"
+        raise LossError(msg)
+    if value.shape != ():
+        msg = (
+            f"`loss` {name} must return one number; it returns an array of shape {value.shape}."
+            " Take its mean or sum; for many problems at once, `jax.vmap` `minimize` over them."
+        )
+        raise LossError(msg)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        hint = (
+            "Take its real part or absolute value"
+            if jnp.issubdtype(value.dtype, jnp.complexfloating)
+            else "Compute with floats"
+        )
+        msg = f"`loss` {name} must return a real float; it returns {value.dtype}. {hint}."
+        raise LossError(msg)
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"a {type(value).__name__} of length {len(value)}"
+        if isinstance(value, tuple | list)
+        else f"a {type(value).__name__}"
+    )
+
+
+def _depends(jaxpr: Jaxpr, count: int) -> bool:
+    """Whether the first output is computed from any of the first `count` inputs."""
+    reached = set(jaxpr.invars[:count])
+    for equation in jaxpr.eqns:
+        if any(not isinstance(var, Literal) and var in reached for var in equation.invars):
+            reached |= set(equation.outvars)
+    output = jaxpr.outvars[0]
+    return not isinstance(output, Literal) and output in reached
+
+
+def _reads_values(error: Exception, name: str) -> str:
+    """Say where a loss used NumPy, or branched on a value, and what to write."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _library(frame.filename)]
+    line = (own[-1].line or "") if own else ""
+    where = f" in `{line}`" if line else ""
+    calls = sorted(set(re.findall(r"\b(?:np|numpy)\.([\w.]+)", line)))
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        used = " and ".join(f"np.{call}" for call in calls) or "NumPy"
+        instead = " and ".join(f"jnp.{call}" for call in calls) or "jax.numpy"
+        return f"`loss` {name} uses {used}{where}, which JAX cannot differentiate. Write {instead} (import jax.numpy as jnp)."
+    return (
+        f"`loss` {name} needs the value of a traced number{where}, as `if`, `float()` and `int()` do."
+        " Write jnp.where or jax.lax.cond instead."
+    )
+
+
+def _library(filename: str) -> bool:
+    return any(part in filename for part in ("site-packages", "dist-packages")) or filename == __file__

@@ -1,0 +1,208 @@
+"""Laws that hold for every solver on every problem, in float32 and float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import PROBLEMS, value
+from solvers import FIRST_PAIRS, PAIRS
+
+import jaxgd
+from jaxgd import Status, Stop
+from jaxgd.api import _choose, _named
+from jaxgd.flat import Layout
+from jaxgd.inputs import cast
+from jaxgd.problem import Problem
+from jaxgd.run import advance, begin
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)
+SOME = pytest.mark.parametrize(("solver", "problem"), FIRST_PAIRS)
+
+
+def solve(solver, problem, dtype, loss=None, data=None, init=None, **options):
+    data = problem.data if data is None else data
+    init = problem.init if init is None else init
+    return jaxgd.minimize(loss or problem.loss, data, init, method=solver.method(problem), dtype=dtype, **options)
+
+
+def as_vector(tree):
+    return np.concatenate([np.atleast_1d(np.asarray(leaf, complex)).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def precision(dtype):
+    return {"float32": 2e-3, "float64": 1e-5}[dtype]
+
+
+@DTYPES
+@EVERY
+def test_converges_to_the_minimum_by_an_independent_oracle(solver, problem, dtype):
+    """Honesty: converged implies that SciPy, in float64, finds nothing lower from there."""
+    result = solve(solver, problem, dtype)
+    assert result.converged
+    with jax.enable_x64(True):
+        layout = Layout.of(jax.tree.map(jnp.asarray, problem.init))
+        both = jax.jit(jax.value_and_grad(lambda vector: value(problem, layout.unflatten(vector))))
+        here, first = layout.flatten(result.params), layout.flatten(problem.init)
+        polished = scipy.optimize.minimize(both, np.asarray(here), jac=True, method="BFGS", options={"gtol": 1e-12})
+        made = both(first)[0] - polished.fun
+        assert both(here)[0] - polished.fun <= {"float32": 1e-6, "float64": 1e-9}[dtype] * made
+        if problem.minimizer is not None:
+            assert np.allclose(as_vector(result.params), as_vector(problem.minimizer), rtol=0, atol=precision(dtype))
+
+
+@DTYPES
+@EVERY
+def test_consistency_and_descent(solver, problem, dtype):
+    result = solve(solver, problem, dtype)
+    with jax.enable_x64(dtype == "float64"):
+        layout = Layout.of(jax.tree.map(jnp.asarray, result.params))
+        here = jax.value_and_grad(lambda v: value(problem, layout.unflatten(v)))(layout.flatten(result.params))
+        loss, grad, reported = map(np.asarray, (*here, layout.flatten(result.grad)))
+        start = float(value(problem, jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), problem.init, result.params)))
+    eps = jnp.finfo(dtype).eps
+    assert abs(result.loss - loss) <= 20 * eps * max(abs(loss), 1e-3)
+    assert np.allclose(reported, grad, rtol=1e-2, atol=200 * eps)
+    assert result.grad_norm == pytest.approx(max(np.abs(leaf).max() for leaf in jax.tree.leaves(result.grad)))
+    assert result.loss <= start
+    assert result.params is not None
+    assert jax.tree.structure(result.params) == jax.tree.structure(problem.init)
+
+
+@SOME
+def test_counting(solver, problem):
+    """Evaluations equal the calls that an independent counter saw."""
+    calls = []
+
+    def counted(params, data):
+        jax.debug.callback(lambda: calls.append(1))
+        return problem.loss(params, data)
+
+    result = solve(solver, problem, None, loss=counted)
+    jax.effects_barrier()
+    assert result.evals == len(calls)
+    assert 0 < result.moves < result.evals
+
+
+@SOME
+def test_the_best_point_is_returned(solver, problem):
+    seen = []
+
+    def watched(params, data):
+        loss = problem.loss(params, data)
+        jax.debug.callback(lambda loss: seen.append(float(loss)), loss)
+        return loss
+
+    for most in (1, 2, 3, 5, 9):
+        seen.clear()
+        with np.testing.suppress_warnings() as quiet:
+            quiet.filter(jaxgd.NotConvergedWarning)
+            result = solve(solver, problem, None, loss=watched, stop=Stop(tol=1e-6, max_evals=most))
+        jax.effects_barrier()
+        assert result.evals <= most
+        assert float(result.loss) <= min(seen) * (1 + 1e-6)
+
+
+@DTYPES
+@EVERY
+def test_resume_is_bit_identical(solver, problem, dtype):
+    """Any split of a run into bursts gives the same run."""
+    with jax.enable_x64(dtype == "float64"):
+        layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
+        method, _ = _choose(_named(solver.method(problem)), layout.size)
+        setup = (Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6))
+        fresh = begin(*setup, layout.flatten(problem.init))
+        burst = jax.jit(lambda run, ticks: advance(*setup, run, ticks))
+
+        @settings(max_examples=8, deadline=None, derandomize=True)
+        @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+        def check(splits):
+            run = fresh
+            for ticks in splits:
+                run = burst(run, ticks)
+            whole = burst(fresh, sum(splits))
+            assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (run, whole)), strict=True))
+
+        check()
+
+
+@DTYPES
+@pytest.mark.parametrize(("solver", "problem"), [pair for pair in PAIRS if pair.values[1].name in ("quadratic", "logistic")])
+def test_pytree_of_parameters_changes_nothing(solver, problem, dtype):
+    whole = solve(solver, problem, dtype)
+
+    def split(params, data):
+        return problem.loss(jnp.concatenate([params["a"][0], params["b"].ravel()]), data)
+
+    size = problem.init.size - 1
+    parts = solve(solver, problem, dtype, loss=split, init={"b": np.zeros((1, size)), "a": [np.zeros(1)]})
+    assert parts.converged == whole.converged
+    joined = np.concatenate([parts.params["a"][0], parts.params["b"].ravel()])
+    assert np.allclose(joined, whole.params, atol=precision(dtype))
+    assert parts.params["b"].shape == (1, size)
+
+
+@DTYPES
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+@pytest.mark.parametrize("change", ["x 1e6", "x 1e-6", "x 1e8", "x 1e-8", "+ 1e4", "params x 100", "params / 100"])
+def test_scale_changes_neither_verdict_nor_answer(problem, change, dtype):
+    kind, amount = change.split(" ", 1) if not change.startswith("params") else (change[:8], change[7:])
+    number = float(amount.split()[-1])
+
+    def changed(params, *data):
+        if change.startswith("params"):
+            factor = number if " x " in change else 1 / number
+            return problem.loss(jax.tree.map(lambda leaf: leaf / factor, params), *data)
+        loss = problem.loss(params, *data)
+        return loss * number if kind == "x" else loss + number
+
+    factor = (number if " x " in change else 1 / number) if change.startswith("params") else 1
+    result = jaxgd.minimize(changed, problem.data, jax.tree.map(lambda leaf: leaf * factor, problem.init), dtype=dtype)
+    plain = jaxgd.minimize(problem.loss, problem.data, problem.init, dtype=dtype)
+    assert result.converged
+    # A constant of 1e4 costs float32 about half of its digits; the gradient still has them.
+    loose = 20 if change == "+ 1e4" else 5
+    assert np.allclose(as_vector(result.params) / factor, as_vector(plain.params), rtol=0, atol=loose * precision(dtype))
+
+
+@SOME
+def test_rows_repeated_or_permuted_change_nothing(solver, problem):
+    order = np.random.default_rng(0).permutation(len(jax.tree.leaves(problem.data)[0]))
+    plain = solve(solver, problem, "float64")
+    for rows in (order, np.repeat(order, 3)):
+        result = solve(solver, problem, "float64", data=jax.tree.map(lambda leaf, rows=rows: leaf[rows], problem.data))
+        assert np.allclose(as_vector(result.params), as_vector(plain.params), atol=1e-5)
+        assert result.converged
+
+
+@SOME
+def test_jit_and_vmap(solver, problem):
+    method, alone = solver.method(problem), solve(solver, problem, None)
+    jitted = jax.jit(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(problem.data)
+    assert jitted.converged
+    assert jitted.evals == alone.evals
+    assert np.allclose(as_vector(jitted.params), as_vector(alone.params), atol=1e-4)
+
+    # Lanes that end at different times do not disturb each other.
+    lanes = jax.tree.map(lambda leaf: np.stack([leaf, leaf[::-1] * 0.5, leaf * 0.9]), problem.data)
+    many = jax.vmap(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(lanes)
+    assert np.asarray(many.converged).all()
+    for i in range(3):
+        one = jaxgd.minimize(problem.loss, jax.tree.map(lambda leaf, i=i: leaf[i], lanes), problem.init, method=method)
+        assert np.allclose(as_vector(jax.tree.map(lambda leaf, i=i: leaf[i], many.params)), as_vector(one.params), atol=2e-3)
+
+
+def test_a_lane_of_nan_changes_no_other():
+    data = np.stack([BOOK, BOOK * np.nan, BOOK + 1])
+    many = jax.vmap(lambda y: jaxgd.minimize(jaxgd.losses.mse, y))(data)
+    assert np.asarray(many.status).tolist() == [Status.CONVERGED, Status.BAD_START, Status.CONVERGED]
+    assert np.allclose(np.asarray(many.params)[[0, 2]], [14.66, 15.66], atol=1e-4)
+    assert "1 BAD_START" in many.message
+    with pytest.raises(jaxgd.NotConverged):
+        many.check()
+
+
+BOOK = PROBLEMS[0].data
