@@ -1,7 +1,7 @@
 """`python -m jaxgd`: the main job on real data that ships with the package.
 
-How much do restaurant guests tip, in percent of the bill? 244 bills of one waiter (Bryant and Smith, Practical Data Analysis,
-1995), estimated by the mean, the median, and the minimizer of the Huber loss, which lies between them.
+How much do restaurant guests tip, in percent of the bill? 244 bills of one waiter (Bryant and Smith, Practical Data
+Analysis, 1995), estimated by the mean, the median, and the minimizer of the Huber loss, which lies between them.
 """
 
 import csv

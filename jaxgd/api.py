@@ -1,22 +1,20 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
-import dataclasses
-import difflib
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxgd import closure, inputs, traced
-from jaxgd.program import Answer, Inputs, Program, Recipe, cache, clock, emptied, precision
+from jaxgd import inputs
+from jaxgd.prepare import prepare
+from jaxgd.program import Answer, Inputs, Program, clock, emptied
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
-from jaxgd.run import Solver
-from jaxgd.solvers.descent import LBFGS
 from jaxgd.stop import Status, Stop
 from jaxgd.watch import Progress
 
@@ -112,9 +110,9 @@ def _minimize(
     began, compiled = time.perf_counter(), clock.seconds
     stop = _rule(tol, stop)
     with _precision(dtype):
-        program, given = _prepare(loss, data, init, method, stop, dtype, trace=trace, has_aux=has_aux, sign=sign)
+        program, given = prepare(loss, data, init, method, stop, dtype, trace=trace, has_aux=has_aux, sign=sign)
         answer, rows = _in_bursts(program, given, progress=progress) if progress or trace else program.solve(given)
-        if isinstance(answer.counts, jax.core.Tracer):
+        if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, stop)
         # On the host at once: everything that follows asks for the status.
         counts, note = np.asarray(answer.counts), ""
@@ -153,112 +151,16 @@ def _precision(dtype: Any) -> AbstractContextManager[Any]:
     """Return the context in which arrays of type `dtype` exist."""
     if dtype is None:
         return _AS_IT_IS
-    if np.dtype(dtype) not in (np.float32, np.float64):
+    if np.dtype(dtype).name not in ("float32", "float64"):
         msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
         raise ValueError(msg)
     return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
 
 
-def _prepare(
-    loss: Any, data: Any, init: Any, method: Any, stop: Stop, dtype: Any, *, trace: bool, has_aux: bool, sign: int
-) -> tuple[Program, Inputs]:
-    """Return the program for these arguments, found or new, and what to call it with."""
-    data = inputs.as_arrays(data, "data")
-    if init is not None:
-        init = inputs.as_start(init, inputs.float_type(data))
-    if dtype is not None:
-        data, init = inputs.cast((data, init), np.dtype(dtype))
-    method = _named(method)
-    leaves, options = jax.tree.flatten((method, stop))
-    places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
-    functions = (loss, *(leaves[i] for i in places))
-    numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
-    arrays: list[Any] = []
-    key: Hashable = closure.describe(functions, arrays)
-    key = (key, _signature((init, data)), options, places, has_aux, sign, trace, precision(), dtype)
-    program = cache.get(key)
-    if program is _READS_CLOSURE:
-        # A loss that computes with the values it closes over has a program for each of them.
-        key, arrays = (key, tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)), []
-        program = cache.get(key)
-    if program is None:
-        traced.check_callable(loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, _choose, sign, trace)
-        program, arrays = _new_program(key, recipe, data, init, arrays, dtype, has_aux=has_aux)
-    start = program.start if init is None else init
-    return program, Inputs(start, data, arrays, program.on_device(numbers))
-
-
-def _new_program(
-    key: Hashable, recipe: Recipe, data: Any, init: Any, arrays: list[Any], dtype: Any, *, has_aux: bool
-) -> tuple[Program, list[Any]]:
-    """Record the loss and return its program, kept in the cache, with the arrays that it takes."""
-    loss = recipe.functions[0]
-    name = traced.name_of(loss)
-
-    def call(params: Any, data: Any, arrays: Any) -> Any:
-        function = closure.rebuild(recipe.functions, iter(arrays))[0] if arrays else loss
-        return function(params) if data is None else function(params, data)
-
-    def record(arrays: list[Any]) -> traced.Traced:
-        if init is None:
-            like = inputs.float_type(data) if dtype is None else np.dtype(dtype)
-            return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
-        return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
-
-    try:
-        record_of = record(arrays)
-    except traced.ReadsValuesError:
-        if not arrays:
-            raise
-        contents = tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)
-        record_of, arrays = record([]), []
-        cache.put(key, _READS_CLOSURE)
-        key = (key, contents)
-    program = Program(dataclasses.replace(recipe, traced=record_of))
-    if not any(isinstance(constant, jax.core.Tracer) for constant in record_of.constants):
-        cache.put(key, program)
-    return program, arrays
-
-
-_READS_CLOSURE = object()
-_NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
-
-
-def _signature(tree: Any) -> Hashable:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-_METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS}
-
-
-def _named(method: Any) -> Any:
-    """Return the method, or what its name stands for; None stands for a choice still to be made."""
-    if not isinstance(method, str):
-        if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
-            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. Try `method='auto'`."
-            raise TypeError(msg)
-        return method
-    if method not in _METHODS:
-        nearest = difflib.get_close_matches(method.lower(), _METHODS, n=1, cutoff=0.0)[0]
-        msg = f"`method` {method!r} is unknown; the nearest is {nearest!r}. Names: {', '.join(map(repr, _METHODS))}."
-        raise ValueError(msg)
-    return _METHODS[method]()
-
-
-def _choose(method: Any, size: int) -> tuple[Solver, str]:
-    """Return the solver to use for `size` parameters, and what to say of it."""
-    if method is None:
-        memory = min(size, 10)
-        return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"
-    return method, getattr(method, "name", repr(method))
-
-
 def _in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
     """Solve, returning to the host between bursts to print and to fetch the trace."""
     run = program.begin(given)
-    if isinstance(run.counts, jax.core.Tracer):
+    if isinstance(run.counts, Tracer):
         run = program.advance(given, run)
         return program.answer(run), run.rows and program.rows(run.rows)
     watch = Progress(program.layout.size, program.recipe.sign) if progress else None

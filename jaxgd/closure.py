@@ -1,7 +1,7 @@
 """What a function is: its code and everything it reads, so that equal functions need compiling once.
 
-`jax.jit` knows a function by identity. A fresh lambda of the same code is then compiled again, and a global changed since
-goes unseen. Here a function is known by value: its code, and recursively what it closes over, its defaults, and
+`jax.jit` knows a function by identity. A fresh lambda of the same code is then compiled again, and a global changed
+since goes unseen. Here a function is known by value: its code, and recursively what it closes over, its defaults, and
 the globals it reads. Arrays among these are not part of the value; they become arguments.
 """
 
@@ -10,15 +10,18 @@ import dis
 import functools
 import sysconfig
 import types
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+T = TypeVar("T")
+
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(...), range, slice})
 _FIXED = (types.ModuleType, type, types.BuiltinFunctionType, np.dtype, np.generic, np.ufunc)
 _ARRAYS = (np.ndarray, jax.Array)
+_COUNTERS: dict[int, Any] = {}  # containers that functions change when called, kept alive so that ids stay theirs
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -36,6 +39,8 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         arrays.append(value)
         return (np.ndarray, value.shape, value.dtype)
     seen = {} if seen is None else seen
+    if id(value) in _COUNTERS:
+        return ("counter", id(value))
     if id(value) in seen:
         return ("again", seen[id(value)])
     seen[id(value)] = len(seen)
@@ -44,6 +49,18 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         return (kind, value) if _hashable(value) else object()
     fixed, children = parts
     return (kind, fixed, *[describe(child, arrays, seen) for child in children])
+
+
+def changed_by(run: Callable[[], T], value: Any) -> T:
+    """Return what `run` returns; a list, dict or set in `value` that it changes is known by identity from now on.
+
+    So a function that counts its own calls is not a new function after each.
+    """
+    before = [(part, _shallow(part)) for part in _containers(value, {})]
+    try:
+        return run()
+    finally:
+        _COUNTERS.update({id(part): part for part, key in before if _shallow(part) != key})
 
 
 def rebuild(value: Any, arrays: Iterator[Any], seen: set[int] | None = None) -> Any:
@@ -71,7 +88,7 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             names = _read(value)
             held = [value.__globals__[name] for name in names]
             if value.__closure__ or value.__defaults__ or value.__kwdefaults__:
-                cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+                cells = [cell.cell_contents for cell in _cells(value)]
                 held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *held]
             return (value.__code__, names, None if names else value.__module__), held
         case types.MethodType():
@@ -82,6 +99,8 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             return tuple(value) if all(map(_hashable, value)) else object(), list(value.values())
         case list() | tuple():
             return len(value), list(value)
+        case set() | frozenset():
+            return frozenset(value), []
         case _ if dataclasses.is_dataclass(value):
             names = [field.name for field in dataclasses.fields(value)]
             return tuple(names), [getattr(value, name) for name in names]
@@ -89,6 +108,21 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             return tuple(vars(value)), list(vars(value).values())
         case _:
             return None
+
+
+def _containers(value: Any, seen: dict[int, Any]) -> list[Any]:
+    """Return the lists, dicts and sets that a value holds, at any depth."""
+    if type(value) in _ATOMS or isinstance(value, (*_FIXED, *_ARRAYS)) or id(value) in seen:
+        return []
+    seen[id(value)] = value
+    parts = _parts(value)
+    inner = [found for child in (parts[1] if parts else ()) for found in _containers(child, seen)]
+    return [value, *inner] if isinstance(value, (list, dict, set)) else inner
+
+
+def _shallow(container: Any) -> Hashable:
+    items = container.items() if isinstance(container, dict) else enumerate(container)
+    return tuple((key, item if type(item) in _ATOMS else id(item)) for key, item in items)
 
 
 def _assemble(value: Any, fixed: Any, children: list[Any]) -> Any:
@@ -115,7 +149,8 @@ def _assemble(value: Any, fixed: Any, children: list[Any]) -> Any:
 
 
 def _function(value: types.FunctionType, names: tuple[str, ...], children: Iterator[Any]) -> types.FunctionType:
-    cells = tuple(types.CellType(next(children)) if _filled(cell) else cell for cell in value.__closure__ or ())
+    read = {id(cell) for cell in _cells(value)}
+    cells = tuple(types.CellType(next(children)) if id(cell) in read else cell for cell in value.__closure__ or ())
     defaults = tuple(next(children) for _ in value.__defaults__ or ())
     kwdefaults = {name: next(children) for name in value.__kwdefaults__ or {}}
     namespace = {**value.__globals__, **{name: next(children) for name in names}}
@@ -131,15 +166,28 @@ def _read(function: types.FunctionType) -> tuple[str, ...]:
     return tuple(name for name in names if name in function.__globals__)
 
 
+def _cells(function: types.FunctionType) -> list[types.CellType]:
+    """Return the cells a function reads and does not write."""
+    cells = function.__closure__ or ()
+    written = _names(function.__code__, "STORE_DEREF") if cells else ()
+    named = zip(function.__code__.co_freevars, cells, strict=True)
+    return [cell for name, cell in named if name not in written and _filled(cell)]
+
+
 @functools.lru_cache(maxsize=4096)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     if code.co_filename.startswith(_INSTALLED):
         return ()
-    names = {op.argval for op in dis.get_instructions(code) if op.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= set(_global_names(constant))
-    return tuple(sorted(names))
+    written = _names(code, "STORE_GLOBAL")
+    return tuple(sorted(name for name in _names(code, "LOAD_GLOBAL", "LOAD_NAME") if name not in written))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code: types.CodeType, *operations: str) -> frozenset[str]:
+    """Return the names on which a code, or one within it, does any of the operations."""
+    names = {op.argval for op in dis.get_instructions(code) if op.opname in operations}
+    inner = [_names(constant, *operations) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(names.union(*inner))
 
 
 def _filled(cell: types.CellType) -> bool:

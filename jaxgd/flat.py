@@ -26,7 +26,7 @@ def pack(*rows: jax.Array) -> jax.Array:
 def once(flag: jax.Array, positive: jax.Array) -> jax.Array:
     """Return `flag`, computed once; `positive` is any finite number that XLA does not know, 0 or more.
 
-    XLA computes a flag anew in each of the operations that depend on it, with all that it is made from; but not a quotient.
+    XLA computes a flag anew in each operation that depends on it, with all that it is made from; but not a quotient.
     """
     return flag / (1 + positive) > 0
 

@@ -1,4 +1,4 @@
-"""What users pass as data and start: pytrees of array-likes in, pytrees of arrays out, or an error that names the leaf."""
+"""What users pass as data and start: array-likes in, arrays out, or an error that names the leaf."""
 
 from typing import Any
 
@@ -67,8 +67,10 @@ def not_finite(tree: Any, name: str) -> list[str]:
 
 
 def _is_list_of_numbers(node: Any) -> bool:
-    structures = dict | tuple | np.ndarray | jax.Array
-    return isinstance(node, list) and not any(isinstance(item, structures) for item in node)
+    if not isinstance(node, list):
+        return False
+    items: list[Any] = node
+    return not any(isinstance(item, (dict, tuple, np.ndarray, jax.Array)) for item in items)
 
 
 def _as_array(leaf: Any, name: str) -> Any:

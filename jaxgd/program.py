@@ -1,6 +1,5 @@
 """Compiled solves: one program for each loss, method and shape, found again by value."""
 
-import dataclasses
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxgd import closure
 from jaxgd.flat import Layout
@@ -15,7 +15,6 @@ from jaxgd.problem import Problem
 from jaxgd.run import Rows, Run, Solver, advance, begin
 from jaxgd.stop import Stop
 
-TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
 MOST = 512  # programs kept; the oldest leaves first
 
 
@@ -76,7 +75,7 @@ class Program:
         last, arrays = self._last
         if last != numbers:
             arrays = [jnp.asarray(number) for number in numbers]
-            if any(isinstance(array, jax.core.Tracer) for array in arrays):
+            if any(isinstance(array, Tracer) for array in arrays):
                 return numbers
             self._last = (numbers, arrays)
         return arrays
@@ -89,8 +88,6 @@ class Program:
             leaves.insert(place, function)
         method, stop = jax.tree.unflatten(recipe.options, leaves)
         solver, _ = recipe.choose(method, self.layout.size)
-        if not stop.tests:
-            stop = dataclasses.replace(stop, tol=TOL[str(self.layout.dtype)])
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             return recipe.traced(params, inputs.data, inputs.arrays)
@@ -112,7 +109,7 @@ class Program:
 
     def _rows(self, rows: Rows) -> tuple[Any, ...]:
         params = jax.vmap(self.layout.unflatten)(rows.params)
-        return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.count
+        return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.filled
 
     def _solve(self, inputs: Inputs) -> tuple[Answer, Rows | None]:
         run = self._advance(inputs, self._begin(inputs))
@@ -152,22 +149,24 @@ class CompileClock(threading.local):
 
     seconds = 0.0
 
-    def __call__(self, event: str, duration: float, **_: Any) -> None:
-        """Take a report."""
-        if event.startswith("/jax/core/compile/"):
-            self.seconds += duration
-
 
 clock = CompileClock()
-jax.monitoring.register_event_duration_secs_listener(clock)
+
+
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+    if event.startswith("/jax/core/compile/"):
+        clock.seconds += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def precision() -> tuple[Any, ...]:
     """Return the settings of JAX that change what a loss's record says."""
-    config = jax.config
+    config: Any = jax.config
     return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
 
 
 def emptied(rows: Rows) -> Rows:
     """Return the rows emptied, for the next burst."""
-    return rows._replace(count=jnp.zeros_like(rows.count))
+    return rows._replace(filled=jnp.zeros_like(rows.filled))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxgd.stop import Evidence, Status, rounding
 
@@ -88,7 +89,7 @@ class Result:
     def status(self) -> Any:
         """The `Status`; under `vmap` and `jit` an array of its numbers."""
         codes = self.counts[..., 0]
-        return codes if isinstance(codes, jax.core.Tracer) or np.ndim(codes) else Status(int(codes))
+        return codes if isinstance(codes, Tracer) or np.ndim(codes) else Status(int(codes))
 
     @property
     def evals(self) -> Any:
@@ -102,7 +103,7 @@ class Result:
 
     def _count(self, at: int) -> Any:
         counts = self.counts[..., at]
-        return counts if isinstance(counts, jax.core.Tracer) or np.ndim(counts) else int(counts)
+        return counts if isinstance(counts, Tracer) or np.ndim(counts) else int(counts)
 
     @property
     def converged(self) -> Any:
@@ -117,7 +118,7 @@ class Result:
         lanes = np.ndim(self.counts) - 1
         largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(self.grad)]
         norm = jnp.max(jnp.stack(largest), axis=0)
-        return norm if isinstance(norm, jax.core.Tracer) or np.ndim(norm) else float(norm)
+        return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
 
     @property
     def message(self) -> str:
@@ -138,7 +139,7 @@ class Result:
 
     def __str__(self) -> str:
         """Say what was found, how good it is, why it ended, and what it cost."""
-        if isinstance(self.counts, jax.core.Tracer):
+        if isinstance(self.counts, Tracer):
             return f"Result(being traced by JAX, method={self.method!r})"
         if not isinstance(self.status, Status):
             return f"{self.status.size} results: {self.message}. Method: {self.method}."
@@ -176,7 +177,7 @@ _SENTENCES = {
     ),
     Status.STUCK: (
         "no step along the gradient lowers the loss any more, though its largest component is {r.grad_norm:.2g}."
-        " The loss may not be smooth here (a kink, a custom derivative), or float32 is too coarse: try `dtype='float64'`."
+        " The loss may not be smooth here (a kink, a custom derivative), or float32 too coarse: try `dtype='float64'`."
     ),
     Status.DIVERGED: (
         "the steps led to where the loss is not finite, after {r.evals} evaluations; the best point seen is returned."

@@ -23,13 +23,13 @@ class Solver(Protocol):
 
 
 class Rows(NamedTuple):
-    """What a trace keeps, a row a move, the start first; `count` rows are filled."""
+    """What a trace keeps, a row a move, the start first; `filled` says how many."""
 
     loss: jax.Array  # shape (n,)
     grad_norm: jax.Array  # shape (n,)
     stepsize: jax.Array  # shape (n,)
     params: jax.Array  # shape (n, p)
-    count: jax.Array
+    filled: jax.Array
 
 
 class Run(NamedTuple):
@@ -110,11 +110,11 @@ def _record(rows: Rows, state: Any, moved: jax.Array) -> Rows:
     point = state.point
     largest = jnp.max(jnp.abs(point.grad))
     # An index out of range is dropped, so that a step that is no move writes nothing.
-    at = jnp.where(moved, rows.count, rows.loss.size)
+    at = jnp.where(moved, rows.filled, rows.loss.size)
     return Rows(
         rows.loss.at[at].set(point.loss, mode="drop"),
         rows.grad_norm.at[at].set(largest, mode="drop"),
         rows.stepsize.at[at].set(state.stepsize, mode="drop"),
         rows.params.at[at].set(point.params, mode="drop"),
-        rows.count + moved,
+        rows.filled + moved,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxgd.flat import pack
 from jaxgd.problem import Point, choose
 
+TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 PATIENCE = 10  # evaluations without measurable progress before the rounding floor is suspected
 
@@ -54,8 +55,10 @@ class Evidence(NamedTuple):
     @property
     def left(self) -> jax.Array:
         """The decrease estimated to be left: the worse of what the model and the trend of the moves say."""
-        # However slowly the moves shrink, a model that is small even at the scale of rounding is believed.
-        return jnp.maximum(self.model, jnp.minimum(_trend(self.recent), self.model / jnp.finfo(self.model.dtype).eps))
+        eps = jnp.finfo(self.model.dtype).eps
+        # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
+        believed = jnp.where(self.least <= 4 * eps * self.peak, 1e4, 1 / eps) * self.model
+        return jnp.maximum(self.model, jnp.minimum(_trend(self.recent), believed))
 
     @classmethod
     def unpack(cls, packed: jax.Array) -> "Evidence":
@@ -71,10 +74,11 @@ class Evidence(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=["tol", "gtol", "xtol", "ftol", "max_evals"], meta_fields=[])
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Stop at the first test that is met; a test that is None is not made.
+    """Stop at the first test that is met; a test that is None is not made. With no test given, `tol` is.
 
     `tol`: the loss is estimated to be within `tol` of the best reachable, relative to the decrease since the start,
-    `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it.
+    `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it. Where no test is given,
+    `tol` is 0, which stands for 1e-14 in float64 and 1e-10 in float32.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
     `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.
@@ -89,19 +93,20 @@ class Stop:
 
     def __post_init__(self) -> None:
         """Refuse values no test can be made with; tracers cannot be looked at."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "max_evals" and isinstance(value, int | np.integer) and value < 1:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in given.items():
+            if not isinstance(value, (int, float, np.number)):
+                continue
+            if name == "max_evals" and value < 1:
                 msg = f"`max_evals` must be at least 1, to evaluate the start; got {value!r}."
                 raise ValueError(msg)
-            if field.name != "max_evals" and isinstance(value, int | float | np.number) and not value > 0:
-                msg = f"`{field.name}` must be positive; got {value!r}. Leave it out to make no such test."
+            if not value > 0:
+                msg = f"`{name}` must be positive; got {value!r}. Leave it out to make no such test."
                 raise ValueError(msg)
-
-    @property
-    def tests(self) -> bool:
-        """Whether any test is made beside `max_evals`."""
-        return any(getattr(self, name) is not None for name in ("tol", "gtol", "xtol", "ftol"))
+            # One type for each, so that numbers of another type compile nothing anew.
+            object.__setattr__(self, name, int(value) if name == "max_evals" else float(value))
+        if all(value is None for name, value in given.items() if name != "max_evals"):
+            object.__setattr__(self, "tol", 0.0)
 
     def begin(self, dtype: np.dtype) -> jax.Array:
         """Return the evidence before the first evaluation, packed."""
@@ -137,11 +142,16 @@ class Stop:
         moved, noise = state.moved & ~first, rounding(point.loss)
         # On one parameter a search that fails has closed in on the minimum from both sides.
         pinned = point.params.size == 1
-        at_floor = (seen.model <= 10 * noise) & (seen.quiet >= PATIENCE)
+        # The better the model says it is, the sooner a lack of progress is put down to rounding.
+        tried = jnp.isfinite(seen.recent[WINDOW - 1])
+        at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
+            (seen.model <= 10 * noise) & (seen.quiet >= 5 * PATIENCE)
+        )
+        at_floor = tried & (at_floor | (state.stuck & fine & (seen.model <= noise)))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
-        rows += [(Status.PRECISION_FLOOR, at_floor | (state.stuck & fine & ((seen.model <= 100 * noise) | pinned)))]
+        rows += [(Status.PRECISION_FLOOR, at_floor | (state.stuck & fine & pinned))]
         if self.ftol is not None:
             scale = jnp.maximum(1, jnp.abs(point.loss))
             rows += [(Status.SMALL_DECREASE, moved & (seen.recent[0] <= self.ftol * scale))]
@@ -150,8 +160,9 @@ class Stop:
         if self.gtol is not None:
             rows += [(Status.SMALL_GRADIENT, jnp.max(jnp.abs(point.grad)) <= self.gtol)]
         if self.tol is not None:
-            short = point.norm**2 <= self.tol * seen.peak**2
-            rows += [(Status.CONVERGED, moved & short & (seen.left <= self.tol * seen.made))]
+            tol = jnp.where(self.tol > 0, self.tol, TOL[str(point.loss.dtype)])
+            short = point.norm**2 <= tol * seen.peak**2
+            rows += [(Status.CONVERGED, moved & short & (seen.left <= tol * seen.made))]
         rows += [(Status.CONVERGED, point.norm == 0), (Status.ZERO_GRADIENT, first & (point.norm == 0))]
         huge = float(jnp.finfo(point.loss.dtype).max) ** 0.75
         rows += [(Status.UNBOUNDED, trial.loss < -huge), (Status.BAD_START, first & ~fine)]
@@ -169,7 +180,7 @@ def rounding(loss: Any) -> Any:
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:
     """Return the decrease left if the moves go on shrinking as they do; inf while unknown or not shrinking.
 
-    With A the sum of the last moves' decreases and B of those before, the rest of the series is A r / (1 - r), r = A / B.
+    With A the sum of the last moves' decreases and B of those before, the rest is A r / (1 - r), r = A / B.
     """
     last, earlier = sum(recent[:WINDOW]), sum(recent[WINDOW:])
     known = jnp.isfinite(earlier) & (last < earlier)

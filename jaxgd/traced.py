@@ -84,7 +84,7 @@ def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux:
 
 
 def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, *, has_aux: bool) -> Traced:
-    """Record the loss at a start found by trial: a scalar, else a vector as long as a trailing dimension of the data."""
+    """Record the loss at a start found by trial: a scalar, else a vector as long as data's trailing dimension."""
     lengths = {leaf.shape[-1] for leaf in jax.tree.leaves(data) if leaf.ndim}
     failures: list[str] = []
     found: list[Traced] = []
@@ -94,7 +94,7 @@ def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, 
             found.append(trace(loss, name, start, data, arrays, has_aux=has_aux))
         except ReadsValuesError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a loss raises says that it does not take this start
+        except Exception as error:  # whatever a loss raises says that it does not take this start
             if shape == () and isinstance(error, LossError):
                 raise
             failures.append(f"  {_what(shape)}: {type(error).__name__}: {_first_line(error)}")
@@ -135,7 +135,7 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):  # noqa: PLR2004 - value and aux
         msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {_shown(out)}."
         raise LossError(msg)
-    value = out[0] if has_aux else out
+    value: Any = out[0] if has_aux else out
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else ""
         msg = f"`loss` {name} must return one number; it returns {_shown(value)}.{hint}"
@@ -183,7 +183,10 @@ def _reads_values(error: Exception, name: str) -> str:
     if isinstance(error, jax.errors.TracerArrayConversionError):
         used = " and ".join(f"np.{call}" for call in calls) or "NumPy"
         instead = " and ".join(f"jnp.{call}" for call in calls) or "jax.numpy"
-        return f"`loss` {name} uses {used}{where}, which JAX cannot differentiate. Write {instead} (import jax.numpy as jnp)."
+        return (
+            f"`loss` {name} uses {used}{where}, which JAX cannot differentiate."
+            f" Write {instead} (import jax.numpy as jnp)."
+        )
     return (
         f"`loss` {name} needs the value of a traced number{where}, as `if`, `float()` and `int()` do."
         " Write jnp.where or jax.lax.cond instead."

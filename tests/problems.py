@@ -58,7 +58,9 @@ BOOK = np.array([12.1, 12.8, 14.9, 16.3, 17.2])
 PROBLEMS = [
     Problem("book", losses.mse, BOOK, 0.0, 2.0, BOOK.mean(), BOOK.var(), quadratic=True),
     Problem("tips", losses.huber(1.0), tips(), 0.0, 1.0, 15.530633813965784),
-    Problem("quadratic", quadratic, np.array([1.0, 2.0, 5.0, 10.0, 3.0]), np.zeros(5), 10.0, np.ones(5), 0.0, quadratic=True),
+    Problem(
+        "quadratic", quadratic, np.array([1.0, 2.0, 5.0, 10.0, 3.0]), np.zeros(5), 10.0, np.ones(5), 0.0, quadratic=True
+    ),
     Problem("logistic", ridge, (X, LABELS), np.zeros(4), 3.0),
     Problem("poisson", losses.poisson, (np.column_stack([X[:, 0], np.ones(120)]), COUNTS), np.zeros(2), 20.0),
     Problem(

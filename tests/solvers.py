@@ -14,7 +14,7 @@ import jaxgd
 class Entry:
     name: str
     method: Callable[[Problem], Any]
-    fit: Callable[[Problem], bool] = lambda problem: True
+    fit: Callable[[Problem], bool] = lambda _: True
 
 
 def conditioned(problem: Problem) -> bool:
@@ -27,11 +27,11 @@ def decreasing(problem: Problem) -> Any:
 
 
 SOLVERS = [
-    Entry("auto", lambda problem: "auto"),
-    Entry("lbfgs", lambda problem: "lbfgs"),
-    Entry("lbfgs-3", lambda problem: jaxgd.LBFGS(memory=3)),
+    Entry("auto", lambda _: "auto"),
+    Entry("lbfgs", lambda _: "lbfgs", lambda problem: problem.name == "book"),
+    Entry("lbfgs-3", lambda _: jaxgd.LBFGS(memory=3), lambda problem: problem.name in ("quadratic", "rosenbrock")),
     Entry("gradient", lambda problem: jaxgd.GradientDescent(1 / problem.curvature), conditioned),
-    Entry("schedule", decreasing, conditioned),
+    Entry("schedule", decreasing, lambda problem: problem.name in ("tips", "line")),
 ]
 
 PAIRS = [
@@ -40,4 +40,4 @@ PAIRS = [
     for problem in PROBLEMS
     if solver.fit(problem)
 ]
-FIRST_PAIRS = [pair for pair in PAIRS if pair.values[1].name in ("book", "logistic", "line")]
+FIRST_PAIRS = [pair for pair in PAIRS if pair.values[1].name in ("book", "line")]

@@ -1,4 +1,4 @@
-"""Each test problem proves itself: value and gradient at its stated minimum, and that it is no quadratic unless it says so."""
+"""Each test problem proves itself: its stated minimum, and that it is no quadratic unless it says so."""
 
 import jax
 import jax.numpy as jnp

@@ -19,7 +19,7 @@ class Memory(NamedTuple):
     pairs: jax.Array  # shape (2m, p): s and y of each pair, one under the other
     small: jax.Array  # shape (2, m, m): inverse of R, the upper triangle of SY' in order of age; and YY'
     scale: jax.Array  # gamma, the curvature radius assumed where nothing is known
-    count: jax.Array  # pairs taken since the last reset
+    taken: jax.Array  # pairs since the last reset
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
@@ -42,9 +42,11 @@ class LimitedMemory:
         # A NumPy constant needs no operation to be filled.
         return Memory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
 
-    def learn(self, memory: Memory, change: jax.Array, sy: jax.Array, grad: jax.Array, take: jax.Array):
+    def learn(
+        self, memory: Memory, change: jax.Array, sy: jax.Array, grad: jax.Array, take: jax.Array
+    ) -> tuple[Memory, jax.Array]:
         """Take the pair where `take` says so; return the memory and -H grad."""
-        slot = memory.count.astype(jnp.int32) % self.size
+        slot = memory.taken.astype(jnp.int32) % self.size
         norm = jnp.where(take, jax.lax.rsqrt(jnp.where(take, sy, 1)), 0)
         pair = jnp.where(take, norm * change, jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
         pairs = jax.lax.dynamic_update_slice_in_dim(memory.pairs, pair, 2 * slot, 0)
@@ -61,11 +63,11 @@ class LimitedMemory:
         q = _times(small[0], s_g)
         a = _times(small[0].T, q + scale * (_times(small[1], q) - y_g))
         weights = pack(a, -scale * q).T.reshape(-1)
-        return Memory(pairs, small, scale, memory.count + take), -scale * grad - combination(weights, pairs)
+        return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
 
     def forget(self, memory: Memory, when: jax.Array) -> Memory:
         """Empty the memory where `when` says so; the scale stays."""
-        return memory._replace(small=jnp.where(when, 0, memory.small), count=jnp.where(when, 0, memory.count))
+        return memory._replace(small=jnp.where(when, 0, memory.small), taken=jnp.where(when, 0, memory.taken))
 
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
@@ -135,8 +137,8 @@ class Descent:
             point=point,
             trial=point.params + search[0] * direction,
             moved=moved,
-            stuck=failed & (state.memory.count == 0),
-            left=jnp.where(memory.count > 0, -descent / 2, jnp.inf),
+            stuck=failed & (state.memory.taken == 0),
+            left=jnp.where(memory.taken > 0, -descent / 2, jnp.inf),
             gain=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
             direction=direction,

@@ -23,7 +23,8 @@ class GradientState(NamedTuple):
     left: jax.Array  # decrease predicted of the next step
     gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # of the last step
-    count: jax.Array  # steps taken
+    upcoming: jax.Array  # of the next
+    steps: jax.Array  # taken
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["stepsize"], meta_fields=[])
@@ -42,9 +43,13 @@ class GradientDescent:
 
     def __post_init__(self) -> None:
         """Refuse a number that is no step size; tracers and schedules cannot be looked at."""
-        if isinstance(self.stepsize, int | float | np.number) and not 0 < self.stepsize < float("inf"):
+        if not isinstance(self.stepsize, (int, float, np.number)):
+            return
+        if not 0 < self.stepsize < float("inf"):
             msg = f"`stepsize` must be positive and finite; got {self.stepsize!r}. Use `maximize` to go uphill."
             raise ValueError(msg)
+        # One type, so that a number of another type compiles nothing anew.
+        object.__setattr__(self, "stepsize", float(self.stepsize))
 
     @property
     def name(self) -> str:
@@ -59,15 +64,15 @@ class GradientDescent:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        return GradientState(point, params, no, no, point.loss, zero, zero, jnp.zeros((), jnp.int32))
+        return GradientState(point, params, no, no, point.loss, zero, zero, zero, jnp.zeros((), jnp.int32))
 
     def step(self, problem: Problem, state: GradientState, trial: Point) -> GradientState:
         """Take the trial as it is, and step along its gradient."""
         del problem
         started = jnp.isfinite(state.point.loss)
-        size = self._size(state.count, trial.loss)
+        size = self._size(state.steps, trial.loss)
         # Mean of the slopes at both ends of the step -stepsize * grad, times its length.
-        gain = state.stepsize * (products(trial.vectors, state.point.grad[None])[1, 0] + state.point.norm**2) / 2
+        gain = state.upcoming * (products(trial.vectors, state.point.grad[None])[1, 0] + state.point.norm**2) / 2
         return GradientState(
             point=trial,
             trial=trial.params - size * trial.grad,
@@ -75,6 +80,7 @@ class GradientDescent:
             stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
             left=size * trial.norm**2 / 2,
             gain=gain,
-            stepsize=size,
-            count=state.count + 1,
+            stepsize=state.upcoming,
+            upcoming=size,
+            steps=state.steps + 1,
         )

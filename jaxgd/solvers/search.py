@@ -7,6 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+PATIENCE = 3  # interpolations in a bracket before it is halved
+Mark = tuple[jax.Array, jax.Array, jax.Array]  # step size, loss, slope
+
 
 class Search(NamedTuple):
     """A search along one line, all scalars; `low` is too short a step, `high` too long (inf: none known)."""
@@ -99,7 +102,9 @@ class Wolfe:
         after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
         return Verdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
 
-    def _next(self, search: Search, trial: tuple, low: tuple, high: tuple, noise, trials) -> jax.Array:
+    def _next(
+        self, search: Search, trial: Mark, low: Mark, high: Mark, noise: jax.Array, trials: jax.Array
+    ) -> jax.Array:
         """Return the next trial: inside the bracket, or beyond the last trial while there is none."""
         bounded = jnp.isfinite(high[0])
         a = _select(bounded, low, (search.low, search.low_loss, search.low_slope))
@@ -110,9 +115,9 @@ class Wolfe:
         # Halve where the cubic knows nothing and when it is slow; go far where the slope does not rise.
         blind = jnp.where(bounded, a[0] + 0.5 * width, most)
         step = cubic_minimizer(*a, *b, noise)
-        useful = jnp.where(bounded, jnp.isfinite(step) & (trials < 4), step > b[0])
+        useful = jnp.where(bounded, jnp.isfinite(step) & (trials <= PATIENCE), step > b[0])
         return jnp.where(useful, jnp.clip(step, least, most), blind)
 
 
-def _select(condition: jax.Array, yes: tuple, no: tuple) -> tuple:
-    return tuple(jnp.where(condition, a, b) for a, b in zip(yes, no, strict=True))
+def _select(condition: jax.Array, yes: Mark, no: Mark) -> Mark:
+    return jnp.where(condition, yes[0], no[0]), jnp.where(condition, yes[1], no[1]), jnp.where(condition, yes[2], no[2])

@@ -1,0 +1,1 @@
+"""Benchmarks against the peers: `pip install 'jaxgd[benchmarks]'`, then `python -m benchmarks.book` and the like."""

@@ -1,0 +1,76 @@
+"""The house: imports go down, the public names are few, files and functions are short."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxgd
+
+ROOT = Path(jaxgd.__file__).parent
+FLOORS = [
+    {"flat", "closure", "losses"},
+    {"inputs", "problem", "traced"},
+    {"stop", "solvers.search", "solvers.descent", "solvers.gradient"},
+    {"run"},
+    {"program", "result", "watch"},
+    {"prepare"},
+    {"api"},
+    {"__init__"},
+    {"__main__"},
+]
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.read_text().strip())
+
+
+def module(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path):
+    """The modules of this package that a file imports, as the floors name them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxgd"):
+            base = node.module.removeprefix("jaxgd").lstrip(".")
+            found |= {base} if base else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {"__init__" for alias in node.names if alias.name == "jaxgd"}
+    return found
+
+
+def test_every_file_has_a_floor():
+    assert {module(path) for path in FILES} - {"solvers.__init__"} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_go_down(path):
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    # A search is the piece of a descent: the one import within a floor.
+    beside = {("solvers.descent", "solvers.search")}
+    here = floor.get(module(path), 0)
+    assert all(floor[name] < here or (module(path), name) in beside for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_sizes(path):
+    text = path.read_text()
+    assert text.count("\n") <= 260
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            start = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0].lineno
+            assert node.end_lineno - start < 40, node.name
+
+
+def test_public_names():
+    assert sorted(jaxgd.__all__, key=str.lower) == sorted(jaxgd.__all__, key=str.lower)
+    assert len(jaxgd.__all__) <= 30
+    assert all(getattr(jaxgd, name).__doc__ for name in jaxgd.__all__)
+
+
+def test_import_brings_no_optional_package():
+    code = "import jax, sys; before = set(sys.modules); import jaxgd; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    optional = {"pandas", "polars", "optax", "scipy", "matplotlib", "tqdm", "pyarrow", "narwhals", "hypothesis"}
+    assert not {name.split(".")[0] for name in done.stdout.split()} & optional
