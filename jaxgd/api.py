@@ -143,6 +143,7 @@ def _rule(tol: Any, stop: Stop | None) -> Stop:
 
 
 _DEFAULT = Stop()
+_PRECISIONS = ("float32", "float64", np.float32, np.float64, jnp.float32, jnp.float64, np.dtype("f4"), np.dtype("f8"))
 _AS_IT_IS = nullcontext()
 _LAST_SUCCESS = int(Status.PRECISION_FLOOR)
 
@@ -151,7 +152,7 @@ def _precision(dtype: Any) -> AbstractContextManager[Any]:
     """Return the context in which arrays of type `dtype` exist."""
     if dtype is None:
         return _AS_IT_IS
-    if np.dtype(dtype).name not in ("float32", "float64"):
+    if dtype not in _PRECISIONS:
         msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
         raise ValueError(msg)
     return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
@@ -160,7 +161,7 @@ def _precision(dtype: Any) -> AbstractContextManager[Any]:
 def _in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
     """Solve, returning to the host between bursts to print and to fetch the trace."""
     run = program.begin(given)
-    if isinstance(run.counts, Tracer):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
         run = program.advance(given, run)
         return program.answer(run), run.rows and program.rows(run.rows)
     watch = Progress(program.layout.size, program.recipe.sign) if progress else None
@@ -212,7 +213,7 @@ def _second_look(program: Program, given: Inputs, answer: Answer, counts: np.nda
 def _blame(given: Inputs) -> str:
     """Say which inputs are not finite."""
     found = inputs.not_finite(given.init, "init") + inputs.not_finite(given.data, "data")
-    return f" Not finite: {', '.join(found)}." if found else ""
+    return f" Not finite: {', '.join(found)}; drop or fill what is missing." if found else ""
 
 
 def _report(

@@ -8,6 +8,7 @@ the globals it reads. Arrays among these are not part of the value; they become 
 import dataclasses
 import dis
 import functools
+import inspect
 import sysconfig
 import types
 from collections.abc import Callable, Hashable, Iterator
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(...), range, slice})
 _FIXED = (types.ModuleType, type, types.BuiltinFunctionType, np.dtype, np.generic, np.ufunc)
+_WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))  # they change what a call costs, not its value
 _ARRAYS = (np.ndarray, jax.Array)
 _COUNTERS: dict[int, Any] = {}  # containers that functions change when called, kept alive so that ids stay theirs
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -93,6 +95,8 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             return (value.__code__, names, None if names else value.__module__), held
         case types.MethodType():
             return None, [value.__func__, value.__self__]
+        case _ if isinstance(value, _WRAPPERS):
+            return "wrapper", [inspect.unwrap(value)]
         case functools.partial():
             return tuple(value.keywords), [value.func, *value.args, *value.keywords.values()]
         case dict():
@@ -132,6 +136,8 @@ def _assemble(value: Any, fixed: Any, children: list[Any]) -> Any:
             return _function(value, fixed[1], iter(children))
         case types.MethodType():
             return types.MethodType(*children)
+        case _ if isinstance(value, _WRAPPERS):
+            return children[0]
         case functools.partial():
             count = 1 + len(value.args)
             return functools.partial(*children[:count], **dict(zip(fixed, children[count:], strict=True)))

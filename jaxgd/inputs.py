@@ -1,5 +1,6 @@
 """What users pass as data and start: array-likes in, arrays out, or an error that names the leaf."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,23 +15,29 @@ def as_arrays(tree: Any, name: str) -> Any:
     """
     if type(tree) is np.ndarray and tree.dtype.kind in "fiu" and tree.size:
         return tree
-    paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_list_of_numbers)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_one_array)
+    if not paths and tree is not None:
+        msg = f"`{name}` holds no numbers; got {tree!r}. Pass at least one value."
+        raise ValueError(msg)
     return treedef.unflatten([_as_array(leaf, name + jax.tree_util.keystr(path)) for path, leaf in paths])
 
 
 def as_start(tree: Any, like: np.dtype) -> Any:
-    """Return `init` as a pytree of float or complex arrays; integers are taken as floats of type `like`."""
+    """Return `init` as a pytree of float or complex arrays.
+
+    Integers are taken as floats of type `like`, and half precision as float32: steps in it cannot be told apart.
+    """
 
     def convert(path: Any, leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
+            return leaf.astype(jnp.float32) if leaf.dtype in (jnp.float16, jnp.bfloat16) else leaf
         if leaf.dtype == bool:
             msg = f"`init{jax.tree_util.keystr(path)}` is boolean; parameters are real or complex. Pass floats."
             raise TypeError(msg)
         return leaf.astype(like)
 
     start = jax.tree_util.tree_map_with_path(convert, as_arrays(tree, "init"))
-    if not jax.tree.leaves(start):
+    if not sum(leaf.size for leaf in jax.tree.leaves(start)):
         msg = f"`init` holds no parameters; got {tree!r}. Pass a pytree with at least one number."
         raise ValueError(msg)
     return start
@@ -66,24 +73,41 @@ def not_finite(tree: Any, name: str) -> list[str]:
     return found
 
 
-def _is_list_of_numbers(node: Any) -> bool:
-    if not isinstance(node, list):
-        return False
-    items: list[Any] = node
-    return not any(isinstance(item, (dict, tuple, np.ndarray, jax.Array)) for item in items)
+def _is_one_array(node: Any) -> bool:
+    """Whether a node is to become one array: a list of numbers, or what JAX would not take apart as it should."""
+    if isinstance(node, list):
+        return not any(isinstance(item, dict | tuple) or _is_array_like(item) for item in node)
+    return isinstance(node, Iterator)
+
+
+def _is_array_like(item: Any) -> bool:
+    return hasattr(item, "__array__") and not isinstance(item, np.generic)
 
 
 def _as_array(leaf: Any, name: str) -> Any:
+    given = leaf
     if not isinstance(leaf, np.ndarray | jax.Array):
         try:
             leaf = np.asarray(leaf)
         except (ValueError, TypeError) as error:
-            msg = f"`{name}` cannot be made an array: {error}. Rows of a list must have equal lengths."
+            msg = (
+                f"`{name}` cannot be made an array: {str(error).rstrip('.')}."
+                " Rows of a list must have equal lengths; pass several arrays as a tuple or a dict."
+            )
             raise ValueError(msg) from error
+    if leaf.dtype == object and hasattr(given, "columns") and hasattr(given, "items"):
+        # Columns of several types, as of a pandas DataFrame: the common type of numbers, or the name of what is none.
+        columns = [_as_array(column.to_numpy(), f"{name}[{key!r}]") for key, column in given.items()]
+        return np.stack([column.astype(np.result_type(float, *columns)) for column in columns], axis=-1)
     if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-        msg = f"`{name}` holds {leaf.dtype} values; only numbers can be computed with. Encode or drop them first."
+        what = f"holds {leaf.dtype} values" if leaf.ndim else f"is a {type(given).__name__}"
+        msg = f"`{name}` {what}; only numbers can be computed with. {_remedy(given)}."
         raise TypeError(msg)
     if leaf.size == 0 and not name.startswith("init"):
         msg = f"`{name}` is empty, of shape {leaf.shape}; a loss of nothing has no minimum. Pass at least one value."
         raise ValueError(msg)
     return leaf
+
+
+def _remedy(given: Any) -> str:
+    return "Pass a list of its items" if isinstance(given, Iterator | set) else "Encode or drop them first"

@@ -35,7 +35,9 @@ def prepare(
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
     program = cache.get(key)
-    if program is _READS_CLOSURE:
+    if program is _READS_CLOSURE and any(isinstance(array, Tracer) for array in arrays):
+        program = None  # recording it anew says what is wrong
+    elif program is _READS_CLOSURE:
         key, arrays = (key, _contents(arrays)), []
         program = cache.get(key)
     if program is None:
@@ -101,7 +103,9 @@ def _named(method: Any) -> Any:
     """Return the method, or what its name stands for; None stands for a choice still to be made."""
     if not isinstance(method, str):
         if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
-            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. Try `method='auto'`."
+            own = method is LBFGS or (isinstance(method, type) and hasattr(method, "step"))
+            remedy = f"Call it: `method={method.__name__}(...)`" if own else "Try `method='auto'`"
+            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. {remedy}."
             raise TypeError(msg)
         return method
     if method not in _METHODS:

@@ -126,10 +126,11 @@ class Result:
         if not isinstance(self.status, Status):
             codes, counts = np.unique(np.asarray(self.status), return_counts=True)
             return ", ".join(f"{count} {Status(code).name}" for code, count in zip(codes, counts, strict=True))
-        seen = Evidence.unpack(jnp.asarray(self.evidence))
-        return (
-            _SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=float(rounding(self.loss))) + self.note
-        )
+        # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
+        with jax.enable_x64(True):
+            seen = Evidence.unpack(jnp.asarray(self.evidence))
+            noise = float(rounding(self.loss))
+            return _SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise) + self.note
 
     def check(self) -> "Result":
         """Return the result itself; raise `NotConverged` with the message if it did not converge."""

@@ -14,6 +14,7 @@ from jaxgd.problem import Point, choose
 
 TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
+CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
 PATIENCE = 10  # evaluations without measurable progress before the rounding floor is suspected
 
 
@@ -50,6 +51,7 @@ class Evidence(NamedTuple):
     peak: jax.Array  # longest gradient so far
     least: jax.Array  # shortest gradient so far
     quiet: jax.Array  # evaluations since the last progress
+    calm: jax.Array  # moves in a row that met the test of `tol`
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
 
     @property
@@ -95,10 +97,13 @@ class Stop:
         """Refuse values no test can be made with; tracers cannot be looked at."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in given.items():
+            if isinstance(value, str) or (name == "max_evals" and value is None):
+                msg = f"`{name}` must be a number; got {value!r}."
+                raise TypeError(msg)
             if not isinstance(value, (int, float, np.number)):
                 continue
-            if name == "max_evals" and value < 1:
-                msg = f"`max_evals` must be at least 1, to evaluate the start; got {value!r}."
+            if name == "max_evals" and not (value >= 1 and value == int(value)):
+                msg = f"`max_evals` must be at least 1, to evaluate the start, and whole; got {value!r}."
                 raise ValueError(msg)
             if not value > 0:
                 msg = f"`{name}` must be positive; got {value!r}. Leave it out to make no such test."
@@ -111,7 +116,7 @@ class Stop:
     def begin(self, dtype: np.dtype) -> jax.Array:
         """Return the evidence before the first evaluation, packed."""
         inf = np.inf
-        return jnp.array([inf, 0, inf, inf, 0, inf, 0, *[inf] * (2 * WINDOW)], dtype)
+        return jnp.array([inf, 0, inf, inf, 0, inf, 0, 0, *[inf] * (2 * WINDOW)], dtype)
 
     def weigh(self, packed: jax.Array, before: Point, state: Any) -> jax.Array:
         """Return the evidence after a step that led from the point `before` to `state`."""
@@ -120,11 +125,11 @@ class Stop:
         drop, noise = before.loss - point.loss, rounding(before.loss)
         # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
         gain = jnp.where(jnp.abs(drop) > noise, drop, state.gain)
-        progress = (moved & (drop > noise)) | (point.norm < 0.9 * old.least)
+        progress = (moved & (drop > _hidden(before.loss, old.made))) | (point.norm < 0.9 * old.least)
         change = old.change
         if self.xtol is not None:
             change = jnp.where(moved, jnp.max(jnp.abs(point.params - before.params)), change)
-        return Evidence(
+        seen = Evidence(
             first=jnp.where(jnp.isfinite(old.first), old.first, point.loss),
             made=old.made + jnp.where(moved, gain, 0),
             model=jnp.where(jnp.isfinite(state.left), state.left, old.model),
@@ -132,14 +137,23 @@ class Stop:
             peak=jnp.maximum(old.peak, point.norm),
             least=jnp.minimum(old.least, point.norm),
             quiet=jnp.where(progress, 0, old.quiet + 1),
+            calm=old.calm,
             recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
-        ).pack()
+        )
+        if self.tol is None:
+            return seen.pack()
+        tol = jnp.where(self.tol > 0, self.tol, TOL[str(point.loss.dtype)])
+        short = point.norm**2 <= tol * seen.peak**2
+        met = short & (seen.left <= tol * seen.made)
+        return seen._replace(calm=jnp.where(met, old.calm + moved, 0)).pack()
 
     def judge(self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
         seen, point = Evidence.unpack(packed), state.point
         first, fine = evals == 1, jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
-        moved, noise = state.moved & ~first, rounding(point.loss)
+        moved, noise = state.moved & ~first, _hidden(point.loss, seen.made)
+        # Component by component, since the norm can underflow.
+        flat = fine & ~jnp.any(point.grad != 0)
         # On one parameter a search that fails has closed in on the minimum from both sides.
         pinned = point.params.size == 1
         # The better the model says it is, the sooner a lack of progress is put down to rounding.
@@ -147,7 +161,7 @@ class Stop:
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
             (seen.model <= 10 * noise) & (seen.quiet >= 5 * PATIENCE)
         )
-        at_floor = tried & (at_floor | (state.stuck & fine & (seen.model <= noise)))
+        at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= noise)))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
@@ -160,10 +174,9 @@ class Stop:
         if self.gtol is not None:
             rows += [(Status.SMALL_GRADIENT, jnp.max(jnp.abs(point.grad)) <= self.gtol)]
         if self.tol is not None:
-            tol = jnp.where(self.tol > 0, self.tol, TOL[str(point.loss.dtype)])
-            short = point.norm**2 <= tol * seen.peak**2
-            rows += [(Status.CONVERGED, moved & short & (seen.left <= tol * seen.made))]
-        rows += [(Status.CONVERGED, point.norm == 0), (Status.ZERO_GRADIENT, first & (point.norm == 0))]
+            # A model knows the directions it has moved in: several moves must agree, but no more than there are.
+            rows += [(Status.CONVERGED, moved & (seen.calm >= min(CALM, point.params.size)))]
+        rows += [(Status.CONVERGED, flat), (Status.ZERO_GRADIENT, first & flat)]
         huge = float(jnp.finfo(point.loss.dtype).max) ** 0.75
         rows += [(Status.UNBOUNDED, trial.loss < -huge), (Status.BAD_START, first & ~fine)]
         status = jnp.zeros((), jnp.int32)
@@ -175,6 +188,11 @@ class Stop:
 def rounding(loss: Any) -> Any:
     """Return the changes of a loss of this size that rounding hides."""
     return 4 * jnp.finfo(loss.dtype).eps * abs(loss)
+
+
+def _hidden(loss: Any, made: Any) -> Any:
+    """Return the changes that rounding hides in a loss of this size, which may be the difference of larger numbers."""
+    return jnp.maximum(rounding(loss), jnp.finfo(loss.dtype).eps * rounding(made))
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

@@ -38,7 +38,7 @@ class ReadsValuesError(TypeError):
 def check_callable(loss: Any, *, with_data: bool) -> None:
     """Refuse what cannot be called as a loss."""
     if not callable(loss):
-        msg = f"`loss` must be a function of (params, data); got {type(loss).__name__}."
+        msg = f"`loss` must be a function of (params, data); got {loss!r}. Write def loss(params, data): ..."
         raise TypeError(msg)
     try:
         signature = inspect.signature(loss)
@@ -59,7 +59,13 @@ def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux:
     outputs: list[Any] = []
 
     def call(start: Any, data: Any, arrays: Any) -> Any:
-        out = loss(start, data, arrays)
+        try:
+            out = loss(start, data, arrays)
+        except Exception as error:
+            error.add_note(
+                f"`loss` {name} raised this for `init` of {_types(start)}. Pass an `init` of the shape it takes."
+            )
+            raise
         outputs.append(out)
         return out
 
@@ -73,12 +79,15 @@ def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux:
             raise
         out = outputs[0]
         _check_output(out, name, has_aux=has_aux)
-        msg = f"`loss` {name} returns aux that holds something else than arrays: {out[1]!r}."
-        raise TypeError(msg) from None
+        msg = f"`loss` {name} returns aux that holds something else than arrays: {out[1]!r}. Return arrays only."
+        raise LossError(msg) from None
     _check_output(out, name, has_aux=has_aux)
     if not _depends(closed.jaxpr, len(jax.tree.leaves(start))):
-        msg = f"`loss` {name} does not depend on its first argument, so there is nothing to minimize over."
-        raise ValueError(msg)
+        msg = (
+            f"`loss` {name} does not depend on its first argument, so there is nothing to minimize over."
+            " Write loss(params, data), and compute with params."
+        )
+        raise LossError(msg)
     aux = out[1] if has_aux else ()
     return Traced(shapes[0], aux, jaxpr_as_fun(closed), tuple(closed.consts))
 
@@ -94,7 +103,7 @@ def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, 
             found.append(trace(loss, name, start, data, arrays, has_aux=has_aux))
         except ReadsValuesError:
             raise
-        except Exception as error:  # whatever a loss raises says that it does not take this start
+        except Exception as error:
             if shape == () and isinstance(error, LossError):
                 raise
             failures.append(f"  {_what(shape)}: {type(error).__name__}: {_first_line(error)}")
@@ -111,7 +120,7 @@ def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, 
 
 
 class LossError(TypeError):
-    """A loss runs but is no loss: it does not return one real number."""
+    """A loss runs but is no loss: it does not return one real number that depends on the parameters."""
 
 
 def name_of(loss: Any) -> str:
@@ -121,6 +130,10 @@ def name_of(loss: Any) -> str:
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def _types(tree: Any) -> str:
+    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
 
 
 def _what(shape: tuple[int, ...]) -> str:
@@ -137,7 +150,8 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
         raise LossError(msg)
     value: Any = out[0] if has_aux else out
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else ""
+        hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else " Return a scalar."
+        hint = " Does it end without `return`?" if value is None else hint
         msg = f"`loss` {name} must return one number; it returns {_shown(value)}.{hint}"
         raise LossError(msg)
     if value.shape != ():
@@ -157,6 +171,8 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
 
 
 def _shown(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"an array of shape {value.shape}"
     return (
         f"a {type(value).__name__} of length {len(value)}"
         if isinstance(value, tuple | list)

@@ -19,6 +19,7 @@ from jaxgd.inputs import cast
 from jaxgd.prepare import _choose, _named
 from jaxgd.problem import Problem
 from jaxgd.run import advance, begin
+from jaxgd.stop import rounding
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)
@@ -58,7 +59,9 @@ def test_converges_to_the_minimum_by_an_independent_oracle(solver, problem, dtyp
         here, first = layout.flatten(result.params), layout.flatten(problem.init)
         polished = scipy.optimize.minimize(both, np.asarray(here), jac=True, method="BFGS", options={"gtol": 1e-12})
         made = both(first)[0] - polished.fun
-        assert both(here)[0] - polished.fun <= {"float32": 1e-6, "float64": 1e-9}[dtype] * made
+        # Within what was asked for, or within what rounding hides.
+        allowed = {"float32": 1e-6, "float64": 1e-9}[dtype] * made + rounding(np.asarray(result.loss, dtype))
+        assert both(here)[0] - polished.fun <= allowed
         if problem.minimizer is not None:
             assert np.allclose(as_vector(result.params), as_vector(problem.minimizer), rtol=0, atol=precision(dtype))
 
@@ -121,31 +124,31 @@ def test_the_best_point_is_returned(solver, problem):
 @SOME
 def test_resume_is_bit_identical(solver, problem, dtype):
     """Any split of a run into bursts gives the same run."""
-    with jax.enable_x64(dtype == "float64"):
-        layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
-        method, _ = _choose(_named(solver.method(problem)), layout.size)
-        setup = (Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6))
-        fresh = begin(*setup, layout.flatten(problem.init))
-        burst = jax.jit(lambda run, ticks: advance(*setup, run, ticks))
+    method, _ = _choose(_named(solver.method(problem)), 1)
 
-        @settings(max_examples=8, deadline=None, derandomize=True)
-        @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-        def check(splits):
-            run = fresh
+    def burst(run, ticks):
+        layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
+        setup = (Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6))
+        return advance(*setup, begin(*setup, layout.flatten(problem.init)) if run is None else run, ticks)
+
+    burst = jax.jit(burst)
+
+    @settings(max_examples=8, deadline=None, derandomize=True)
+    @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    def check(splits):
+        with jax.enable_x64(dtype == "float64"):
+            run = None
             for ticks in splits:
                 run = burst(run, ticks)
-            whole = burst(fresh, sum(splits))
-            assert all(
-                np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (run, whole)), strict=True)
-            )
+            whole = burst(None, sum(splits))
+            pairs = zip(*map(jax.tree.leaves, (run, whole)), strict=True)
+            assert all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 
-        check()
+    check()
 
 
 @DTYPES
-@pytest.mark.parametrize(
-    ("solver", "problem"), [pair for pair in PAIRS if pair.values[1].name == "quadratic"]
-)
+@pytest.mark.parametrize(("solver", "problem"), [pair for pair in PAIRS if pair.values[1].name == "quadratic"])
 def test_pytree_of_parameters_changes_nothing(solver, problem, dtype):
     whole = solve(solver, problem, dtype)
 

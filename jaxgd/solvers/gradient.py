@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxgd.flat import products
 from jaxgd.problem import Point, Problem
@@ -43,13 +44,17 @@ class GradientDescent:
 
     def __post_init__(self) -> None:
         """Refuse a number that is no step size; tracers and schedules cannot be looked at."""
-        if not isinstance(self.stepsize, (int, float, np.number)):
+        size = self.stepsize
+        if callable(size) or isinstance(size, Tracer):
             return
-        if not 0 < self.stepsize < float("inf"):
+        if not isinstance(size, (int, float, np.number, np.ndarray, jax.Array)) or np.ndim(size):
+            msg = f"`stepsize` must be a positive number or a function of the step number; got {size!r}."
+            raise TypeError(msg)
+        if not 0 < size < float("inf"):
             msg = f"`stepsize` must be positive and finite; got {self.stepsize!r}. Use `maximize` to go uphill."
             raise ValueError(msg)
         # One type, so that a number of another type compiles nothing anew.
-        object.__setattr__(self, "stepsize", float(self.stepsize))
+        object.__setattr__(self, "stepsize", float(size))
 
     @property
     def name(self) -> str:
@@ -72,13 +77,19 @@ class GradientDescent:
         started = jnp.isfinite(state.point.loss)
         size = self._size(state.steps, trial.loss)
         # Mean of the slopes at both ends of the step -stepsize * grad, times its length.
-        gain = state.upcoming * (products(trial.vectors, state.point.grad[None])[1, 0] + state.point.norm**2) / 2
+        slope, steep = products(trial.vectors, state.point.grad[None])[1, 0], state.point.norm**2
+        gain = state.upcoming * (slope + steep) / 2
+        # The decrease left, by the curvature along the last step; a step too short to tell it tells nothing.
+        eps = jnp.finfo(steep.dtype).eps
+        bend = jnp.where(steep - slope > 4 * eps * steep, steep - slope, 0)
+        blur = jnp.sqrt(eps) * jnp.maximum(1, jnp.max(jnp.abs(trial.params)))
+        left = jnp.where(bend > 0, state.upcoming / 2 * trial.norm**2 * (steep / bend), blur * trial.norm)
         return GradientState(
             point=trial,
             trial=trial.params - size * trial.grad,
             moved=started,
             stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
-            left=size * trial.norm**2 / 2,
+            left=jnp.maximum(size * trial.norm**2 / 2, left),
             gain=gain,
             stepsize=state.upcoming,
             upcoming=size,
