@@ -159,7 +159,7 @@ class Stop:
         # The better the model says it is, the sooner a lack of progress is put down to rounding.
         tried = jnp.isfinite(seen.recent[WINDOW - 1])
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
-            (seen.model <= 10 * noise) & (seen.quiet >= 5 * PATIENCE)
+            (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
         )
         at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= noise)))
         # Later rows win.

@@ -82,5 +82,5 @@ PROBLEMS = [
 
 def value(problem: Problem, params: Any) -> Any:
     """Return the loss as a user would call it."""
-    params = jax.tree.map(jnp.asarray, params)
-    return problem.loss(params) if problem.data is None else problem.loss(params, problem.data)
+    params, data = jax.tree.map(jnp.asarray, (params, problem.data))
+    return problem.loss(params) if data is None else problem.loss(params, data)
