@@ -1,5 +1,6 @@
 """What users pass as data and start: array-likes in, arrays out, or an error that names the leaf."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,8 +57,14 @@ def cast(tree: Any, dtype: np.dtype) -> Any:
 
 def float_type(data: Any) -> np.dtype:
     """Return the type a start takes from the data: its floats' common type, or JAX's default float."""
-    types = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(data)]
-    floats = [kind for kind in types if jnp.issubdtype(kind, jnp.inexact)]
+    config: Any = jax.config
+    return _float_type(tuple(leaf.dtype for leaf in jax.tree.leaves(data)), x64=config.jax_enable_x64)
+
+
+@functools.lru_cache(maxsize=256)
+def _float_type(types: tuple[np.dtype, ...], *, x64: bool) -> np.dtype:
+    del x64  # asked for as part of the key: what a type stands for depends on it
+    floats = [kind for kind in map(jax.dtypes.canonicalize_dtype, types) if jnp.issubdtype(kind, jnp.inexact)]
     if not floats:
         return jax.dtypes.canonicalize_dtype(float)
     return jnp.finfo(jnp.result_type(jnp.float32, *floats)).dtype
