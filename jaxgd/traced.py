@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class Traced:
 
     start: Any  # pytree of `jax.ShapeDtypeStruct`: the parameters it takes
     aux: Any  # likewise: what it returns beside its value, () for nothing
-    function: Callable[..., Any]
+    jaxpr: Any
     constants: tuple[Any, ...]
 
     def __call__(self, params: Any, data: Any, arrays: Any) -> tuple[jax.Array, Any]:
         """Return the loss's value and aux."""
-        value, *aux = self.function(*jax.tree.leaves((params, data, arrays)))
+        value, *aux = jax.core.eval_jaxpr(self.jaxpr, self.constants, *jax.tree.leaves((params, data, arrays)))
         return value, jax.tree.unflatten(jax.tree.structure(self.aux), aux)
 
 
@@ -89,7 +88,7 @@ def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux:
         )
         raise LossError(msg)
     aux = out[1] if has_aux else ()
-    return Traced(shapes[0], aux, jaxpr_as_fun(closed), tuple(closed.consts))
+    return Traced(shapes[0], aux, closed.jaxpr, tuple(closed.consts))
 
 
 def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, *, has_aux: bool) -> Traced:
@@ -180,14 +179,13 @@ def _shown(value: Any) -> str:
     )
 
 
-def _depends(jaxpr: Jaxpr, count: int) -> bool:
+def _depends(jaxpr: Any, count: int) -> bool:
     """Whether the first output is computed from any of the first `count` inputs."""
-    reached = set(jaxpr.invars[:count])
+    reached = set(map(id, jaxpr.invars[:count]))
     for equation in jaxpr.eqns:
-        if any(not isinstance(var, Literal) and var in reached for var in equation.invars):
-            reached |= set(equation.outvars)
-    output = jaxpr.outvars[0]
-    return not isinstance(output, Literal) and output in reached
+        if any(id(var) in reached for var in equation.invars):
+            reached |= set(map(id, equation.outvars))
+    return id(jaxpr.outvars[0]) in reached
 
 
 def _reads_values(error: Exception, name: str) -> str:
