@@ -1,5 +1,7 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
+import dataclasses
+import difflib
 import time
 import warnings
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.prepare import prepare
+from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program, clock, emptied
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
 from jaxgd.stop import Status, Stop
@@ -27,6 +29,11 @@ def minimize(
     init: Any = None,
     *,
     method: Any = "auto",
+    bounds: Any = None,
+    l1: Any = None,
+    l2: Any = None,
+    term: Any = None,
+    fixed: Any = None,
     tol: float | None = None,
     stop: Stop | None = None,
     dtype: Any = None,
@@ -42,6 +49,8 @@ def minimize(
     >>> result = jaxgd.minimize(mse, [12.1, 12.8, 14.9, 16.3, 17.2])
     >>> round(float(result.params), 3), result.converged
     (14.66, True)
+    >>> float(jaxgd.minimize(mse, [12.1, 12.8, 14.9, 16.3, 17.2], bounds=(0, 14)).params)
+    14.0
 
     Args:
         loss: function of `(params, data)`, or of `params` alone where there is no data, written in `jax.numpy`, that
@@ -49,7 +58,14 @@ def minimize(
         data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets.
         init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
             loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
-        method: "auto", "lbfgs", or a method such as `GradientDescent(stepsize=0.2)` or `LBFGS(memory=20)`.
+        method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
+        bounds: pair `(lower, upper)`, each a number or a pytree in the shape of params, or of its upper levels; -inf
+            and inf, or None, where there is no bound. The loss is never evaluated outside; a start outside is moved in.
+        l1: weight of `sum(|params|)`, added to the loss: makes exact zeros.
+        l2: half of it times `sum(params**2)` is added to the loss.
+        term: a constraint on all params together, `Simplex()` or `Ball()`.
+        fixed: true for parameters to hold as they are in `init`: a pytree in the shape of params or of its upper
+            levels, of booleans or arrays of them; a dict may name only some.
         tol: decrease of the loss that may be left, relative to the decrease since the start: short for
             `Stop(tol=tol)`. Default: 1e-14 in float64, 1e-10 in float32.
         stop: other tests to stop by.
@@ -66,64 +82,79 @@ def minimize(
         TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
 
     """
-    return _minimize(loss, data, init, method, tol, stop, dtype, progress, trace, has_aux, 1)
+    stop = _rule(tol, stop)
+    return _solve(
+        Ask(loss, data, init, method, stop, dtype, trace, has_aux, bounds, l1, l2, term, fixed), progress=progress
+    )
 
 
-def maximize(
-    loss: Callable[..., Any],
-    data: Any = None,
-    init: Any = None,
-    *,
-    method: Any = "auto",
-    tol: float | None = None,
-    stop: Stop | None = None,
-    dtype: Any = None,
-    progress: bool = False,
-    trace: bool = False,
-    has_aux: bool = False,
-) -> Result:
-    """Find the parameters that make `loss(params, data)` largest; everything else is as in `minimize`.
+def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
+    """Find the parameters that make `loss(params, data)` largest; the options are those of `minimize`.
 
-    The loss and gradient reported are the function's own.
+    The loss and gradient reported are the function's own; penalties are subtracted.
 
     >>> import jaxgd
     >>> result = jaxgd.maximize(lambda x: 3 - (x - 2) ** 2)
     >>> round(float(result.params), 3), round(float(result.loss), 3)
     (2.0, 3.0)
     """
-    return _minimize(loss, data, init, method, tol, stop, dtype, progress, trace, has_aux, -1)
+    return _with_options(maximize, Ask(loss, data, init, sign=-1), options)
 
 
-def _minimize(
-    loss: Any,
-    data: Any,
-    init: Any,
-    method: Any,
-    tol: Any,
-    stop: Stop | None,
-    dtype: Any,
-    progress: bool,
-    trace: bool,
-    has_aux: bool,
-    sign: int,
-) -> Result:
+def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
+    """Find the parameters that make half the sum of squares of `residuals(params, data)` smallest.
+
+    Levenberg and Marquardt's method, from the Jacobian that JAX derives; the options are those of `minimize`, `l1` and
+    `term` excepted. `residuals` returns an array, or a pytree of arrays, of one number for each observation; they come
+    back in `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function
+    returns a pair, and so is `result.aux`).
+
+    >>> import jax.numpy as jnp, jaxgd
+    >>> x = jnp.arange(6.0)
+    >>> y = 2.5 * jnp.exp(-0.5 * x)
+    >>> def residuals(params, data):
+    ...     x, y = data
+    ...     return y - params["height"] * jnp.exp(-params["rate"] * x)
+    >>> fit = jaxgd.least_squares(residuals, (x, y), {"height": 1.0, "rate": 1.0})
+    >>> round(float(fit.params["height"]), 3), round(float(fit.params["rate"]), 3)
+    (2.5, 0.5)
+    """
+    return _with_options(least_squares, Ask(residuals, data, init, least_squares=True), options)
+
+
+def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
+    known = {"progress", "tol", *(field.name for field in dataclasses.fields(Ask))} - _OWN
+    for name in options:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            msg = f"{caller.__name__}() has no option `{name}`; the nearest is `{nearest}`. All: {sorted(known)}."
+            raise TypeError(msg)
+    progress = options.pop("progress", False)
+    stop = _rule(options.pop("tol", None), options.pop("stop", None))
+    return _solve(dataclasses.replace(ask, stop=stop, **options), progress=progress)
+
+
+_OWN = {"loss", "data", "init", "sign", "least_squares"}
+
+
+def _solve(ask: Ask, *, progress: bool) -> Result:
     began, compiled = time.perf_counter(), clock.seconds
-    stop = _rule(tol, stop)
-    with _precision(dtype):
-        program, given = prepare(loss, data, init, method, stop, dtype, trace=trace, has_aux=has_aux, sign=sign)
-        answer, rows = _in_bursts(program, given, progress=progress) if progress or trace else program.solve(given)
+    with _precision(ask.dtype):
+        program, given, note = prepare(ask)
+        answer, rows = _in_bursts(program, given, progress=progress) if progress or ask.trace else program.solve(given)
         if isinstance(answer.counts, Tracer):
-            return _report(program, answer, answer.counts, rows, stop)
+            return _report(program, answer, answer.counts, rows, ask.stop)
         # On the host at once: everything that follows asks for the status.
-        counts, note = np.asarray(answer.counts), ""
+        counts = np.asarray(answer.counts)
         failed = counts[0] > _LAST_SUCCESS
         if failed:
-            answer, counts, note = _second_look(program, given, answer, counts)
-        if dtype is not None:
+            answer, counts, more = _second_look(program, given, answer, counts)
+            note += more
+        if ask.dtype is not None:
             answer = jax.tree.map(np.asarray, answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, counts, rows, stop, seconds, note)
+    result = _report(program, answer, counts, rows, ask.stop, seconds, note)
     if failed and not result.converged:
         warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=3)
     return result
@@ -163,8 +194,8 @@ def _in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answ
     run = program.begin(given)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
         run = program.advance(given, run)
-        return program.answer(run), run.rows and program.rows(run.rows)
-    watch = Progress(program.layout.size, program.recipe.sign) if progress else None
+        return program.answer(given, run), run.rows and program.rows(given, run.rows)
+    watch = Progress(program.size, program.recipe.sign) if progress else None
     kept: list[Any] = []
     try:
         while not int(run.status):
@@ -173,11 +204,11 @@ def _in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answ
             if watch:
                 watch(before, run)
             if run.rows is not None:
-                kept.append(_filled(*program.rows(run.rows)))
+                kept.append(_filled(*program.rows(given, run.rows)))
                 run = run._replace(rows=emptied(run.rows))
     except KeyboardInterrupt:
         run = run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
-    return program.answer(run), kept and (
+    return program.answer(given, run), kept and (
         *jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept),
         int(run.moves) + 1,
     )
@@ -195,19 +226,20 @@ def _second_look(program: Program, given: Inputs, answer: Answer, counts: np.nda
         return answer, counts, _blame(given)
     if counts[0] != Status.ZERO_GRADIENT:
         return answer, counts, ""
-    layout = program.layout
+    layout = program.layout(given.init)
     start = layout.flatten(given.init)
     # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
-    aside = start + 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(layout.size, dtype=start.dtype))
+    aside = start + 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
     again, _ = program.solve(given._replace(init=layout.unflatten(aside)))
-    status, evals, moves = np.asarray(again.counts)
-    evals += counts[1]
+    again_counts = np.asarray(again.counts)
+    again_counts = again_counts + np.array([0, counts[1], 0, counts[3]])
+    status = again_counts[0]
     if program.recipe.sign * (again.loss - answer.loss) < 0:
         note = " The gradient was exactly zero at the start, so it was left by a small step."
-        return again, np.array([status, evals, moves]), note
+        return again, again_counts, note
     # Nothing lower beside it: the start is the minimum, unless the neighbour is flat as well.
     status = Status.CONVERGED if Status(status).converged else Status.ZERO_GRADIENT
-    return answer, np.array([status, evals, 0]), ""
+    return answer, np.array([status, again_counts[1], 0, again_counts[3]]), ""
 
 
 def _blame(given: Inputs) -> str:
@@ -230,6 +262,7 @@ def _report(
         params=answer.params,
         loss=answer.loss,
         grad=answer.grad,
+        residual=answer.residual,
         aux=answer.aux,
         trace=trace,
         counts=counts,

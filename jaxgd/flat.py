@@ -101,3 +101,25 @@ class Layout:
             else:
                 leaves.append(part.reshape(shape).astype(dtype))
         return jax.tree.unflatten(self.treedef, leaves)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A layout of which some entries stay as they are: the vector holds the others."""
+
+    layout: Layout
+    free: np.ndarray  # indices of the entries that the vector holds
+    rest: Any  # vector of the whole layout: the entries that stay
+
+    def flatten(self, tree: Any) -> jax.Array:
+        """Return the free entries of `tree`."""
+        return self.layout.flatten(tree)[self.free]
+
+    def unflatten(self, vector: jax.Array) -> Any:
+        """Return the pytree with the free entries from `vector`."""
+        return self.layout.unflatten(self.rest.at[self.free].set(vector))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The vector's type."""
+        return self.layout.dtype

@@ -1,7 +1,6 @@
 """From what a user passed to a compiled program and what to call it with."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -9,29 +8,51 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import closure, inputs, traced
+from jaxgd import added, closure, inputs, traced
+from jaxgd.methods import choose, named
+from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, cache, precision
-from jaxgd.run import Solver
-from jaxgd.solvers.descent import LBFGS
 from jaxgd.stop import Stop
 
 
-def prepare(
-    loss: Any, data: Any, init: Any, method: Any, stop: Stop, dtype: Any, *, trace: bool, has_aux: bool, sign: int
-) -> tuple[Program, Inputs]:
-    """Return the program for these arguments, found or new, and what to call it with."""
-    data = inputs.as_arrays(data, "data")
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What a user asks for, as passed to the front door."""
+
+    loss: Callable[..., Any]
+    data: Any = None
+    init: Any = None
+    method: Any = "auto"
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    dtype: Any = None
+    trace: bool = False
+    has_aux: bool = False
+    bounds: Any = None
+    l1: Any = None
+    l2: Any = None
+    term: Any = None
+    fixed: Any = None
+    sign: int = 1
+    least_squares: bool = False
+
+
+def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
+    """Return the program for what was asked, found or new, what to call it with, and what the user should know."""
+    data, init = inputs.as_arrays(ask.data, "data"), ask.init
     if init is not None:
         init = inputs.as_start(init, inputs.float_type(data))
-    if dtype is not None:
-        data, init = inputs.cast((data, init), np.dtype(dtype))
-    method = _named(method)
-    leaves, options = jax.tree.flatten((method, stop))
+    if ask.dtype is not None:
+        data, init = inputs.cast((data, init), np.dtype(ask.dtype))
+    method = named(ask.method)
+    leaves, options = jax.tree.flatten((method, ask.stop))
     places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
-    functions = (loss, *(leaves[i] for i in places))
+    functions = (ask.loss, *(leaves[i] for i in places))
     numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
-    like = inputs.float_type(data) if dtype is None else np.dtype(dtype)
-    rest = (_signature((init, data)), like, options, places, has_aux, sign, trace, precision())
+    like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
+    flags = (ask.has_aux, ask.sign, ask.trace, ask.least_squares)
+    # What is added to the loss is read with the start at hand, which may have to be inferred.
+    extra = _signature((ask.bounds, ask.l1, ask.l2, ask.term)), _by_value(ask.fixed)
+    rest = (_signature((init, data)), like, options, places, flags, extra, precision())
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
     program = cache.get(key)
@@ -41,25 +62,27 @@ def prepare(
         key, arrays = (key, _contents(arrays)), []
         program = cache.get(key)
     if program is None:
-        traced.check_callable(loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, _choose, sign, trace)
-        program, arrays = _new_program(rest, recipe, data, init, arrays, like, has_aux=has_aux)
+        traced.check_callable(ask.loss, with_data=data is not None)
+        recipe = Recipe(None, functions, method, options, places, choose, ask.sign, ask.trace, ask.least_squares)
+        program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like)
     start = program.start if init is None else init
-    return program, Inputs(start, data, arrays, program.on_device(numbers))
+    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start)
+    return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
 
 def _new_program(
-    rest: Hashable, recipe: Recipe, data: Any, init: Any, arrays: list[Any], like: np.dtype, *, has_aux: bool
+    rest: Hashable, recipe: Recipe, ask: Ask, data: Any, init: Any, arrays: list[Any], like: np.dtype
 ) -> tuple[Program, list[Any]]:
     """Record the loss and return its program, kept in the cache, with the arrays that it takes."""
-    loss = recipe.functions[0]
-    name = traced.name_of(loss)
+    name = traced.name_of(ask.loss)
 
     def call(params: Any, data: Any, arrays: Any) -> Any:
-        function = closure.rebuild(recipe.functions, iter(arrays))[0] if arrays else loss
-        return function(params) if data is None else function(params, data)
+        function = closure.rebuild(recipe.functions, iter(arrays))[0] if arrays else ask.loss
+        out = function(params) if data is None else function(params, data)
+        return half_square(out, name, has_aux=ask.has_aux) if ask.least_squares else out
 
     def record(arrays: list[Any]) -> traced.Traced:
+        has_aux = ask.has_aux or ask.least_squares
         if init is None:
             return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
         return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
@@ -77,10 +100,27 @@ def _new_program(
     if baked:
         cache.put(key, _READS_CLOSURE)
         key = (key, _contents(baked))
-    program = Program(dataclasses.replace(recipe, traced=record_of))
+    terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start)
+    fixed = added.as_mask(ask.fixed, record_of.start)
+    program = Program(dataclasses.replace(recipe, traced=record_of), terms, fixed)
     if not any(isinstance(constant, Tracer) for constant in record_of.constants):
         cache.put(key, program)
     return program, arrays
+
+
+def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
+    """Return half of the sum of squares of residuals, and the residuals as aux, with the user's own where there is."""
+    residuals, aux = out if has_aux else (out, ())
+    leaves = jax.tree.leaves(residuals)
+    if not leaves or not any(getattr(leaf, "ndim", 0) for leaf in leaves):
+        msg = (
+            f"`residuals` {name} must return an array of residuals, one for each observation; it returns"
+            f" {traced.shown(residuals)}. Return y - model(params, x), and leave the sum of squares to `least_squares`;"
+            " for a loss that is one number, use `minimize`."
+        )
+        raise traced.LossError(msg)
+    vector = as_vector(residuals, jax.numpy.result_type(np.float32, *(leaf.real.dtype for leaf in leaves)))
+    return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
 
 
 _READS_CLOSURE = object()
@@ -91,33 +131,13 @@ def _contents(arrays: list[Any]) -> Hashable:
     return tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)
 
 
+def _by_value(tree: Any) -> Hashable:
+    if tree is None:
+        return None
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)
+
+
 def _signature(tree: Any) -> Hashable:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-_METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS}
-
-
-def _named(method: Any) -> Any:
-    """Return the method, or what its name stands for; None stands for a choice still to be made."""
-    if not isinstance(method, str):
-        if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
-            own = method is LBFGS or (isinstance(method, type) and hasattr(method, "step"))
-            remedy = f"Call it: `method={method.__name__}(...)`" if own else "Try `method='auto'`"
-            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. {remedy}."
-            raise TypeError(msg)
-        return method
-    if method not in _METHODS:
-        nearest = difflib.get_close_matches(method.lower(), _METHODS, n=1, cutoff=0.0)[0]
-        msg = f"`method` {method!r} is unknown; the nearest is {nearest!r}. Names: {', '.join(map(repr, _METHODS))}."
-        raise ValueError(msg)
-    return _METHODS[method]()
-
-
-def _choose(method: Any, size: int) -> tuple[Solver, str]:
-    """Return the solver to use for `size` parameters, and what to say of it."""
-    if method is None:
-        memory = min(size, 10)
-        return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"
-    return method, getattr(method, "name", repr(method))
+    return structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import Layout, pack, products
+from jaxgd.flat import Held, Layout, pack, products
+from jaxgd.terms import Term
 
 
 class Point(NamedTuple):
     """A place and what is known there, packed so that XLA copies it in two operations."""
 
-    vectors: jax.Array  # shape (2, p): params, grad
-    scalars: jax.Array  # shape (2,): loss, norm
+    vectors: jax.Array  # shape (2, p): params, grad; with a term (3, p): and residual
+    scalars: jax.Array  # shape (2,): loss, norm of the residual
     aux: Any  # what the loss returned beside its value, or ()
 
     @property
@@ -24,8 +25,13 @@ class Point(NamedTuple):
 
     @property
     def grad(self) -> jax.Array:
-        """The gradient, shape `(p,)`."""
+        """The gradient of the smooth part, shape `(p,)`."""
         return self.vectors[1]
+
+    @property
+    def residual(self) -> jax.Array:
+        """What is zero at a minimum, `x - prox(x - grad)`, shape `(p,)`; the gradient where there is no term."""
+        return self.vectors[-1]
 
     @property
     def loss(self) -> jax.Array:
@@ -34,7 +40,7 @@ class Point(NamedTuple):
 
     @property
     def norm(self) -> jax.Array:
-        """The Euclidean length of the gradient."""
+        """The Euclidean length of the residual."""
         return self.scalars[1]
 
 
@@ -43,28 +49,55 @@ class Problem:
     """A loss with its data bound, as a function of one flat vector."""
 
     loss: Callable[[Any], tuple[jax.Array, Any]]  # of the user's pytree of parameters; returns value and aux
-    layout: Layout
+    layout: Layout | Held
     aux: Any  # shapes and types of aux
     sign: int = 1  # -1: the user asked for the maximum
+    term: Term | None = None  # added to the loss
+    ridge: Any = None  # half of it times the squared length of the params is added to the loss
 
     def value(self, params: jax.Array) -> tuple[jax.Array, Any]:
         """Return the loss to minimize at the flat `params`, in their type, and aux."""
         value, aux = self.loss(self.layout.unflatten(params))
-        return self.sign * value.astype(params.dtype), aux
+        value = self.sign * value.astype(params.dtype)
+        return value if self.ridge is None else value + self.ridge / 2 * jnp.sum(params**2), aux
 
     def at(self, params: jax.Array) -> Point:
         """Evaluate loss and gradient at the flat `params`."""
         (loss, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params)
-        vectors = pack(params, grad)
-        return Point(vectors, pack(loss, jnp.sqrt(products(vectors, grad[None])[1, 0])), aux)
+        if self.term is None:
+            vectors = pack(params, grad)
+        else:
+            loss = loss + self.term.value(params)
+            vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
+        return Point(vectors, pack(loss, jnp.sqrt(products(vectors, vectors[-1:])[-1, 0])), aux)
+
+    def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
+        """Return the Hessian of the smooth part at `params` times `vector`."""
+        return jax.jvp(jax.grad(lambda x: self.value(x)[0]), (params,), (vector,))[1]
+
+    def hessian(self, params: jax.Array) -> jax.Array:
+        """Return the Hessian of the smooth part, shape `(p, p)`."""
+        return jax.hessian(lambda x: self.value(x)[0])(params)
+
+    def jacobian(self, params: jax.Array) -> jax.Array:
+        """Return the Jacobian of the residuals of a least-squares loss, which are its aux, shape `(n, p)`."""
+        return jax.jacfwd(lambda x: as_vector(self.value(x)[1], x.dtype))(params)
 
     def nowhere(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
         aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.aux)
-        scalars = jnp.array([jnp.inf, 0], params.dtype)
-        return Point(pack(params, jnp.zeros_like(params)), scalars, aux)
+        scalars, zeros = jnp.array([jnp.inf, 0], params.dtype), jnp.zeros_like(params)
+        return Point(pack(params, zeros, *(() if self.term is None else (zeros,))), scalars, aux)
 
 
 def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     """Select between two pytrees of one structure, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def as_vector(tree: Any, dtype: Any) -> jax.Array:
+    """Return all numbers of a pytree of arrays in one real vector; a complex array is its real and imaginary parts."""
+    parts = [
+        part for leaf in jax.tree.leaves(tree) for part in (leaf.real, *([leaf.imag] if jnp.iscomplexobj(leaf) else []))
+    ]
+    return jnp.concatenate([part.astype(dtype).ravel() for part in parts])

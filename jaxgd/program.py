@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxgd import closure
-from jaxgd.flat import Layout
+from jaxgd.flat import Held, Layout
 from jaxgd.problem import Problem
 from jaxgd.run import Rows, Run, Solver, advance, begin
 from jaxgd.stop import Stop
@@ -25,6 +26,7 @@ class Inputs(NamedTuple):
     data: Any
     arrays: list[Any]  # closed over by the loss and by schedules
     numbers: list[Any]  # of the method and of the stop
+    terms: Any  # what is added to the loss, a `Terms` in the shape of the params, or None
 
 
 class Answer(NamedTuple):
@@ -33,6 +35,7 @@ class Answer(NamedTuple):
     params: Any
     loss: jax.Array
     grad: Any
+    residual: Any  # None: it is the gradient
     aux: Any
     counts: jax.Array
     evidence: jax.Array
@@ -47,21 +50,24 @@ class Recipe:
     method: Any  # as given; None: to be chosen
     options: Any  # structure of (method, stop)
     places: tuple[int, ...]  # which leaves of the options are functions
-    choose: Callable[[Any, int], tuple[Solver, str]]  # the method asked for and the number of parameters
+    choose: Callable[..., tuple[Solver, str]]  # of the method asked for, the number of parameters and the term
     sign: int
     trace: bool
+    least_squares: bool
 
 
 class Program:
     """A solve, compiled for one recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Prepare; JAX compiles each part when it is first called."""
-        self.layout = Layout.of(recipe.traced.start)
+    def __init__(self, recipe: Recipe, terms: Any, fixed: Any) -> None:
+        """Prepare; JAX compiles each part when it is first called. `fixed`: a mask of the flat params, or None."""
+        self._whole = Layout.of(recipe.traced.start)
+        self._free = None if fixed is None else np.flatnonzero(~fixed)
+        self.size = self._whole.size if self._free is None else self._free.size
         self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
-        self.method = recipe.choose(recipe.method, self.layout.size)[1]
+        self.method = self._choose(recipe.method, terms.term if terms else None)[1]
         self.solve = jax.jit(self._solve)
         self.begin = jax.jit(self._begin)
         self.advance = jax.jit(self._advance)
@@ -80,6 +86,16 @@ class Program:
             self._last = (numbers, arrays)
         return arrays
 
+    def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
+        return self.recipe.choose(method, self.size, term, least_squares=self.recipe.least_squares)
+
+    def layout(self, init: Any, *, zero: bool = False) -> Layout | Held:
+        """Return how the params lie in the vector; what is held still is as in `init`, or zero."""
+        if self._free is None:
+            return self._whole
+        rest = self._whole.flatten(init)
+        return Held(self._whole, self._free, jnp.zeros_like(rest) if zero else rest)
+
     def _bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
         recipe = self.recipe
         functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
@@ -87,33 +103,39 @@ class Program:
         for place, function in zip(recipe.places, functions[1:], strict=True):
             leaves.insert(place, function)
         method, stop = jax.tree.unflatten(recipe.options, leaves)
-        solver, _ = recipe.choose(method, self.layout.size)
+        layout, terms = self.layout(inputs.init), inputs.terms
+        term, ridge = terms.flatten(layout) if terms else (None, None)
+        solver, _ = self._choose(method, term)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             return recipe.traced(params, inputs.data, inputs.arrays)
 
-        return Problem(loss, self.layout, recipe.traced.aux, recipe.sign), solver, stop
+        return Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge), solver, stop
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, stop = self._bind(inputs)
-        rows = max(16, min(1000, (1 << 22) // self.layout.size)) if self.recipe.trace else 0
-        return begin(problem, solver, stop, self.layout.flatten(inputs.init), rows)
+        rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
+        start = problem.layout.flatten(inputs.init)
+        return begin(problem, solver, stop, start if problem.term is None else problem.term.inside(start), rows)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self._bind(inputs), run, ticks)
 
-    def _answer(self, run: Run) -> Answer:
+    def _answer(self, inputs: Inputs, run: Run) -> Answer:
         best, sign = run.best, self.recipe.sign
-        grad = self.layout.unflatten(sign * best.grad)
-        return Answer(self.layout.unflatten(best.params), sign * best.loss, grad, best.aux, run.counts, run.evidence)
+        params = self.layout(inputs.init).unflatten(best.params)
+        slopes = self.layout(inputs.init, zero=True)
+        residual = slopes.unflatten(sign * best.residual) if inputs.terms else None
+        grad = slopes.unflatten(sign * best.grad)
+        return Answer(params, sign * best.loss, grad, residual, best.aux, run.counts, run.evidence)
 
-    def _rows(self, rows: Rows) -> tuple[Any, ...]:
-        params = jax.vmap(self.layout.unflatten)(rows.params)
+    def _rows(self, inputs: Inputs, rows: Rows) -> tuple[Any, ...]:
+        params = jax.vmap(self.layout(inputs.init).unflatten)(rows.params)
         return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.filled
 
     def _solve(self, inputs: Inputs) -> tuple[Answer, Rows | None]:
         run = self._advance(inputs, self._begin(inputs))
-        return self._answer(run), run.rows
+        return self._answer(inputs, run), run.rows
 
 
 class Cache:

@@ -62,7 +62,7 @@ class Trace:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "loss", "grad", "aux", "trace", "counts", "evidence", "tests"],
+    data_fields=["params", "loss", "grad", "residual", "aux", "trace", "counts", "evidence", "tests"],
     meta_fields=["method"],
     drop_fields=["seconds", "note"],
 )
@@ -76,9 +76,10 @@ class Result:
     params: Any  # the user's own pytree
     loss: Any  # the loss there
     grad: Any  # its gradient, in the shape of params; for complex params the direction of steepest ascent
+    residual: Any  # with bounds and other terms: `params - prox(params - grad)`, zero at a minimum; else None
     aux: Any  # what the loss returned beside its value, or ()
     trace: Trace | None
-    counts: Any = field(repr=False)  # status, evaluations, moves
+    counts: Any = field(repr=False)  # status, evaluations, moves, Hessian-vector products
     evidence: Any = field(repr=False)  # the numbers the verdict rests on
     tests: Any = field(repr=False)  # the `Stop` it was judged by
     method: str = ""  # what was used, and why where it was chosen
@@ -101,6 +102,11 @@ class Result:
         """Accepted steps."""
         return self._count(2)
 
+    @property
+    def products(self) -> Any:
+        """Hessian-vector products computed beside the evaluations; a Hessian is as many as there are parameters."""
+        return self._count(3)
+
     def _count(self, at: int) -> Any:
         counts = self.counts[..., at]
         return counts if isinstance(counts, Tracer) or np.ndim(counts) else int(counts)
@@ -114,9 +120,9 @@ class Result:
 
     @property
     def grad_norm(self) -> Any:
-        """The largest absolute component of the gradient."""
-        lanes = np.ndim(self.counts) - 1
-        largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(self.grad)]
+        """The largest absolute component of the gradient; with bounds and other terms, of the residual."""
+        lanes, slopes = np.ndim(self.counts) - 1, self.grad if self.residual is None else self.residual
+        largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(slopes)]
         norm = jnp.max(jnp.stack(largest), axis=0)
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxgd.flat import once, pack
 from jaxgd.problem import Point, Problem, choose
-from jaxgd.stop import Evidence, Status, Stop, rounding
+from jaxgd.stop import CALM, Evidence, Status, Stop, rounding
 
 
 class Solver(Protocol):
@@ -38,7 +38,7 @@ class Run(NamedTuple):
     state: Any  # the solver's own
     best: Point
     evidence: jax.Array  # an `Evidence`, packed
-    counts: jax.Array  # int32, shape (3,): status, evaluations, moves
+    counts: jax.Array  # int32, shape (4,): status, evaluations, moves, Hessian-vector products
     rows: Rows | None
 
     @property
@@ -63,7 +63,7 @@ def begin(problem: Problem, solver: Solver, stop: Stop, params: jax.Array, trace
     line = jnp.zeros(trace, params.dtype)
     rows = Rows(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.nowhere(params)
-    return Run(state, best, stop.begin(params.dtype), jnp.zeros(3, jnp.int32), rows if trace else None)
+    return Run(state, best, stop.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
@@ -72,14 +72,14 @@ def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     trial = problem.at(run.state.trial)
     state = solver.step(problem, run.state, trial)
     evals = run.evals + 1
-    evidence = stop.weigh(run.evidence, before, state)
-    status = stop.judge(evidence, state, trial, evals)
+    evidence = stop.weigh(run.evidence, before, state, exact=getattr(solver, "exact", False))
+    status = stop.judge(evidence, state, trial, evals, getattr(solver, "calm", CALM))
     moves = run.moves + (state.moved & (evals > 1))
     return Run(
         state=state,
         best=choose(_better(trial, run.best, run.evidence, run.evals), trial, run.best),
         evidence=evidence,
-        counts=pack(status, evals, moves),
+        counts=pack(status, evals, moves, getattr(state, "products", jnp.zeros((), jnp.int32))),
         rows=run.rows and _record(run.rows, state, state.moved | (evals == 1)),
     )
 
@@ -108,7 +108,7 @@ def _better(trial: Point, best: Point, evidence: jax.Array, evals: jax.Array) ->
 def _record(rows: Rows, state: Any, moved: jax.Array) -> Rows:
     """Append the point moved to; moves beyond the last row are not kept."""
     point = state.point
-    largest = jnp.max(jnp.abs(point.grad))
+    largest = jnp.max(jnp.abs(point.residual))
     # An index out of range is dropped, so that a step that is no move writes nothing.
     at = jnp.where(moved, rows.filled, rows.loss.size)
     return Rows(

@@ -47,20 +47,13 @@ class Evidence(NamedTuple):
     first: jax.Array  # loss at the start
     made: jax.Array  # decrease since the start
     model: jax.Array  # the solver's last prediction of the decrease left
+    left: jax.Array  # the decrease estimated to be left: the worse of what the model and the trend of the moves say
     change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
     peak: jax.Array  # longest gradient so far
     least: jax.Array  # shortest gradient so far
     quiet: jax.Array  # evaluations since the last progress
     calm: jax.Array  # moves in a row that met the test of `tol`
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
-
-    @property
-    def left(self) -> jax.Array:
-        """The decrease estimated to be left: the worse of what the model and the trend of the moves say."""
-        eps = jnp.finfo(self.model.dtype).eps
-        # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
-        believed = jnp.where(self.least <= 4 * eps * self.peak, 1e4, 1 / eps) * self.model
-        return jnp.maximum(self.model, jnp.minimum(_trend(self.recent), believed))
 
     @classmethod
     def unpack(cls, packed: jax.Array) -> "Evidence":
@@ -116,29 +109,32 @@ class Stop:
     def begin(self, dtype: np.dtype) -> jax.Array:
         """Return the evidence before the first evaluation, packed."""
         inf = np.inf
-        return jnp.array([inf, 0, inf, inf, 0, inf, 0, 0, *[inf] * (2 * WINDOW)], dtype)
+        return jnp.array([inf, 0, inf, inf, inf, 0, inf, 0, 0, *[inf] * (2 * WINDOW)], dtype)
 
-    def weigh(self, packed: jax.Array, before: Point, state: Any) -> jax.Array:
-        """Return the evidence after a step that led from the point `before` to `state`."""
+    def weigh(self, packed: jax.Array, before: Point, state: Any, *, exact: bool) -> jax.Array:
+        """Return the evidence after a step that led from `before` to `state`; `exact`: the solver's model is."""
         old, point = Evidence.unpack(packed), state.point
         moved = state.moved & jnp.isfinite(before.loss)
         drop, noise = before.loss - point.loss, rounding(before.loss)
         # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
         gain = jnp.where(jnp.abs(drop) > noise, drop, state.gain)
         progress = (moved & (drop > _hidden(before.loss, old.made))) | (point.norm < 0.9 * old.least)
-        change = old.change
+        change, recent = old.change, choose(moved, (gain, *old.recent[:-1]), old.recent)
+        model = jnp.where(jnp.isfinite(state.left), state.left, old.model)
+        peak, least = jnp.maximum(old.peak, point.norm), jnp.minimum(old.least, point.norm)
         if self.xtol is not None:
             change = jnp.where(moved, jnp.max(jnp.abs(point.params - before.params)), change)
         seen = Evidence(
             first=jnp.where(jnp.isfinite(old.first), old.first, point.loss),
             made=old.made + jnp.where(moved, gain, 0),
-            model=jnp.where(jnp.isfinite(state.left), state.left, old.model),
+            model=model,
+            left=state.left if exact else _left(model, recent, peak, least),
             change=change,
-            peak=jnp.maximum(old.peak, point.norm),
-            least=jnp.minimum(old.least, point.norm),
+            peak=peak,
+            least=least,
             quiet=jnp.where(progress, 0, old.quiet + 1),
             calm=old.calm,
-            recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
+            recent=recent,
         )
         if self.tol is None:
             return seen.pack()
@@ -147,13 +143,13 @@ class Stop:
         met = short & (seen.left <= tol * seen.made)
         return seen._replace(calm=jnp.where(met, old.calm + moved, 0)).pack()
 
-    def judge(self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array) -> jax.Array:
-        """Return the status after the evaluation number `evals`, an int32."""
+    def judge(self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array, calm: int) -> jax.Array:
+        """Return the status after the evaluation number `evals`, an int32; `calm`: moves that must agree on `tol`."""
         seen, point = Evidence.unpack(packed), state.point
         first, fine = evals == 1, jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
         moved, noise = state.moved & ~first, _hidden(point.loss, seen.made)
         # Component by component, since the norm can underflow.
-        flat = fine & ~jnp.any(point.grad != 0)
+        flat = fine & ~jnp.any(point.residual != 0) & ~getattr(state, "saddle", jnp.zeros((), bool))
         # On one parameter a search that fails has closed in on the minimum from both sides.
         pinned = point.params.size == 1
         # The better the model says it is, the sooner a lack of progress is put down to rounding.
@@ -172,10 +168,10 @@ class Stop:
         if self.xtol is not None:
             rows += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
         if self.gtol is not None:
-            rows += [(Status.SMALL_GRADIENT, jnp.max(jnp.abs(point.grad)) <= self.gtol)]
+            rows += [(Status.SMALL_GRADIENT, jnp.max(jnp.abs(point.residual)) <= self.gtol)]
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
-            rows += [(Status.CONVERGED, moved & (seen.calm >= min(CALM, point.params.size)))]
+            rows += [(Status.CONVERGED, moved & (seen.calm >= min(calm, point.params.size)))]
         rows += [(Status.CONVERGED, flat), (Status.ZERO_GRADIENT, first & flat)]
         huge = float(jnp.finfo(point.loss.dtype).max) ** 0.75
         rows += [(Status.UNBOUNDED, trial.loss < -huge), (Status.BAD_START, first & ~fine)]
@@ -193,6 +189,14 @@ def rounding(loss: Any) -> Any:
 def _hidden(loss: Any, made: Any) -> Any:
     """Return the changes that rounding hides in a loss of this size, which may be the difference of larger numbers."""
     return jnp.maximum(rounding(loss), jnp.finfo(loss.dtype).eps * rounding(made))
+
+
+def _left(model: Any, recent: tuple[jax.Array, ...], peak: Any, least: Any) -> Any:
+    """Return the decrease left: the worse of what the model and the trend of the moves say."""
+    eps = jnp.finfo(model.dtype).eps
+    # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
+    believed = jnp.where(least <= 4 * eps * peak, 1e4, 1 / eps) * model
+    return jnp.maximum(model, jnp.minimum(_trend(recent), believed))
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

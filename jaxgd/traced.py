@@ -145,13 +145,13 @@ def _first_line(error: Exception) -> str:
 
 def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):  # noqa: PLR2004 - value and aux
-        msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {_shown(out)}."
+        msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {shown(out)}."
         raise LossError(msg)
     value: Any = out[0] if has_aux else out
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else " Return a scalar."
         hint = " Does it end without `return`?" if value is None else hint
-        msg = f"`loss` {name} must return one number; it returns {_shown(value)}.{hint}"
+        msg = f"`loss` {name} must return one number; it returns {shown(value)}.{hint}"
         raise LossError(msg)
     if value.shape != ():
         msg = (
@@ -169,7 +169,8 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
         raise LossError(msg)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return what a value is, as messages say it."""
     if hasattr(value, "shape"):
         return f"an array of shape {value.shape}"
     return (

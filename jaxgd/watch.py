@@ -34,7 +34,7 @@ class Progress:
 
 def _line(run: Run, sign: int) -> str:
     seen: Any = run.best
-    largest = np.abs(np.asarray(seen.grad)).max()
+    largest = np.abs(np.asarray(seen.residual)).max()
     status = Status(int(run.status))
     verdict = "" if status is Status.RUNNING else f" | {status.name}"
     return f"evals: {int(run.evals)} | loss: {sign * float(seen.loss):.8g} | largest gradient: {largest:.1e}{verdict}"

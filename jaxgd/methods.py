@@ -1,0 +1,54 @@
+"""Methods by name, and which to choose."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from jaxgd.run import Solver
+from jaxgd.solvers.descent import LBFGS
+from jaxgd.solvers.newton import TrustRegion
+
+METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS, "newton": TrustRegion}
+
+
+def named(method: Any) -> Any:
+    """Return the method, or what its name stands for; None stands for a choice still to be made."""
+    if not isinstance(method, str):
+        if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
+            own = method in METHODS.values() or (isinstance(method, type) and hasattr(method, "step"))
+            remedy = f"Call it: `method={method.__name__}(...)`" if own else "Try `method='auto'`"
+            msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. {remedy}."
+            raise TypeError(msg)
+        return method
+    if method not in METHODS:
+        nearest = difflib.get_close_matches(method.lower(), METHODS, n=1, cutoff=0.0)[0]
+        msg = f"`method` {method!r} is unknown; the nearest is {nearest!r}. Names: {', '.join(map(repr, METHODS))}."
+        raise ValueError(msg)
+    return METHODS[method]()
+
+
+def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = False) -> tuple[Solver, str]:
+    """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it."""
+    if method is None:
+        return _choice(size, term, least_squares=least_squares)
+    if term is not None and not isinstance(term, getattr(method, "keeps", ())):
+        able = [
+            name for name, make in METHODS.items() if name != "auto" and isinstance(term, getattr(make(), "keeps", ()))
+        ]
+        msg = (
+            f"`method` {getattr(method, 'name', repr(method))} cannot keep {type(term).__name__}."
+            f" Methods that can: {', '.join(map(repr, ['auto', *able]))}."
+        )
+        raise ValueError(msg)
+    return method, getattr(method, "name", repr(method))
+
+
+def _choice(size: int, term: Any, *, least_squares: bool) -> tuple[Solver, str]:
+    if least_squares:
+        solver = TrustRegion(least_squares=True)
+        return solver, f"{solver.name} (chosen: a sum of squares)"
+    if term is not None:
+        solver = TrustRegion()
+        return solver, f"{solver.name} (chosen: bounds, few parameters)"
+    memory = min(size, 10)
+    return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"

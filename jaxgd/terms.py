@@ -1,0 +1,143 @@
+"""Simple functions added to a loss, each with its prox: bounds, the l1 norm, the simplex, a ball."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Term(Protocol):
+    """A convex function of the flat params whose prox is known in closed form."""
+
+    def value(self, params: jax.Array) -> Any:
+        """Return the term's value; where it is a constraint, 0 on what the constraint allows."""
+        ...
+
+    def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
+        """Return the minimizer over x of `stepsize * value(x) + |x - params|^2 / 2`."""
+        ...
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest params that the term allows."""
+        ...
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=[])
+@dataclass(frozen=True)
+class Box:
+    """`lower <= params <= upper`, each of shape `(p,)`, infinite where there is no bound."""
+
+    lower: Any
+    upper: Any
+
+    def value(self, params: jax.Array) -> Any:
+        """Return 0."""
+        del params
+        return 0
+
+    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
+        """Return the nearest point inside."""
+        del stepsize
+        return jnp.clip(params, self.lower, self.upper)
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest point inside."""
+        return self.prox(params)
+
+    def blocked(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return which entries lie on a bound that the descent direction leads across, shape `(p,)`."""
+        at_lower, at_upper = params <= self.lower, params >= self.upper
+        return (at_lower & (grad > 0)) | (at_upper & (grad < 0)) | (at_lower & at_upper)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["weight", "box"], meta_fields=[])
+@dataclass(frozen=True)
+class L1:
+    """`weight * sum(|params|)`, inside a box if one is given; the weight is a number or has shape `(p,)`."""
+
+    weight: Any
+    box: Box | None = None
+
+    def value(self, params: jax.Array) -> Any:
+        """Return the weighted sum."""
+        return jnp.sum(self.weight * jnp.abs(params))
+
+    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
+        """Shrink towards exact zeros (soft threshold), then into the box."""
+        shrunk = jnp.sign(params) * jnp.maximum(jnp.abs(params) - stepsize * self.weight, 0)
+        return self.box.prox(shrunk) if self.box else shrunk
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest point of the box."""
+        return self.box.prox(params) if self.box else params
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])
+@dataclass(frozen=True)
+class Simplex:
+    """All params together are at least 0 and sum to `total`: shares, mixture weights, portfolios."""
+
+    total: Any = 1.0
+
+    def value(self, params: jax.Array) -> Any:
+        """Return 0."""
+        del params
+        return 0
+
+    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
+        """Return the nearest point of the simplex (Duchi et al., ICML 2008, figure 1)."""
+        del stepsize
+        largest = jnp.sort(params)[::-1]
+        excess = (jnp.cumsum(largest) - self.total) / jnp.arange(1, params.size + 1)
+        kept = jnp.sum(largest > excess)
+        return jnp.maximum(params - excess[kept - 1], 0)
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest point inside."""
+        return self.prox(params)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["radius"], meta_fields=[])
+@dataclass(frozen=True)
+class Ball:
+    """The Euclidean length of all params together is at most `radius`."""
+
+    radius: Any = 1.0
+
+    def value(self, params: jax.Array) -> Any:
+        """Return 0."""
+        del params
+        return 0
+
+    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
+        """Return the nearest point of the ball."""
+        del stepsize
+        length = jnp.sqrt(jnp.sum(params**2))
+        return jnp.where(length > self.radius, self.radius / jnp.where(length > 0, length, 1), 1) * params
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest point inside."""
+        return self.prox(params)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["term", "ridge"], meta_fields=[])
+@dataclass(frozen=True)
+class Terms:
+    """What is added to a loss, in the shape of the user's params: at most one term, and half `ridge` |params|^2."""
+
+    term: Any
+    ridge: Any
+
+    def flatten(self, layout: Any) -> tuple[Any, Any]:
+        """Return both for the flat params."""
+        term, dtype = self.term, layout.dtype
+        box = term if isinstance(term, Box) else getattr(term, "box", None)
+        if box is not None:
+            box = Box(layout.flatten(box.lower), layout.flatten(box.upper))
+        if isinstance(term, L1):
+            term = L1(jnp.asarray(term.weight, dtype), box)
+        elif isinstance(term, Box):
+            term = box
+        return term, None if self.ridge is None else jnp.asarray(self.ridge, dtype)
