@@ -139,7 +139,7 @@ def _spread(tree: Any, start: Any, name: str, missing: Any) -> list[tuple[str, A
                 msg = f"`{name}{path}` has {len(value)} parts; params have {len(items)} there."
                 raise ValueError(msg)
             parts = list(value)
-        elif np.ndim(value) == 0:
+        elif not getattr(value, "ndim", 0):
             parts = [value] * len(items)
         else:
             msg = f"`{name}{path}` does not have the structure of params there: {jax.tree.structure(like)}."

@@ -172,7 +172,7 @@ class Stop:
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
             rows += [(Status.CONVERGED, moved & (seen.calm >= min(calm, point.params.size)))]
-        rows += [(Status.CONVERGED, flat), (Status.ZERO_GRADIENT, first & flat)]
+        rows += [(Status.CONVERGED, flat), (Status.ZERO_GRADIENT, first & flat & ~jnp.any(point.grad != 0))]
         huge = float(jnp.finfo(point.loss.dtype).max) ** 0.75
         rows += [(Status.UNBOUNDED, trial.loss < -huge), (Status.BAD_START, first & ~fine)]
         status = jnp.zeros((), jnp.int32)

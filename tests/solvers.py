@@ -30,6 +30,7 @@ SOLVERS = [
     Entry("auto", lambda _: "auto"),
     Entry("lbfgs", lambda _: "lbfgs", lambda problem: problem.name == "book"),
     Entry("lbfgs-3", lambda _: jaxgd.LBFGS(memory=3), lambda problem: problem.name in ("quadratic", "rosenbrock")),
+    Entry("newton", lambda _: "newton"),
     Entry("gradient", lambda problem: jaxgd.GradientDescent(1 / problem.curvature), conditioned),
     Entry("schedule", decreasing, lambda problem: problem.name in ("tips", "line")),
 ]

@@ -16,7 +16,7 @@ import jaxgd
 from jaxgd import Status, Stop
 from jaxgd.flat import Layout
 from jaxgd.inputs import cast
-from jaxgd.prepare import _choose, _named
+from jaxgd.methods import choose, named
 from jaxgd.problem import Problem
 from jaxgd.run import advance, begin
 from jaxgd.stop import rounding
@@ -124,7 +124,7 @@ def test_the_best_point_is_returned(solver, problem):
 @SOME
 def test_resume_is_bit_identical(solver, problem, dtype):
     """Any split of a run into bursts gives the same run."""
-    method, _ = _choose(_named(solver.method(problem)), 1)
+    method, _ = choose(named(solver.method(problem)), 1)
 
     def burst(run, ticks):
         layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
