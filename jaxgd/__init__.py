@@ -5,7 +5,7 @@ from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
 from jaxgd.solvers.descent import LBFGS
 from jaxgd.solvers.gradient import GradientDescent
-from jaxgd.solvers.newton import TrustRegion
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
 from jaxgd.stop import Status, Stop
 from jaxgd.terms import Ball, Simplex
 
@@ -15,14 +15,17 @@ __all__ = [
     "LBFGS",
     "Ball",
     "GradientDescent",
+    "LevenbergMarquardt",
+    "Newton",
+    "NewtonCG",
     "NotConverged",
     "NotConvergedWarning",
+    "ProjectedLBFGS",
     "Result",
     "Simplex",
     "Status",
     "Stop",
     "Trace",
-    "TrustRegion",
     "least_squares",
     "losses",
     "maximize",

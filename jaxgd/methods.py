@@ -6,9 +6,15 @@ from typing import Any
 
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import LBFGS
-from jaxgd.solvers.newton import TrustRegion
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
 
-METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS, "newton": TrustRegion}
+METHODS: dict[str, Callable[[], Any]] = {
+    "auto": lambda: None,
+    "lbfgs": LBFGS,
+    "lbfgsb": ProjectedLBFGS,
+    "newton": Newton,
+    "newton-cg": NewtonCG,
+}
 
 
 def named(method: Any) -> Any:
@@ -45,10 +51,10 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
 
 def _choice(size: int, term: Any, *, least_squares: bool) -> tuple[Solver, str]:
     if least_squares:
-        solver = TrustRegion(least_squares=True)
+        solver = LevenbergMarquardt()
         return solver, f"{solver.name} (chosen: a sum of squares)"
     if term is not None:
-        solver = TrustRegion()
+        solver = Newton()
         return solver, f"{solver.name} (chosen: bounds, few parameters)"
     memory = min(size, 10)
     return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"

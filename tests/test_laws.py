@@ -17,9 +17,8 @@ from jaxgd import Status, Stop
 from jaxgd.flat import Layout
 from jaxgd.inputs import cast
 from jaxgd.methods import choose, named
-from jaxgd.problem import Problem
+from jaxgd.problem import Problem, rounding
 from jaxgd.run import advance, begin
-from jaxgd.stop import rounding
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)
