@@ -7,11 +7,14 @@ from typing import Any
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import LBFGS
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
+from jaxgd.solvers.optax import Optax
+from jaxgd.solvers.proximal import FISTA
 
 METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
     "lbfgsb": ProjectedLBFGS,
+    "fista": FISTA,
     "newton": Newton,
     "newton-cg": NewtonCG,
 }
@@ -20,6 +23,8 @@ METHODS: dict[str, Callable[[], Any]] = {
 def named(method: Any) -> Any:
     """Return the method, or what its name stands for; None stands for a choice still to be made."""
     if not isinstance(method, str):
+        if not isinstance(method, type) and hasattr(method, "init") and hasattr(method, "update"):
+            return Optax(method)
         if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
             own = method in METHODS.values() or (isinstance(method, type) and hasattr(method, "step"))
             remedy = f"Call it: `method={method.__name__}(...)`" if own else "Try `method='auto'`"

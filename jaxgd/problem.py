@@ -71,6 +71,14 @@ class Problem:
             vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
         return Point(vectors, pack(loss, jnp.sqrt(products(vectors, vectors[-1:])[-1, 0])), aux)
 
+    def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
+        """Return the prox of the term, times the step size, at `params`."""
+        return params if self.term is None else self.term.prox(params, stepsize)
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest params that the term allows."""
+        return params if self.term is None else self.term.inside(params)
+
     def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part at `params` times `vector`."""
         return jax.jvp(jax.grad(lambda x: self.value(x)[0]), (params,), (vector,))[1]

@@ -18,7 +18,8 @@ FLOORS = [
         "stop",
         "solvers.search",
         "solvers.descent",
-        "solvers.gradient",
+        "solvers.proximal",
+        "solvers.optax",
         "solvers.region",
         "solvers.curvature",
         "solvers.newton",
@@ -60,6 +61,7 @@ def test_imports_go_down(path):
     beside = {
         ("solvers.descent", "solvers.search"),
         ("solvers.newton", "solvers.region"),
+        ("solvers.optax", "solvers.proximal"),
         ("solvers.curvature", "solvers.region"),
         ("solvers.newton", "solvers.curvature"),
     }
