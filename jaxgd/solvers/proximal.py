@@ -91,14 +91,14 @@ class GradientDescent:
         """Take the trial as it is, and step along its gradient."""
         given = self.stepsize(state.steps) if callable(self.stepsize) else self.stepsize
         size = jnp.asarray(given, trial.loss.dtype)
-        aim, place = trial.params - size * trial.grad, state.place
-        if place is not None:
-            place = problem.prox(aim, size)
-            aim = problem.inside(place + self.momentum * (place - state.place))
-        elif self.momentum is not None:
+        aim, place = trial.params - size * trial.grad, None
+        if self.momentum is None:
+            aim = problem.prox(aim, size)
+        elif state.place is None:
             aim = problem.prox(aim + self.momentum * (trial.params - state.point.params), size)
         else:
-            aim = problem.prox(aim, size)
+            place = problem.prox(aim, size)
+            aim = problem.inside(place + self.momentum * (place - state.place))
         gain, left = along(problem, state.point, trial)
         return GradientState(
             point=trial,
@@ -151,6 +151,7 @@ class AcceleratedState(NamedTuple):
     looking: jax.Array  # the trial is the next y, not the end of a gradient step
     curvature: jax.Array  # L
     momentum: jax.Array  # t
+    begun: jax.Array  # a step has told the curvature
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class FISTA:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        return AcceleratedState(point, params, no, no, point.loss, zero, zero, point, no, zero, zero + 1)
+        return AcceleratedState(point, params, no, no, point.loss, zero, zero, point, no, zero, zero + 1, no)
 
     def step(self, problem: Problem, state: AcceleratedState, trial: Point) -> AcceleratedState:
         """Learn from the trial: start a gradient step from it, or accept it as the end of one."""
@@ -184,10 +185,11 @@ class FISTA:
         point = choose(moved, trial, state.point)
 
         # The first step is of length 1: nothing is known yet that could say more.
-        tried = jnp.where(
-            ended & ~under, state.curvature * _growth(fine, bend / square / state.curvature), state.curvature
-        )
-        curvature = jnp.where(first, trial.norm, jnp.where(moved, SHRINK * tried, tried))
+        measured = bend / jnp.where(square > 0, square, 1)
+        growth = jnp.where(fine, jnp.clip(1.1 * measured / state.curvature, 2, 100), 10)
+        tried = jnp.where(ended & ~under, growth, 1) * state.curvature
+        relaxed = jnp.where(state.begun, SHRINK * tried, jnp.maximum(measured, 1e-3 * tried))
+        curvature = jnp.where(first, trial.norm, jnp.where(moved, relaxed, tried))
         t = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
         change = trial.params - state.point.params
         uphill = products((state.ahead.params - trial.params)[None], change[None])[0, 0] > 0
@@ -214,6 +216,7 @@ class FISTA:
             looking=look,
             curvature=curvature,
             momentum=after,
+            begun=state.begun | (moved & ~first),
         )
 
     def _bend(self, problem: Problem, ahead: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
@@ -226,8 +229,3 @@ class FISTA:
         # Where rounding hides the rise, the slopes at both ends tell it.
         hidden = jnp.abs(rise - before) <= rounding(ahead.loss)
         return jnp.where(hidden, after - before, 2 * (rise - before)), square
-
-
-def _growth(fine: jax.Array, ratio: jax.Array) -> jax.Array:
-    """Return by how much to raise the curvature that a step has shown to be too low by `ratio`."""
-    return jnp.where(fine, jnp.clip(1.1 * ratio, 2, 100), 10)
