@@ -8,206 +8,23 @@ was claimed is false where the gain is above 1e-3; one is missed where it is bel
 """
 
 import argparse
+import datetime as dt
 import json
 import math
-import os
-import queue
 import statistics
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cutest_jobs import Task, Workers, over
+from benchmarks.cutest_records import TAUS, Record, by_solver, peers
 from benchmarks.timing import header, table
 
 PROBLEMS = Path(__file__).parent / "data" / "cutest.json"
 SETS = {"u": "Unconstrained", "b": "Bounded"}
-TAUS = (1e-3, 1e-6, 1e-9)
-FALSE, MISSED = 1e-3, 1e-6  # gains of a polish
-LIMIT = 120  # seconds for a solve, and for a judgement
-START = 120  # seconds for a worker to start
-
-Task = tuple[str, str]  # the set and the name of a problem
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a solver made of a problem."""
-
-    kind: str
-    name: str
-    dtype: str
-    solver: str
-    f0: float
-    f_best: float
-    n: int
-    f: float = math.inf  # at the point returned, in float64
-    lowest: float = math.nan  # loss after the polish
-    violation: float = 0.0  # how far the point is outside the bounds
-    claimed: bool = False
-    status: str = ""
-    evals: int = 0
-    products: int = 0
-    moves: int = 0
-    compile: float = math.nan
-    run: float = math.nan
-    error: str = ""
-
-    def solved(self, tau: float) -> bool:
-        """Whether the loss is as low as tau asks, at a point inside the bounds."""
-        return self.violation == 0 and self.f <= self.f_best + tau * (self.f0 - self.f_best)
-
-    @property
-    def gain(self) -> float:
-        """What the polish gained, relative to the decrease made; inf where there is no point to polish."""
-        gained, made = self.f - self.lowest, self.f0 - self.lowest
-        if not math.isfinite(gained):
-            return math.inf
-        return gained / made if made > 0 else 0.0
-
-    def descended(self, tau: float) -> bool:
-        """Whether the polish gains less than tau."""
-        return self.gain < tau
-
-    @property
-    def false_claim(self) -> bool:
-        """Whether success was claimed far from a minimum."""
-        return self.claimed and not self.gain <= FALSE
-
-    @property
-    def missed(self) -> bool:
-        """Whether no success was claimed at a minimum."""
-        return not self.claimed and self.gain < MISSED
-
-
-class Worker:
-    """A process that keeps to one float type; one that hangs or dies is replaced at the next request."""
-
-    def __init__(self, dtype: str) -> None:
-        """Start nothing yet."""
-        self._dtype = dtype
-        self._process: subprocess.Popen[str] | None = None
-
-    def ask(self, call: str, **request: object) -> dict[str, Any]:
-        """Return the answer, or the error that stands for it."""
-        if self._process is None:
-            self._process = self._started()
-        process = self._process
-        line = _line(process, json.dumps([call, request]), LIMIT)
-        if not line:
-            self.close()
-            return {"error": f"time-out after {LIMIT} s" if process.returncode == -9 else "the worker died"}  # noqa: PLR2004
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _started(self) -> subprocess.Popen[str]:
-        one_thread = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
-        types = {"JAX_ENABLE_X64": str(int(self._dtype == "float64")), "JAX_PLATFORMS": "cpu"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.cutest_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | one_thread | types,
-        )
-        if not _line(process, None, START):
-            raise RuntimeError("A worker does not start; run `python -m benchmarks.cutest_worker` to see why.")
-        return process
-
-
-def _line(process: subprocess.Popen[str], request: str | None, limit: float) -> str:
-    """Return the next line that a process writes, after sending it one; empty if it is killed at the limit or dies."""
-    assert process.stdin is not None  # noqa: S101 - it is a pipe
-    assert process.stdout is not None  # noqa: S101
-    timer = threading.Timer(limit, process.kill)
-    timer.start()
-    try:
-        if request is not None:
-            print(request, file=process.stdin, flush=True)
-        return process.stdout.readline()
-    except BrokenPipeError:
-        return ""
-    finally:
-        timer.cancel()
-
-
-class Workers:
-    """A worker of each float type, for one job at a time."""
-
-    def __init__(self) -> None:
-        """Start nothing yet."""
-        self.of = {dtype: Worker(dtype) for dtype in ("float32", "float64")}
-
-    def record(self, task: Task, known: dict[str, Any], method: str, dtype: str, tol: float | None = None) -> Any:
-        """Return the record of a solve, or a note where the method does not take such problems."""
-        kind, name = task
-        answer = self.of[dtype].ask("solve", kind=kind, name=name, method=method, tol=tol)
-        if "skipped" in answer:
-            return answer["skipped"]
-        if "error" not in answer:
-            answer |= self.of["float64"].ask("judge", kind=kind, name=name, x=answer.pop("x"), dtype=dtype)
-        about = {key: known[key] for key in ("f0", "f_best", "n")}
-        return Record(kind=kind, name=name, dtype=dtype, solver=f"jaxgd {method}", **about, **answer)
-
-
-def over(tasks: Sequence[Task], jobs: int, work: Callable[[Workers, Task], list[Any]]) -> list[Any]:
-    """Return what `work` returns for each problem, in their order, with as many at a time as there are jobs."""
-    idle: queue.SimpleQueue[Workers] = queue.SimpleQueue()
-    for _ in range(jobs):
-        idle.put(Workers())
-
-    def one(task: Task) -> list[Any]:
-        workers = idle.get()
-        try:
-            return work(workers, task)
-        finally:
-            idle.put(workers)
-
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            return [found for several in pool.map(one, tasks) for found in several]
-    finally:
-        while not idle.empty():
-            for worker in idle.get().of.values():
-                worker.close()
-
-
-def peers(known: dict[str, Any], kind: str, dtype: str) -> list[Record]:
-    """Return the records of the peers, as the file has them."""
-    return [
-        Record(
-            kind=kind,
-            name=name,
-            dtype=dtype,
-            solver=solver,
-            **{key: about[key] for key in ("f0", "f_best", "n")},
-            f=math.inf if found["f"] is None or math.isnan(found["f"]) else found["f"],
-            claimed=bool(found["claimed"]),
-            evals=found["evaluations"] or 0,
-        )
-        for name, about in known[kind].items()
-        for solver, types in about["peers"].items()
-        if (found := types.get(dtype))
-    ]
-
-
-def by_solver(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return the records of each solver."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.solver, []).append(record)
-    return groups
+TOLS = (1e-3, 1e-6, 1e-9)
+PEER = "scipy_lbfgsb"  # whose evaluations ours are compared with
 
 
 def share(records: Sequence[Record], test: Callable[[Record], bool]) -> str:
@@ -265,21 +82,28 @@ def failures(records: Sequence[Record]) -> None:
                 table(f"{solver}, {SETS[own[0].kind].lower()}, {own[0].dtype}: {title} ({len(rows)})", columns, rows)
 
 
+def solved_and_judged(workers: Workers, task: Task, known: dict[str, Any], dtype: str, **options: Any) -> Record | str:
+    """Return the record of a solve, or a note where the method does not take such problems."""
+    kind, name = task
+    answer = workers[dtype].ask("solve", kind=kind, name=name, **options)
+    if "skipped" in answer:
+        return answer["skipped"]
+    if "error" not in answer:
+        answer |= workers["float64"].ask("judge", kind=kind, name=name, x=answer.pop("x"), dtype=dtype)
+    about = {key: known[kind][name][key] for key in ("f0", "f_best", "n")}
+    return Record(kind=kind, name=name, dtype=dtype, solver=f"jaxgd {options['method']}", **about, **answer)
+
+
 def sweep(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace) -> list[Record]:
-    """Solve and judge every problem, print the tables, and return the records."""
-    lock, done = threading.Lock(), [0]
+    """Solve and judge every problem, print the tables, and return the records, the peers' among them."""
 
     def work(workers: Workers, task: Task) -> list[Any]:
-        about = known[task[0]][task[1]]
-        found = [workers.record(task, about, method, dtype) for dtype in args.dtypes for method in args.methods]
-        with lock:
-            done[0] += 1
-            print(f"{done[0]}/{len(tasks)} {task[1]}", file=sys.stderr, flush=True)
-        return found
+        pairs = [(dtype, method) for dtype in args.dtypes for method in args.methods]
+        return [solved_and_judged(workers, task, known, dtype, method=method) for dtype, method in pairs]
 
-    found = over(tasks, args.jobs, work)
+    found = over(tasks, args.jobs, args.limit, work)
     for note in sorted({note for note in found if isinstance(note, str)}):
-        print(f"\nSkipped: {note}")
+        print(f"\nSkipped on the bounded problems: {note}")
     records = [record for record in found if isinstance(record, Record)]
     for kind in args.sets:
         names = {name for of, name in tasks if of == kind}
@@ -290,12 +114,126 @@ def sweep(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace
             rows += [row(solver, own, ours=False) for solver, own in by_solver(theirs).items()]
             table(f"{SETS[kind]}, {dtype}", COLUMNS, rows)
             failures(ours)
+            records += theirs
     return records
+
+
+def tolerances(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace) -> None:
+    """Ask for several tolerances in float64, and print how often a claimed success had reached what was asked for."""
+
+    def work(workers: Workers, task: Task) -> list[Any]:
+        pairs = [(method, tol) for method in args.methods for tol in TOLS]
+        return [
+            (tol, solved_and_judged(workers, task, known, "float64", method=method, tol=tol)) for method, tol in pairs
+        ]
+
+    found = [(tol, record) for tol, record in over(tasks, args.jobs, args.limit, work) if isinstance(record, Record)]
+    columns = (
+        "set",
+        "solver",
+        "tol",
+        "problems",
+        "claimed",
+        "of these delivered",
+        "evaluations, median",
+        "worst gains",
+    )
+    rows = []
+    for kind in args.sets:
+        for solver in dict.fromkeys(record.solver for _, record in found):
+            for tol in TOLS:
+                own = [record for of, record in found if (of, record.kind, record.solver) == (tol, kind, solver)]
+                claimed = [record for record in own if record.claimed]
+                if not claimed:
+                    continue
+                worst = sorted((r for r in claimed if not r.gain <= tol), key=lambda r: -r.gain)[:4]
+                delivered = share(claimed, lambda record, tol=tol: record.gain <= tol)
+                evals = f"{statistics.median(record.evals for record in own):.0f}"
+                names = ", ".join(f"{record.name} {record.gain:.0e}" for record in worst)
+                rows.append((SETS[kind], solver, f"{tol:.0e}", len(own), len(claimed), delivered, evals, names))
+    table("Asked for tol in float64: is what a polish gains below tol of the decrease made?", columns, rows)
+
+
+def evaluations(
+    known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace, records: Sequence[Record]
+) -> None:
+    """Print evaluations until f first is within 1e-6 of the best, float64 unconstrained, beside SciPy's L-BFGS-B."""
+
+    def work(workers: Workers, task: Task) -> list[Any]:
+        about = known["u"][task[1]]
+        given = {"name": task[1], "target": about["f_best"] + TAUS[1] * (about["f0"] - about["f_best"])}
+        answers = {method: workers["float64"].ask("reach", method=method, **given) for method in args.methods}
+        return [(task[1], answers, workers["float64"].ask("reach_scipy", **given))]
+
+    found = over([task for task in tasks if task[0] == "u"], args.jobs, args.limit, work)
+    solved = {(r.solver, r.name): r for r in records if (r.kind, r.dtype) == ("u", "float64") and r.solved(TAUS[1])}
+    rows = []
+    for method in args.methods:
+        pairs = [(answers[method], scipy) for _, answers, scipy in found]
+        reached = [(ours["evals"], ours["products"], scipy["evals"]) for ours, scipy in pairs if _both(ours, scipy)]
+        alone = [
+            sum(bool(one.get("evals")) and not other.get("evals") for one, other in pairs)
+            for pairs in (pairs, [pair[::-1] for pair in pairs])
+        ]
+        whole = [
+            solved[f"jaxgd {method}", name].evals / solved[PEER, name].evals
+            for name, _, _ in found
+            if {(f"jaxgd {method}", name), (PEER, name)} <= solved.keys()
+        ]
+        ratios = sorted(evals / theirs for evals, _, theirs in reached)
+        rows.append(
+            (
+                f"jaxgd {method}",
+                len(reached),
+                *alone,
+                _ratio(ratios),
+                " to ".join(f"{quartile:.2f}" for quartile in statistics.quantiles(ratios, n=4)[::2])
+                if ratios[1:]
+                else "",
+                _ratio([products / theirs for _, products, theirs in reached]),
+                _ratio([(evals + products) / theirs for evals, products, theirs in reached]),
+                f"{_ratio(whole)} of {len(whole)}",
+            )
+        )
+    columns = (
+        "solver",
+        "both reach",
+        "ours alone",
+        "SciPy alone",
+        "evaluations, median ratio",
+        "quartiles",
+        "products, median ratio",
+        "both together, median ratio",
+        "whole solves, median ratio",
+    )
+    table("Evaluations until f is within 1e-6, float64, over those of SciPy's L-BFGS-B", columns, rows)
+
+
+def _both(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    return bool(ours.get("evals")) and bool(theirs.get("evals"))
+
+
+def _ratio(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
+
+
+def write(folder: Path, line: str, records: Sequence[Record]) -> None:
+    """Write the records with the line that says where they come from, and draw the profiles."""
+    from benchmarks.cutest_plots import profiles
+
+    folder.mkdir(parents=True, exist_ok=True)
+    today = dt.date.today()  # noqa: DTZ011 - the local date is meant
+    rows = [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in found.items()}
+        for found in (vars(record) for record in records)
+    ]
+    (folder / f"cutest-{today}.json").write_text(json.dumps({"from": line, "records": rows}))
+    profiles(folder, str(today), records)
 
 
 def main() -> None:
     """Parse the arguments, sweep, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cutest", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cutest", description=(__doc__ or "").splitlines()[0])
 
     def names(text: str) -> list[str]:
         return [name for name in text.split(",") if name]
@@ -305,11 +243,23 @@ def main() -> None:
     parser.add_argument("--sets", type=names, default=["u", "b"], help="u: unconstrained, b: bounded")
     parser.add_argument("--problems", type=names, default=[], help="these alone")
     parser.add_argument("--jobs", type=int, default=2, help="problems at a time")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for a solve, and for judging it")
+    parser.add_argument("--tol-table", action="store_true", help="instead: is the tolerance asked for delivered?")
+    parser.add_argument("--evaluations", action="store_true", help="also: evaluations until solved, beside SciPy's")
+    parser.add_argument("--out", type=Path, help="folder for the records and two pictures")
     args = parser.parse_args()
-    print(header(" ".join(["benchmarks.cutest", *sys.argv[1:]])), flush=True)
+    line = header(" ".join(["benchmarks.cutest", *sys.argv[1:]]))
+    print(line, flush=True)
     known = json.loads(PROBLEMS.read_text())
     tasks = [(kind, name) for kind in args.sets for name in known[kind] if not args.problems or name in args.problems]
-    sweep(known, tasks, args)
+    if args.tol_table:
+        tolerances(known, tasks, args)
+        return
+    records = sweep(known, tasks, args)
+    if args.evaluations:
+        evaluations(known, tasks, args, records)
+    if args.out:
+        write(args.out, line, records)
 
 
 if __name__ == "__main__":

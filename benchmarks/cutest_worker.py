@@ -23,11 +23,16 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import jaxgd
+from jaxgd.flat import Layout
+from jaxgd.methods import choose, named
+from jaxgd.problem import Problem
 from jaxgd.program import cache
+from jaxgd.run import Run, begin, tick
 
 FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation", "_quadratic_problems")}
 SECONDS = 15  # for each polish
 MOST = 50_000  # evaluations of a polish
+FEWER = 10_000  # evaluations of a solve, ours and SciPy's
 BFGS_SIZE = 500  # parameters above which BFGS's matrix is too large
 
 
@@ -45,7 +50,7 @@ class Flat(NamedTuple):
 
 
 class EnoughError(Exception):
-    """Ends a polish."""
+    """Ends a solve of SciPy's."""
 
 
 @functools.cache
@@ -173,13 +178,52 @@ def polish(problem: Flat, x: np.ndarray) -> float:
     return lowest
 
 
+def reach(name: str, method: str, target: float) -> dict[str, Any]:
+    """Return the evaluations and products after which one of our methods first sees a loss at or below the target."""
+    problem = load("u", name)
+    args, layout = problem.args, Layout.of(problem.y0)
+    bound = Problem(lambda params: (problem.objective(params, args), ()), layout, ())
+    setup = (bound, choose(named(method), layout.size)[0], jaxgd.Stop())
+
+    @jax.jit
+    def run(start: jax.Array, target: jax.Array) -> Run:
+        def going(run: Run) -> jax.Array:
+            return (run.status == jaxgd.Status.RUNNING) & ~(run.best.loss <= target)
+
+        return jax.lax.while_loop(going, lambda run: tick(*setup, run), begin(*setup, start))
+
+    ended = run(layout.flatten(problem.y0), jax.numpy.asarray(target))
+    _, evals, _, products = ended.counts.tolist()
+    return {"evals": evals, "products": products} if float(ended.best.loss) <= target else {}
+
+
+def reach_scipy(name: str, target: float) -> dict[str, Any]:
+    """Return the evaluations after which SciPy's L-BFGS-B, which nothing else stops, sees such a loss."""
+    problem, evals = flat("u", name), 0
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal evals
+        evals += 1
+        value, grad = problem.value_and_grad(x)
+        if value <= target:
+            raise EnoughError
+        return value, grad
+
+    options = {"ftol": 0, "gtol": 0, "maxiter": FEWER, "maxfun": FEWER}
+    try:
+        scipy.optimize.minimize(loss, problem.start, jac=True, method="L-BFGS-B", options=options)
+    except EnoughError:
+        return {"evals": evals}
+    return {}
+
+
 def main() -> None:
     """Answer requests until there are no more."""
     # What a problem or a solver prints must not mix with the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")
-    calls = {function.__name__: function for function in (solve, judge)}
+    calls = {function.__name__: function for function in (solve, judge, reach, reach_scipy)}
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         call, request = json.loads(line)
