@@ -105,6 +105,6 @@ def draw(axes: Any, costs: Costs) -> None:
         )
     axes.set_xscale("log")
     axes.set_xlim(finite.min(initial=1), right)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.legend(fontsize=mpl.rcParams["font.size"] * 0.75, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
