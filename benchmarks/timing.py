@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("jaxgd", "jax", "jaxlib", "numpy", "optimistix", "jaxopt", "optax", "scipy")
+PACKAGES = ("jaxgd", "jax", "jaxlib", "numpy", "optimistix", "jaxopt", "optax", "scipy", "sif2jax")
 
 
 def header(module: str) -> str:
