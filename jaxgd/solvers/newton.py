@@ -150,7 +150,7 @@ class Verdict(NamedTuple):
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        return jnp.where(self.moved, fair, self.shorter * old)
+        return jnp.where(self.moved, fair, self.shorter * jnp.minimum(old, radius))
 
 
 def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array) -> Verdict:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.flat import products
 from jaxgd.terms import Box
 
-TRIES = 4  # points on each projected path
+TRIES = 2  # points on each projected path, beside the one where it meets its first bound
 SWEEPS = 4  # guesses of which bounds hold the step, at most
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
@@ -74,11 +74,12 @@ class Dense(NamedTuple):
         curvatures, basis = jnp.linalg.eigh(jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size)))
         slopes = jnp.matmul(free * grad / self.scale, basis, precision="highest")
         eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
+        largest = jnp.max(jnp.abs(curvatures))
         # Curvatures below this are rounding of the largest.
-        blur = eps * slopes.size * jnp.maximum(jnp.max(jnp.abs(curvatures)), tiny / eps)
+        blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
         newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
-        far = jnp.sqrt(jnp.sum(newton**2))
-        curved = (far > 0) & (jnp.max(jnp.abs(curvatures)) > 0)
+        far = jnp.sqrt(jnp.sum((slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest)) ** 2))
+        curved = (far > 0) & (largest > 0)
         radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
         lowest = curvatures[0]
         least = jnp.maximum(0, blur - lowest)
@@ -193,15 +194,14 @@ def _to_edge(at: jax.Array, direction: jax.Array, radius: jax.Array) -> jax.Arra
 
 
 def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Array, box: Box) -> Step:
-    """Return a step of low model value within the radius, or a few times that, that keeps `params` in the box.
+    """Return a step of low model value within the radius that keeps `params` in the box.
 
     Which bounds hold the step is guessed, the rest is solved in the region, and guessed anew from there, until the
     guess holds; points on the projected paths of the step and of the gradient are compared beside it, so that the model
     falls whatever the guesses. `slope` is added to the model's gradient.
     """
     box = Box(box.lower - params, box.upper - params)
-    shrink = 0.25 ** jnp.arange(TRIES, dtype=params.dtype)[:, None]
-    gradient = model.grad + slope
+    gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
 
     def change(steps: jax.Array, bent: jax.Array) -> jax.Array:
         return jnp.sum(steps * (gradient + bent / 2), axis=1)
@@ -209,17 +209,22 @@ def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Ar
     def sweep(carry: _Sweep) -> _Sweep:
         at, first = carry.at, carry.first
         free = jnp.where(box.blocked(at, carry.grad), 0, 1)
-        step = model.within(carry.grad, free, radius)
-        steep = free * carry.grad / model.scale**2
-        length = jnp.maximum(jnp.sqrt(_dot(model.scale * steep, model.scale * steep)), jnp.finfo(at.dtype).tiny)
-        ends = jnp.concatenate([at + shrink * step.move, at - shrink * (step.radius / length) * steep])
-        ends = jnp.concatenate([at[None], box.prox(ends)])
+        step = model.within(carry.grad, free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
+        steep = -free * carry.grad / model.scale**2
+        # As far as the model falls along it (Cauchy's point), or the region reaches.
+        fall, rise = _dot(steep, -carry.grad), _dot(steep, model.times(steep[None])[0])
+        reach = step.radius / jnp.maximum(_length(model, steep[None])[0], tiny)
+        cauchy = jnp.where(rise > 0, jnp.minimum(fall / jnp.where(rise > 0, rise, 1), reach), reach)
+        cauchy = jnp.where(fall > 0, cauchy, 0)
+        ends = jnp.concatenate([at[None], _path(box, at, step.move), _path(box, at, cauchy * steep)])
+        # The box holds 0, so that a step too long for the region may be shortened.
+        ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
         bent = model.times(ends)
         changes = change(ends, bent)
         best = jnp.argmin(changes)
         end = ends[best]
         first = jax.tree.map(lambda new, old: jnp.where(carry.sweeps == 0, new, old), step, first)
-        first = first._replace(products=carry.first.products + step.products + len(ends))
+        first = first._replace(products=carry.first.products + step.products + len(ends) + 1)
         # Done where no bound was met, or where nothing better was found.
         met = jnp.any(end != at + step.move) & (best > 0)
         return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
@@ -229,6 +234,18 @@ def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Ar
     start = _Sweep(jnp.zeros_like(params), gradient, zero, first, none, jnp.zeros((), bool))
     last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
     return last.first._replace(move=last.at, promised=last.promised)
+
+
+def _length(model: Model, steps: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum((model.scale * steps) ** 2, axis=1))
+
+
+def _path(box: Box, at: jax.Array, direction: jax.Array) -> jax.Array:
+    """Return points of the box along a direction: where the path meets its first bound, and beyond, bent by bounds."""
+    room = jnp.where(direction > 0, box.upper - at, at - box.lower)
+    first = jnp.min(jnp.where(direction != 0, room / jnp.where(direction != 0, jnp.abs(direction), 1), jnp.inf))
+    shrink = jnp.append(0.25 ** jnp.arange(TRIES, dtype=at.dtype), jnp.minimum(first, 1))
+    return box.prox(at + shrink[:, None] * direction)
 
 
 class _Sweep(NamedTuple):
