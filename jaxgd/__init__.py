@@ -3,7 +3,7 @@
 from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
-from jaxgd.solvers.descent import LBFGS
+from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.gradient import GradientDescent
 from jaxgd.solvers.newton import TrustRegion
 from jaxgd.stop import Status, Stop
@@ -12,14 +12,18 @@ from jaxgd.terms import Ball, Simplex
 __version__ = "0.1.0"
 
 __all__ = [
+    "BFGS",
     "LBFGS",
     "Ball",
+    "BarzilaiBorwein",
+    "ConjugateGradient",
     "GradientDescent",
     "NotConverged",
     "NotConvergedWarning",
     "Result",
     "Simplex",
     "Status",
+    "SteepestDescent",
     "Stop",
     "Trace",
     "TrustRegion",

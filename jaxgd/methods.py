@@ -5,10 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgd.run import Solver
-from jaxgd.solvers.descent import LBFGS
+from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import TrustRegion
 
-METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS, "newton": TrustRegion}
+METHODS: dict[str, Callable[[], Any]] = {
+    "auto": lambda: None,
+    "lbfgs": LBFGS,
+    "bfgs": BFGS,
+    "cg": ConjugateGradient,
+    "steepest": SteepestDescent,
+    "bb": BarzilaiBorwein,
+    "newton": TrustRegion,
+}
 
 
 def named(method: Any) -> Any:
