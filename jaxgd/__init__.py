@@ -3,7 +3,7 @@
 from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
-from jaxgd.solvers.descent import LBFGS
+from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
 from jaxgd.solvers.proximal import FISTA, GradientDescent
 from jaxgd.stop import Status, Stop
@@ -12,9 +12,12 @@ from jaxgd.terms import Ball, Simplex
 __version__ = "0.1.0"
 
 __all__ = [
+    "BFGS",
     "FISTA",
     "LBFGS",
     "Ball",
+    "BarzilaiBorwein",
+    "ConjugateGradient",
     "GradientDescent",
     "LevenbergMarquardt",
     "Newton",
@@ -25,6 +28,7 @@ __all__ = [
     "Result",
     "Simplex",
     "Status",
+    "SteepestDescent",
     "Stop",
     "Trace",
     "least_squares",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgd.run import Solver
-from jaxgd.solvers.descent import LBFGS
+from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
@@ -14,9 +14,13 @@ METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
     "lbfgsb": ProjectedLBFGS,
-    "fista": FISTA,
+    "bfgs": BFGS,
+    "cg": ConjugateGradient,
     "newton": Newton,
     "newton-cg": NewtonCG,
+    "fista": FISTA,
+    "bb": BarzilaiBorwein,
+    "steepest": SteepestDescent,
 }
 
 

@@ -17,6 +17,7 @@ FLOORS = [
     {
         "stop",
         "solvers.search",
+        "solvers.directions",
         "solvers.descent",
         "solvers.proximal",
         "solvers.optax",
@@ -57,9 +58,10 @@ def test_every_file_has_a_floor():
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_imports_go_down(path):
     floor = {name: i for i, names in enumerate(FLOORS) for name in names}
-    # A search is the piece of a descent: the one import within a floor.
+    # A solver is made of its pieces: the imports within a floor.
     beside = {
         ("solvers.descent", "solvers.search"),
+        ("solvers.descent", "solvers.directions"),
         ("solvers.newton", "solvers.region"),
         ("solvers.optax", "solvers.proximal"),
         ("solvers.curvature", "solvers.region"),

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxgd.flat import pack
 
 PATIENCE = 3  # interpolations in a bracket before it is halved
 Mark = tuple[jax.Array, jax.Array, jax.Array]  # step size, loss, slope
@@ -25,10 +27,28 @@ class Search(NamedTuple):
     trials: jax.Array  # made since `high` is known; inf: take the next one as it is, if finite
 
 
+    def pack(self) -> jax.Array:
+        """Return one vector."""
+        return pack(*self)
+
+
+class Backtrack(NamedTuple):
+    """A search along one line that only shortens its step."""
+
+    stepsize: jax.Array  # where to look next
+    slope: jax.Array  # at the line's start
+    trials: jax.Array  # made; inf: take the next one as it is, if finite
+    recent: jax.Array  # losses where the last lines started, newest first; -inf: none
+
+    def pack(self) -> jax.Array:
+        """Return one vector."""
+        return jnp.concatenate([pack(*self[:3]), self.recent])
+
+
 class Verdict(NamedTuple):
     """What a search learnt from one trial."""
 
-    search: Search
+    line: Any  # a `Search` or a `Backtrack`
     accepted: jax.Array  # the trial is the line's answer
     failed: jax.Array  # the line has no answer
 
@@ -50,20 +70,23 @@ def cubic_minimizer(
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sufficient", "curvature", "growth", "max_trials"]
+    jax.tree_util.register_dataclass,
+    data_fields=[],
+    meta_fields=["sufficient", "curvature", "strong", "growth", "max_trials"],
 )
 @dataclass(frozen=True)
 class Wolfe:
     """Search for a step that meets the Wolfe conditions, or near the rounding floor the approximate ones.
 
     A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
-    phi'(t) >= `curvature` phi'(0); or, where rounding hides the decrease, when phi(t) is within rounding of
+    phi'(t) >= `curvature` phi'(0), and where `strong` |phi'(t)| is no larger than that; or, where rounding hides the decrease, when phi(t) is within rounding of
     phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J. Optim. 16 (2005), equation 4.1 ff.). Trials
     come from safeguarded cubic interpolation. A trial that is not finite is too long a step, never an end.
     """
 
     sufficient: float = 1e-4
     curvature: float = 0.9
+    strong: bool = False
     growth: float = 10.0
     max_trials: int = 20
 
@@ -72,8 +95,13 @@ class Wolfe:
         zero, inf = jnp.zeros_like(like), jnp.full_like(like, jnp.inf)
         return Search(zero, zero, inf, zero, inf, inf, zero, zero, inf)
 
-    def start(self, loss: jax.Array, slope: jax.Array) -> Search:
+    def unpack(self, packed: jax.Array) -> Search:
+        """Read a search from its vector."""
+        return Search(*packed)
+
+    def start(self, last: Search, loss: jax.Array, slope: jax.Array) -> Search:
         """Return the search along a new line with this loss and slope at its start, first trial at 1."""
+        del last
         zero, inf = jnp.zeros_like(loss), jnp.full_like(loss, jnp.inf)
         # Rounding can turn a direction uphill: a step of 0 fails at once.
         step = jnp.where(slope < 0, zero + 1, 0)
@@ -86,8 +114,9 @@ class Wolfe:
         finite = jnp.isfinite(loss) & jnp.isfinite(slope)
         enough = (loss <= start + self.sufficient * step * search.slope) & (loss <= search.low_loss)
         level = loss <= start + noise
-        wolfe = enough & (slope >= self.curvature * search.slope)
-        approximate = level & (jnp.abs(slope) <= -self.curvature * search.slope)
+        flat = jnp.abs(slope) <= -self.curvature * search.slope
+        wolfe = enough & (flat if self.strong else slope >= self.curvature * search.slope)
+        approximate = level & flat
         accepted = finite & (((wolfe | approximate) & (search.slope < 0)) | settling)
 
         too_long = ~finite | (slope >= 0) | ~(enough | level)
@@ -117,6 +146,48 @@ class Wolfe:
         step = cubic_minimizer(*a, *b, noise)
         useful = jnp.where(bounded, jnp.isfinite(step) & (trials <= PATIENCE), step > b[0])
         return jnp.where(useful, jnp.clip(step, least, most), blind)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sufficient", "window", "max_trials"])
+@dataclass(frozen=True)
+class Nonmonotone:
+    """Search for a step that lowers the largest of the last losses; the first trial almost always does.
+
+    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when
+    phi(t) <= max of the losses where the last `window` lines started + `sufficient` t phi'(0), or within rounding of it.
+    """
+
+    sufficient: float = 1e-4
+    window: int = 10
+    max_trials: int = 30
+
+    def begin(self, like: jax.Array) -> Backtrack:
+        """Return a search that accepts its first trial: the start of everything."""
+        zero, inf = jnp.zeros_like(like), jnp.full_like(like, jnp.inf)
+        return Backtrack(zero, zero, inf, jnp.full(self.window, -jnp.inf, like.dtype))
+
+    def unpack(self, packed: jax.Array) -> Backtrack:
+        """Read a search from its vector."""
+        return Backtrack(*packed[:3], packed[3:])
+
+    def start(self, last: Backtrack, loss: jax.Array, slope: jax.Array) -> Backtrack:
+        """Return the search along a new line with this loss and slope at its start, first trial at 1."""
+        one = jnp.ones_like(loss)
+        return Backtrack(one, slope, 0 * one, jnp.concatenate([loss[None], last.recent[:-1]]))
+
+    def judge(self, line: Backtrack, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+        """Learn from the loss and slope at `line.stepsize`; `start` is the loss at the line's start."""
+        step, eps = line.stepsize, jnp.finfo(loss.dtype).eps
+        finite, settling = jnp.isfinite(loss) & jnp.isfinite(slope), jnp.isinf(line.trials)
+        most = jnp.max(line.recent)
+        noise = 4 * eps * jnp.abs(most)
+        enough = (loss <= most + noise + self.sufficient * step * line.slope) & (line.slope < 0)
+        accepted = finite & (enough | settling)
+        # Nothing is known of the loss beyond a trial that is not finite: go back far.
+        best = cubic_minimizer(jnp.zeros_like(step), start, line.slope, step, loss, slope, noise)
+        shorter = jnp.where(jnp.isfinite(best), jnp.clip(best, 0.1 * step, 0.5 * step), 0.1 * step)
+        failed = ~accepted & ((line.trials >= self.max_trials) | settling | (line.slope >= 0))
+        return Verdict(line._replace(stepsize=shorter, trials=line.trials + 1), accepted, failed)
 
 
 def _select(condition: jax.Array, yes: Mark, no: Mark) -> Mark:

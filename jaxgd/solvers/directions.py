@@ -1,0 +1,268 @@
+"""Directions of descent: what is remembered of the moves made, and where to go next."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.flat import combination, pack, products
+from jaxgd.problem import Point
+
+FADE = 0.9  # what is left after a move of the largest curvature radius seen
+
+
+class Move(NamedTuple):
+    """What the last trial says of the line it lies on."""
+
+    change: jax.Array  # shape (2, p): of params and of gradient since the line's start
+    curvature: jax.Array  # s'y: the product of the two
+    take: jax.Array  # the trial was accepted, and its curvature is positive
+    over: jax.Array  # the line is: its trial was accepted, or it has no answer
+    direction: jax.Array  # of the line
+    stepsize: jax.Array  # of the trial
+    slope: jax.Array  # at the line's start
+    norm: jax.Array  # of the gradient there
+
+
+class Direction(Protocol):
+    """Where to go from a point; the first trial of each line is at step size 1.
+
+    A memory is a `NamedTuple` with `scale`, the curvature radius assumed where nothing is known, and `taken`, the
+    moves learnt from since the last reset.
+    """
+
+    def begin(self, params: jax.Array) -> Any:
+        """Return an empty memory."""
+        ...
+
+    def learn(self, memory: Any, move: Move, point: Point) -> tuple[Any, jax.Array]:
+        """Take the move where it says so; return the memory and the direction from `point`."""
+        ...
+
+    def forget(self, memory: Any, when: jax.Array) -> Any:
+        """Empty the memory where `when` says so; the scale stays."""
+        ...
+
+    def left(self, memory: Any, point: Point, slope: jax.Array) -> jax.Array:
+        """Return the decrease predicted to be left where a line with this slope starts."""
+        ...
+
+
+class Memory(NamedTuple):
+    """What `LimitedMemory` knows of the curvature. s, y: change of params and of gradient in a move, s'y = 1."""
+
+    pairs: jax.Array  # shape (2m, p): s and y of each pair, one under the other
+    small: jax.Array  # shape (2, m, m): inverse of R, the upper triangle of SY' in order of age; and YY'
+    scale: jax.Array  # gamma, the curvature radius assumed where nothing is known
+    taken: jax.Array  # pairs since the last reset
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
+@dataclass(frozen=True)
+class LimitedMemory:
+    """The limited-memory BFGS direction in its compact form.
+
+    Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.2: with q = R^-1 S g,
+    H g = gamma g + S' R^-T (D q + gamma (YY' q - Y g)) - gamma Y' q. Here pairs are scaled so that D = I, and R^-1 is
+    kept instead of R: a new pair appends the column -R^-1 S y, and the oldest leaves as the first row and
+    column, in whatever slots they lie.
+    """
+
+    size: int = 10
+
+    def begin(self, params: jax.Array) -> Memory:
+        """Return an empty memory."""
+        zero = jnp.zeros((), params.dtype)
+        pairs = jnp.zeros((2 * self.size, params.size), params.dtype)
+        # A NumPy constant needs no operation to be filled.
+        return Memory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
+
+    def learn(self, memory: Memory, move: Move, point: Point) -> tuple[Memory, jax.Array]:
+        """Take the move where it says so; return the memory and -H grad."""
+        slot, take, grad = memory.taken.astype(jnp.int32) % self.size, move.take, point.grad
+        pair = jnp.where(take, _scaled(move), jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
+        pairs = jax.lax.dynamic_update_slice_in_dim(memory.pairs, pair, 2 * slot, 0)
+        s_y, s_g, y_y, y_g = products(pairs, pack(pair[1], grad)).reshape(self.size, 4).T
+
+        new = jnp.arange(self.size) == slot
+        trailing = jnp.where(new[:, None] | new[None, :], 0, memory.small[0])
+        column = jnp.where(new, 1, -_times(trailing, s_y))
+        inverse = jnp.where(new[None, :], column[:, None], trailing)
+        gram = jnp.where(new[None, :], y_y[:, None], jnp.where(new[:, None], y_y[None, :], memory.small[1]))
+        small = jnp.where(take, pack(inverse, gram), memory.small)
+        scale = jnp.where(take, 1 / y_y[slot], memory.scale)
+
+        q = _times(small[0], s_g)
+        a = _times(small[0].T, q + scale * (_times(small[1], q) - y_g))
+        weights = pack(a, -scale * q).T.reshape(-1)
+        return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
+
+    def forget(self, memory: Memory, when: jax.Array) -> Memory:
+        """Empty the memory where `when` says so; the scale stays."""
+        return memory._replace(small=jnp.where(when, 0, memory.small), taken=jnp.where(when, 0, memory.taken))
+
+    def left(self, memory: Memory, point: Point, slope: jax.Array) -> jax.Array:
+        """Return half of grad' H grad; inf while H is unknown."""
+        del point
+        return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
+
+
+def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """Multiply as a reduction, which XLA fuses; for the few numbers of a memory."""
+    return jnp.sum(matrix * vector, axis=1)
+
+
+def _scaled(move: Move) -> jax.Array:
+    """Return the move's change scaled so that s'y = 1; zero where it is not to be taken."""
+    norm = jax.lax.rsqrt(jnp.where(move.take, move.curvature, 1))
+    return jnp.where(move.take, norm * move.change, 0)
+
+
+class Inverse(NamedTuple):
+    """What `DenseInverse` knows of the curvature."""
+
+    inverse: jax.Array  # shape (p, p): H
+    scale: jax.Array
+    taken: jax.Array
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclass(frozen=True)
+class DenseInverse:
+    """The BFGS direction, with the inverse Hessian H as a matrix.
+
+    Nocedal and Wright, Numerical Optimization (2006), equations 6.17 and 6.20. Pairs are scaled so that s'y = 1: with
+    u = H y, the next H is H + (1 + y'u) ss' - us' - su'.
+    """
+
+    def begin(self, params: jax.Array) -> Inverse:
+        """Return an empty memory."""
+        zero = jnp.zeros((), params.dtype)
+        return Inverse(jnp.asarray(np.zeros((params.size, params.size), params.dtype)), zero, zero)
+
+    def learn(self, memory: Inverse, move: Move, point: Point) -> tuple[Inverse, jax.Array]:
+        """Take the move where it says so; return the memory and -H grad."""
+        s, y = _scaled(move)
+        scale = jnp.where(move.take, 1 / jnp.sum(y * y), memory.scale)
+        index = np.arange(s.size)
+        unknown = jnp.where(index[:, None] == index, scale, 0)
+        inverse = jnp.where(memory.taken > 0, memory.inverse, unknown)
+        u, v = products(pack(y, point.grad), inverse)
+        (s_g, _), (u_g, y_u) = products(pack(s, u), pack(point.grad, y))
+        along = (1 + y_u) * s - u
+        inverse = inverse + along[:, None] * s - s[:, None] * u
+        return Inverse(inverse, scale, memory.taken + move.take), s * u_g - along * s_g - v
+
+    def forget(self, memory: Inverse, when: jax.Array) -> Inverse:
+        """Empty the memory where `when` says so; the scale stays."""
+        return memory._replace(taken=jnp.where(when, 0, memory.taken))
+
+    def left(self, memory: Inverse, point: Point, slope: jax.Array) -> jax.Array:
+        """Return half of grad' H grad; inf while H is unknown."""
+        del point
+        return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
+
+
+class Trail(NamedTuple):
+    """What is known of the curvature along the last moves alone."""
+
+    scale: jax.Array
+    taken: jax.Array
+    radius: jax.Array  # largest curvature radius s's / s'y seen of late
+
+    @classmethod
+    def begin(cls, params: jax.Array) -> "Trail":
+        """Return an empty memory."""
+        zero = jnp.zeros((), params.dtype)
+        return cls(zero, zero, zero)
+
+    def learn(self, move: Move, length: jax.Array, scale: jax.Array) -> "Trail":
+        """Take the move, whose squared length is given, where it says so; `scale` is what to assume next."""
+        radius = jnp.maximum(FADE * self.radius, length / move.curvature)
+        return Trail(
+            jnp.where(move.take, scale, self.scale), self.taken + move.take, jnp.where(move.take, radius, self.radius)
+        )
+
+    def left(self, point: Point) -> jax.Array:
+        """Return the decrease left if the curvature is nowhere less than the least seen of late."""
+        return jnp.where(self.taken > 0, self.radius * point.norm**2 / 2, jnp.inf)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["beta"])
+@dataclass(frozen=True)
+class Conjugate:
+    """The nonlinear conjugate gradient direction, beta d - g.
+
+    "hager-zhang": SIAM J. Optim. 16 (2005), equation 1.3, with the truncation of SIAM J. Optim. 23 (2013), equation
+    2.9, which does not depend on the units of the loss. "polak-ribiere": Nocedal and Wright (2006), equation 5.45.
+    The direction is scaled so that its first trial promises the decrease of the last step (page 59 there).
+    """
+
+    beta: str
+
+    def begin(self, params: jax.Array) -> Trail:
+        """Return an empty memory."""
+        return Trail.begin(params)
+
+    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
+        """Take the move where it says so; return the memory and the direction, the last one while its line goes on."""
+        rows = pack(point.grad, move.change[1], move.direction)
+        (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
+        good = move.take
+        if self.beta == "hager-zhang":
+            beta = jnp.maximum((g_y - 2 * g_d * y_y / d_y) / d_y, 0.4 * move.slope / d_d)
+        else:
+            beta = jnp.maximum(0, g_y / move.norm**2) / memory.scale
+            good = good & (jnp.mod(memory.taken + 1, point.params.size) > 0)
+        slope = beta * g_d - g_g
+        good = good & (slope <= -0.01 * g_g)
+        slope, beta = jnp.where(good, slope, -g_g), jnp.where(good, beta, 0)
+        length = beta * (beta * d_d - 2 * g_d) + g_g
+        s_s = move.stepsize**2 * d_d
+        memory = memory.learn(move, s_s, -slope / length * s_s / move.curvature)
+        return memory, jnp.where(move.over, memory.scale * (beta * move.direction - point.grad), move.direction)
+
+    def forget(self, memory: Trail, when: jax.Array) -> Trail:
+        """Empty the memory where `when` says so; the scale stays."""
+        return memory._replace(taken=jnp.where(when, 0, memory.taken))
+
+    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
+        """Return the decrease left by the curvature of late."""
+        del slope
+        return memory.left(point)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["adaptive"])
+@dataclass(frozen=True)
+class Gradient:
+    """The negative gradient, with the curvature radius of the last move for its length.
+
+    Barzilai and Borwein, IMA J. Numer. Anal. 8 (1988): s's / s'y; where `adaptive`, s'y / y'y if that is much
+    shorter (Zhou, Gao and Dai, Comput. Optim. Appl. 35 (2006), ABB).
+    """
+
+    adaptive: bool
+
+    def begin(self, params: jax.Array) -> Trail:
+        """Return an empty memory."""
+        return Trail.begin(params)
+
+    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
+        """Take the move where it says so; return the memory and the direction."""
+        s_s, y_y = jnp.sum(move.change**2, axis=1)
+        long, short = s_s / move.curvature, move.curvature / y_y
+        scale = jnp.where(short < 0.5 * long, short, long) if self.adaptive else long
+        memory = memory.learn(move, s_s, scale)
+        return memory, -memory.scale * point.grad
+
+    def forget(self, memory: Trail, when: jax.Array) -> Trail:
+        """Empty the memory where `when` says so; the scale stays."""
+        return memory._replace(taken=jnp.where(when, 0, memory.taken))
+
+    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
+        """Return the decrease left by the curvature of late."""
+        del slope
+        return memory.left(point)
