@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import optax
 import pytest
 from problems import PROBLEMS, Problem
 
@@ -26,13 +27,32 @@ def decreasing(problem: Problem) -> Any:
     return jaxgd.GradientDescent(lambda count: size * (0.5 + 0.5 * 0.99**count))
 
 
+def among(*names: str) -> Callable[[Problem], bool]:
+    return lambda problem: problem.name in names
+
+
 SOLVERS = [
     Entry("auto", lambda _: "auto"),
-    Entry("lbfgs", lambda _: "lbfgs", lambda problem: problem.name == "book"),
-    Entry("lbfgs-3", lambda _: jaxgd.LBFGS(memory=3), lambda problem: problem.name in ("quadratic", "rosenbrock")),
+    Entry("lbfgs", lambda _: "lbfgs", among("book")),
+    Entry("lbfgs-3", lambda _: jaxgd.LBFGS(memory=3), among("quadratic", "rosenbrock")),
+    Entry("lbfgsb", lambda _: "lbfgsb", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
+    Entry("bfgs", lambda _: "bfgs", among("tips", "line", "logistic", "rosenbrock", "valley")),
+    Entry("cg", lambda _: "cg", among("tips", "line", "poisson", "rosenbrock", "valley")),
+    Entry("cg-polak", lambda _: jaxgd.ConjugateGradient("polak-ribiere"), among("quadratic", "rosenbrock")),
     Entry("newton", lambda _: "newton"),
+    Entry("newton-cg", lambda _: "newton-cg", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
+    Entry("fista", lambda _: "fista", among("tips", "quadratic", "line", "poisson")),
+    Entry("bb", lambda _: "bb", among("quadratic", "line", "rosenbrock")),
+    Entry("steepest", lambda _: "steepest", among("quadratic", "line")),
+    Entry("heavy-ball", lambda problem: jaxgd.GradientDescent(1 / problem.curvature, momentum=0.5), among("line")),
+    Entry(
+        "nesterov",
+        lambda problem: jaxgd.GradientDescent(1 / problem.curvature, momentum=0.8, nesterov=True),
+        among("quadratic", "line"),
+    ),
+    Entry("adam", lambda _: optax.adam(0.1), among("quadratic", "line")),
     Entry("gradient", lambda problem: jaxgd.GradientDescent(1 / problem.curvature), conditioned),
-    Entry("schedule", decreasing, lambda problem: problem.name in ("tips", "line")),
+    Entry("schedule", decreasing, among("tips", "line")),
 ]
 
 PAIRS = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, pack, products
+from jaxgd.flat import once, products
 from jaxgd.problem import Point, Problem, choose
 from jaxgd.solvers.directions import Conjugate, DenseInverse, Direction, Gradient, LimitedMemory, Move
 from jaxgd.solvers.search import Nonmonotone, Wolfe
@@ -58,7 +58,7 @@ class Descent:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
         slope = products(trial.vectors, state.direction[None])[1, 0]
-        line = self.search.unpack(state.line)
+        line: Any = self.search.unpack(state.line)
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
         over, point = moved | failed, choose(moved, trial, state.point)

@@ -26,7 +26,6 @@ class Search(NamedTuple):
     slope: jax.Array  # at the line's start
     trials: jax.Array  # made since `high` is known; inf: take the next one as it is, if finite
 
-
     def pack(self) -> jax.Array:
         """Return one vector."""
         return pack(*self)
@@ -79,9 +78,10 @@ class Wolfe:
     """Search for a step that meets the Wolfe conditions, or near the rounding floor the approximate ones.
 
     A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
-    phi'(t) >= `curvature` phi'(0), and where `strong` |phi'(t)| is no larger than that; or, where rounding hides the decrease, when phi(t) is within rounding of
-    phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J. Optim. 16 (2005), equation 4.1 ff.). Trials
-    come from safeguarded cubic interpolation. A trial that is not finite is too long a step, never an end.
+    phi'(t) >= `curvature` phi'(0), where `strong` also |phi'(t)| <= `curvature` |phi'(0)|; or, where rounding hides the
+    decrease, when phi(t) is within rounding of phi(0) and |phi'(t)| is as small (Hager and Zhang, SIAM J. Optim. 16
+    (2005), equation 4.1 ff.). Trials come from safeguarded cubic interpolation. A trial that is not finite is too long
+    a step, never an end.
     """
 
     sufficient: float = 1e-4
@@ -154,7 +154,7 @@ class Nonmonotone:
     """Search for a step that lowers the largest of the last losses; the first trial almost always does.
 
     Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when
-    phi(t) <= max of the losses where the last `window` lines started + `sufficient` t phi'(0), or within rounding of it.
+    phi(t) <= max of the losses where the last `window` lines started + `sufficient` t phi'(0), within rounding.
     """
 
     sufficient: float = 1e-4
@@ -168,7 +168,7 @@ class Nonmonotone:
 
     def unpack(self, packed: jax.Array) -> Backtrack:
         """Read a search from its vector."""
-        return Backtrack(*packed[:3], packed[3:])
+        return Backtrack(packed[0], packed[1], packed[2], packed[3:])
 
     def start(self, last: Backtrack, loss: jax.Array, slope: jax.Array) -> Backtrack:
         """Return the search along a new line with this loss and slope at its start, first trial at 1."""
