@@ -4,25 +4,29 @@ from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
 from jaxgd.solvers.descent import LBFGS
-from jaxgd.solvers.gradient import GradientDescent
-from jaxgd.solvers.newton import TrustRegion
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
+from jaxgd.solvers.proximal import FISTA, GradientDescent
 from jaxgd.stop import Status, Stop
 from jaxgd.terms import Ball, Simplex
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FISTA",
     "LBFGS",
     "Ball",
     "GradientDescent",
+    "LevenbergMarquardt",
+    "Newton",
+    "NewtonCG",
     "NotConverged",
     "NotConvergedWarning",
+    "ProjectedLBFGS",
     "Result",
     "Simplex",
     "Status",
     "Stop",
     "Trace",
-    "TrustRegion",
     "least_squares",
     "losses",
     "maximize",

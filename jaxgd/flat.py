@@ -102,6 +102,10 @@ class Layout:
                 leaves.append(part.reshape(shape).astype(dtype))
         return jax.tree.unflatten(self.treedef, leaves)
 
+    def slopes(self, vector: jax.Array) -> Any:
+        """Return the pytree of slopes that `vector` holds."""
+        return self.unflatten(vector)
+
 
 @dataclass(frozen=True)
 class Held:
@@ -118,6 +122,10 @@ class Held:
     def unflatten(self, vector: jax.Array) -> Any:
         """Return the pytree with the free entries from `vector`."""
         return self.layout.unflatten(self.rest.at[self.free].set(vector))
+
+    def slopes(self, vector: jax.Array) -> Any:
+        """Return the pytree with the free entries from `vector`, and zeros elsewhere."""
+        return self.layout.unflatten(jnp.zeros_like(self.rest).at[self.free].set(vector))
 
     @property
     def dtype(self) -> np.dtype:

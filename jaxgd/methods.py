@@ -6,14 +6,25 @@ from typing import Any
 
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import LBFGS
-from jaxgd.solvers.newton import TrustRegion
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
+from jaxgd.solvers.optax import Optax
+from jaxgd.solvers.proximal import FISTA
 
-METHODS: dict[str, Callable[[], Any]] = {"auto": lambda: None, "lbfgs": LBFGS, "newton": TrustRegion}
+METHODS: dict[str, Callable[[], Any]] = {
+    "auto": lambda: None,
+    "lbfgs": LBFGS,
+    "lbfgsb": ProjectedLBFGS,
+    "fista": FISTA,
+    "newton": Newton,
+    "newton-cg": NewtonCG,
+}
 
 
 def named(method: Any) -> Any:
     """Return the method, or what its name stands for; None stands for a choice still to be made."""
     if not isinstance(method, str):
+        if not isinstance(method, type) and hasattr(method, "init") and hasattr(method, "update"):
+            return Optax(method)
         if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
             own = method in METHODS.values() or (isinstance(method, type) and hasattr(method, "step"))
             remedy = f"Call it: `method={method.__name__}(...)`" if own else "Try `method='auto'`"
@@ -45,10 +56,10 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
 
 def _choice(size: int, term: Any, *, least_squares: bool) -> tuple[Solver, str]:
     if least_squares:
-        solver = TrustRegion(least_squares=True)
+        solver = LevenbergMarquardt()
         return solver, f"{solver.name} (chosen: a sum of squares)"
     if term is not None:
-        solver = TrustRegion()
+        solver = Newton()
         return solver, f"{solver.name} (chosen: bounds, few parameters)"
     memory = min(size, 10)
     return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"

@@ -71,9 +71,22 @@ class Problem:
             vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
         return Point(vectors, pack(loss, jnp.sqrt(products(vectors, vectors[-1:])[-1, 0])), aux)
 
+    def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
+        """Return the prox of the term, times the step size, at `params`."""
+        return params if self.term is None else self.term.prox(params, stepsize)
+
+    def inside(self, params: jax.Array) -> jax.Array:
+        """Return the nearest params that the term allows."""
+        return params if self.term is None else self.term.inside(params)
+
     def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part at `params` times `vector`."""
         return jax.jvp(jax.grad(lambda x: self.value(x)[0]), (params,), (vector,))[1]
+
+    def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
+        """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
+        along = jax.jvp(self._residuals, (params,), (vector,))[1]
+        return jax.vjp(self._residuals, params)[1](along)[0]
 
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
@@ -81,7 +94,10 @@ class Problem:
 
     def jacobian(self, params: jax.Array) -> jax.Array:
         """Return the Jacobian of the residuals of a least-squares loss, which are its aux, shape `(n, p)`."""
-        return jax.jacfwd(lambda x: as_vector(self.value(x)[1], x.dtype))(params)
+        return jax.jacfwd(self._residuals)(params)
+
+    def _residuals(self, params: jax.Array) -> jax.Array:
+        return as_vector(self.value(params)[1], params.dtype)
 
     def nowhere(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
@@ -93,6 +109,11 @@ class Problem:
 def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     """Select between two pytrees of one structure, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def rounding(loss: Any) -> Any:
+    """Return the changes of a loss of this size that rounding hides."""
+    return 4 * jnp.finfo(loss.dtype).eps * abs(loss)
 
 
 def as_vector(tree: Any, dtype: Any) -> jax.Array:

@@ -89,12 +89,9 @@ class Program:
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
         return self.recipe.choose(method, self.size, term, least_squares=self.recipe.least_squares)
 
-    def layout(self, init: Any, *, zero: bool = False) -> Layout | Held:
-        """Return how the params lie in the vector; what is held still is as in `init`, or zero."""
-        if self._free is None:
-            return self._whole
-        rest = self._whole.flatten(init)
-        return Held(self._whole, self._free, jnp.zeros_like(rest) if zero else rest)
+    def layout(self, init: Any) -> Layout | Held:
+        """Return how the params lie in the vector; what is held still is as in `init`."""
+        return self._whole if self._free is None else Held(self._whole, self._free, self._whole.flatten(init))
 
     def _bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
         recipe = self.recipe
@@ -116,17 +113,16 @@ class Program:
         problem, solver, stop = self._bind(inputs)
         rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
         start = problem.layout.flatten(inputs.init)
-        return begin(problem, solver, stop, start if problem.term is None else problem.term.inside(start), rows)
+        return begin(problem, solver, stop, problem.inside(start), rows)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self._bind(inputs), run, ticks)
 
     def _answer(self, inputs: Inputs, run: Run) -> Answer:
         best, sign = run.best, self.recipe.sign
-        params = self.layout(inputs.init).unflatten(best.params)
-        slopes = self.layout(inputs.init, zero=True)
-        residual = slopes.unflatten(sign * best.residual) if inputs.terms else None
-        grad = slopes.unflatten(sign * best.grad)
+        layout = self.layout(inputs.init)
+        params, grad = layout.unflatten(best.params), layout.slopes(sign * best.grad)
+        residual = layout.slopes(sign * best.residual) if inputs.terms else None
         return Answer(params, sign * best.loss, grad, residual, best.aux, run.counts, run.evidence)
 
     def _rows(self, inputs: Inputs, rows: Rows) -> tuple[Any, ...]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.stop import Evidence, Status, rounding
+from jaxgd.problem import rounding
+from jaxgd.stop import Evidence, Status
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is

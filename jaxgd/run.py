@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import once, pack
-from jaxgd.problem import Point, Problem, choose
-from jaxgd.stop import CALM, Evidence, Status, Stop, rounding
+from jaxgd.problem import Point, Problem, choose, rounding
+from jaxgd.stop import CALM, Evidence, Status, Stop
 
 
 class Solver(Protocol):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.flat import pack
-from jaxgd.problem import Point, choose
+from jaxgd.problem import Point, choose, rounding
 
 TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
@@ -157,7 +157,9 @@ class Stop:
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
             (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
         )
-        at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= noise)))
+        # What rounding of the params alone does to the loss.
+        blur = jnp.finfo(point.loss.dtype).eps * jnp.sum(jnp.abs(point.residual * point.params))
+        at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= jnp.maximum(noise, blur))))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
@@ -179,11 +181,6 @@ class Stop:
         for reason, met in rows:
             status = jnp.where(met, int(reason), status)
         return status
-
-
-def rounding(loss: Any) -> Any:
-    """Return the changes of a loss of this size that rounding hides."""
-    return 4 * jnp.finfo(loss.dtype).eps * abs(loss)
 
 
 def _hidden(loss: Any, made: Any) -> Any:

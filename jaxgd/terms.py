@@ -46,6 +46,11 @@ class Box:
         """Return the nearest point inside."""
         return self.prox(params)
 
+    def face(self, params: jax.Array, grad: jax.Array) -> tuple["Box", jax.Array]:
+        """Return the box itself, and no slope."""
+        del grad
+        return self, jnp.zeros_like(params)
+
     def blocked(self, params: jax.Array, grad: jax.Array) -> jax.Array:
         """Return which entries lie on a bound that the descent direction leads across, shape `(p,)`."""
         at_lower, at_upper = params <= self.lower, params >= self.upper
@@ -72,6 +77,18 @@ class L1:
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point of the box."""
         return self.box.prox(params) if self.box else params
+
+    def face(self, params: jax.Array, grad: jax.Array) -> tuple[Box, jax.Array]:
+        """Return the box around the params in which no sign changes, and the slope of the norm there.
+
+        A zero takes the sign that descends, or stays where neither does.
+        """
+        leaving = jnp.where(jnp.abs(grad) > self.weight, -jnp.sign(grad), 0)
+        sign = jnp.where(params == 0, leaving, jnp.sign(params))
+        lower, upper = jnp.where(sign > 0, 0, -jnp.inf), jnp.where(sign < 0, 0, jnp.inf)
+        lower, upper = jnp.where(sign == 0, 0, lower), jnp.where(sign == 0, 0, upper)
+        box = self.box or Box(-jnp.inf, jnp.inf)
+        return Box(jnp.maximum(lower, box.lower), jnp.minimum(upper, box.upper)), self.weight * sign
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])

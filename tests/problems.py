@@ -76,7 +76,7 @@ PROBLEMS = [
     ),
     Problem("complex", complex_square, None, np.zeros(2, complex), 6.0, np.array([1 + 2j, -1j]), 0.0, quadratic=True),
     Problem("rosenbrock", rosenbrock, None, np.array([-1.2, 1.0]), None, np.ones(2), 0.0),
-    Problem("valley", rosenbrock, None, np.tile([-1.2, 1.0], 5), None, np.ones(10), 0.0),
+    Problem("valley", rosenbrock, None, np.zeros(10), None, np.ones(10), 0.0),
 ]
 
 

@@ -1,23 +1,23 @@
-"""Newton's method in a trust region: the curvature is computed, not learnt."""
+"""Trust-region methods: a quadratic model of the loss, minimized as far as it has proved to hold."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
-from jaxgd.problem import Point, Problem, choose
-from jaxgd.solvers.region import Model, within, within_box
-from jaxgd.terms import Box
+from jaxgd.problem import Point, Problem, choose, rounding
+from jaxgd.solvers.curvature import Curvature, Exact, LimitedMemory, Products
+from jaxgd.solvers.region import within_box
+from jaxgd.terms import L1, Box
 
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
-FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
 
-class NewtonState(NamedTuple):
-    """Where Newton's method stands."""
+class RegionState(NamedTuple):
+    """Where a trust-region method stands."""
 
     point: Point
     trial: jax.Array
@@ -30,39 +30,40 @@ class NewtonState(NamedTuple):
     saddle: jax.Array  # the model has a direction of negative curvature
     radius: jax.Array
     promised: jax.Array  # decrease of the model at the trial
-    model: Model
+    slope: jax.Array  # of the term, on the face of it that the trial lies on, shape (p,); 0 where there is no term
+    memory: Any  # of the curvature
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["least_squares"])
+@partial(jax.tree_util.register_dataclass, data_fields=["curvature"], meta_fields=["name"])
 @dataclass(frozen=True)
 class TrustRegion:
-    """Newton's method in a trust region, with the whole Hessian: for few parameters.
+    """Minimize a model within a distance, which grows and shrinks with how well the model foretells the loss.
 
     Nocedal and Wright, Numerical Optimization (2006), algorithm 4.1; the distance is scaled by the diagonal of the
-    Hessian, so that the units of the parameters do not matter (More, 1978).
+    Hessian, so that the units of the parameters do not matter (More, 1978). With the l1 norm, each model is solved on
+    the face where the signs of the parameters are as the slopes have them (Andrew and Gao, ICML 2007).
     """
 
-    least_squares: bool = False  # the Hessian is that of Gauss and Newton, J'J: Levenberg and Marquardt's method
+    curvature: Curvature
+    name: str
 
-    calm = 1  # moves that must meet the test of `tol`: the model knows every direction
-    keeps = (Box,)
+    keeps = (Box, L1)
+
+    @property
+    def calm(self) -> int:
+        """Moves that must meet the test of `tol`."""
+        return self.curvature.calm
 
     @property
     def exact(self) -> bool:
         """Whether the model's curvature is that of the loss."""
-        return not self.least_squares
+        return self.curvature.exact
 
-    @property
-    def name(self) -> str:
-        """What a result says of the method."""
-        return "Levenberg-Marquardt" if self.least_squares else "trust-region Newton"
-
-    def init(self, problem: Problem, params: jax.Array) -> NewtonState:
+    def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        zeros = jnp.zeros_like(params)
-        return NewtonState(
+        return RegionState(
             point=point,
             trial=params,
             moved=no,
@@ -74,59 +75,64 @@ class TrustRegion:
             saddle=no,
             radius=point.loss,
             promised=zero,
-            model=Model(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros),
+            slope=zero if problem.term is None else jnp.zeros_like(params),
+            memory=self.curvature.begin(params),
         )
 
-    def step(self, problem: Problem, state: NewtonState, trial: Point) -> NewtonState:
+    def step(self, problem: Problem, state: RegionState, trial: Point) -> RegionState:
         """Accept the trial or not, set the radius by how well the model foretold the loss, and solve the model."""
-        verdict = judge(state.point, trial, state.promised)
-        point = choose(verdict.moved, trial, state.point)
-        model = jax.lax.cond(verdict.moved, lambda: self._model(problem, point, state.model.scale), lambda: state.model)
-        radius = verdict.radius(state.radius, state.model.scale, model.scale)
-        if isinstance(problem.term, Box):
-            step = within_box(model, radius, point.params, problem.term)
-            aim = problem.term.prox(point.params + step.move)
+        verdict = judge(state.point, trial, state.promised, state.slope)
+        moved = verdict.moved
+        point = choose(moved, trial, state.point)
+        memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
+        model = self.curvature.model(problem, memory, point)
+        radius = verdict.radius(state.radius, state.memory.scale, model.scale)
+        if isinstance(problem.term, Box | L1):
+            box, slope = problem.term.face(point.params, point.grad)
+            step = within_box(model, slope, radius, point.params, box)
+            aim = box.prox(point.params + step.move)
         else:
-            step = within(model, radius)
+            slope = state.slope
+            step = model.within(point.grad, jnp.ones_like(point.params), radius)
             aim = point.params + step.move
-        return NewtonState(
+        return RegionState(
             point=point,
             trial=aim,
-            moved=verdict.moved,
-            stuck=~verdict.moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss)),
+            moved=moved,
+            stuck=~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss)),
             left=step.left,
             gain=verdict.gain,
-            stepsize=jnp.sqrt(jnp.sum((state.model.scale * verdict.move) ** 2)),
-            products=state.products + verdict.moved * point.params.size,
+            stepsize=jnp.sqrt(jnp.sum((state.memory.scale * verdict.move) ** 2)),
+            products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             radius=step.radius,
             promised=step.promised,
-            model=model,
+            slope=slope,
+            memory=memory,
         )
 
-    def _model(self, problem: Problem, point: Point, scale: jax.Array) -> Model:
-        if self.least_squares:
-            jacobian = problem.jacobian(point.params)
-            hessian = jnp.matmul(jacobian.T, jacobian, precision="highest")
-            curvatures = jnp.diagonal(hessian)
-        else:
-            hessian = problem.hessian(point.params)
-            hessian = (hessian + hessian.T) / 2
-            # Of the Hessian with each curvature taken as positive: its own diagonal can vanish where it is indefinite.
-            spectrum, basis = jnp.linalg.eigh(hessian)
-            curvatures = jnp.matmul(basis**2, jnp.abs(spectrum), precision="highest")
-        # Where the curvature overflows the model is a slope alone.
-        known = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(curvatures))
-        hessian = jnp.where(known, hessian, point.norm * jnp.eye(point.params.size))
-        return Model(point.grad, hessian, rescaled(scale, jnp.where(known, curvatures, point.norm)))
+
+def Newton() -> TrustRegion:  # noqa: N802 - a method is named as in the literature
+    """Return Newton's method in a trust region, with the whole Hessian: for few parameters."""
+    return TrustRegion(Exact(), "trust-region Newton")
 
 
-def rescaled(scale: jax.Array, curvatures: jax.Array) -> jax.Array:
-    """Return the scale of the parameters: roots of their curvatures, which may rise at once but fall slowly."""
-    square = jnp.maximum(curvatures, FORGET * scale**2)
-    square = jnp.maximum(square, jnp.finfo(scale.dtype).eps * jnp.max(square))
-    old = jnp.where(scale > 0, scale, 1)
-    return jnp.where(jnp.max(curvatures) > 0, jnp.sqrt(square), old)
+def NewtonCG() -> TrustRegion:  # noqa: N802
+    """Return Newton's method in a trust region, by conjugate gradients with Hessian-vector products: for many."""
+    return TrustRegion(Products(), "trust-region Newton with conjugate gradients")
+
+
+def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
+    """Return limited-memory BFGS in a trust region, which keeps bounds; `memory` moves are remembered."""
+    if not isinstance(memory, int) or memory < 1:
+        msg = f"`memory` must be a positive integer; got {memory!r}. The usual values are 5 to 20."
+        raise ValueError(msg)
+    return TrustRegion(LimitedMemory(memory), f"projected L-BFGS with memory {memory}")
+
+
+def LevenbergMarquardt() -> TrustRegion:  # noqa: N802
+    """Return Levenberg and Marquardt's method for sums of squares, in a trust region: for few parameters."""
+    return TrustRegion(Exact(least_squares=True), "Levenberg-Marquardt")
 
 
 class Verdict(NamedTuple):
@@ -144,17 +150,16 @@ class Verdict(NamedTuple):
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        return jnp.where(self.moved, fair, self.shorter * old)
+        return jnp.where(self.moved, fair, self.shorter * jnp.minimum(old, radius))
 
 
-def judge(point: Point, trial: Point, promised: jax.Array) -> Verdict:
+def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array) -> Verdict:
     """Say whether to move from the point to the trial; the start, reached from nowhere, is taken if it is finite."""
     move = trial.params - point.params
-    slopes = products(pack(point.grad, trial.grad), move[None])[:, 0]
+    slopes = products(pack(point.grad + slope, trial.grad + slope), move[None])[:, 0]
     gain, drop = -jnp.sum(slopes) / 2, point.loss - trial.loss
     # Where rounding hides the decrease, the slopes at both ends still tell it.
-    noise = 4 * jnp.finfo(drop.dtype).eps * jnp.abs(point.loss)
-    sure = jnp.where(jnp.abs(drop) > noise, drop, gain)
+    sure = jnp.where(jnp.abs(drop) > rounding(point.loss), drop, gain)
     ratio = sure / jnp.where(promised > 0, promised, jnp.inf)
     fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
     first = ~jnp.isfinite(point.loss)

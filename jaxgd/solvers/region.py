@@ -1,27 +1,20 @@
 """Trust-region steps: the minimizer of a quadratic model within a distance, and within bounds."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from jaxgd.flat import products
 from jaxgd.terms import Box
 
-SWEEPS = 3  # guesses of which bounds hold the step
+TRIES = 2  # points on each projected path, beside the one where it meets its first bound
+SWEEPS = 4  # guesses of which bounds hold the step, at most
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
-
-
-class Model(NamedTuple):
-    """A quadratic model of the loss around a point: g's + s'Hs / 2."""
-
-    grad: jax.Array  # g, shape (p,)
-    hessian: jax.Array  # H, shape (p, p)
-    scale: jax.Array  # D, shape (p,): the distance is |Ds|
-
-    def change(self, steps: jax.Array) -> jax.Array:
-        """Return the model's change along each of the `steps`, shape `(k, p)`."""
-        bent = jnp.matmul(steps, self.hessian, precision="highest")
-        return jnp.sum(steps * (self.grad + bent / 2), axis=1)
+ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
+MOST_PRODUCTS = 250  # in one solve by conjugate gradients
 
 
 class Step(NamedTuple):
@@ -31,75 +24,234 @@ class Step(NamedTuple):
     promised: jax.Array  # decrease of the model along the move
     left: jax.Array  # decrease of the model to its minimum; inf where it has none
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
+    products: jax.Array  # with the Hessian, an int32
 
 
-def within(model: Model, radius: jax.Array) -> Step:
-    """Return the step that minimizes the model within |Ds| <= radius.
+class Model(Protocol):
+    """A quadratic model of the loss around a point: g's + s'Hs / 2, and a measure of distance |Ds|."""
 
-    By the spectrum of the scaled Hessian: Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's
-    method for the multiplier is their algorithm 7.3.1. Where the radius is infinite, it is the length of the Newton
-    step with each curvature taken as positive.
-    """
-    curvatures, basis = jnp.linalg.eigh(model.hessian / (model.scale[:, None] * model.scale))
-    slopes = jnp.matmul(model.grad / model.scale, basis, precision="highest")
-    eps = jnp.finfo(slopes.dtype).eps
-    # Curvatures below this are rounding of the largest.
-    blur = eps * slopes.size * jnp.maximum(jnp.max(jnp.abs(curvatures)), jnp.finfo(slopes.dtype).tiny / eps)
-    newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
-    far = jnp.sqrt(jnp.sum(newton**2))
-    radius = jnp.where(jnp.isfinite(radius), radius, jnp.where((far > 0) & (jnp.max(jnp.abs(curvatures)) > 0), far, 1))
-    lowest = curvatures[0]
-    least = jnp.maximum(0, blur - lowest)
+    @property
+    def grad(self) -> jax.Array:
+        """The slope g, shape `(p,)`."""
+        ...
 
-    def improve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        multiplier, below = bracket
-        # In units of the radius, so that squares do not overflow.
-        parts = slopes / (radius * (curvatures + multiplier))
-        square = jnp.sum(parts**2)
-        rate = square / jnp.sum(parts**2 / (curvatures + multiplier))
-        below = jnp.where(square > 1, jnp.maximum(below, multiplier), below)
-        better = multiplier + rate * (jnp.sqrt(square) - 1)
-        return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below * multiplier)), multiplier), below
+    @property
+    def scale(self) -> jax.Array:
+        """The diagonal D, shape `(p,)`."""
+        ...
 
-    # Above the answer at first; after one round Newton's method stays on its other side.
-    most = least + jnp.sqrt(jnp.sum((slopes / radius) ** 2))
-    multiplier, _ = jax.lax.fori_loop(0, ROUNDS, improve, (most, least))
-    along = -slopes / (curvatures + multiplier)
-    # The hard case: what is missing to the radius is filled up along the most negative curvature.
-    missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
-    down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
-    negative = lowest < -blur
-    along = along.at[0].set(jnp.where(negative, down, along[0]))
-    left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
-    promised = -jnp.sum(along * (slopes + curvatures * along / 2))
-    return Step(jnp.matmul(basis, along, precision="highest") / model.scale, promised, left, radius)
+    def times(self, steps: jax.Array) -> jax.Array:
+        """Return H times each of the `steps`, shape `(k, p)`."""
+        ...
+
+    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+        """Return the minimizer of grad's + s'Hs / 2 over the entries that are `free` (1, else 0), |Ds| <= radius.
+
+        Where the radius is infinite, it is the length of a Newton step with each curvature taken as positive.
+        """
+        ...
 
 
-def within_box(model: Model, radius: jax.Array, params: jax.Array, box: Box) -> Step:
-    """Return a step of low model value within the radius, or a few times that, that keeps `params` in the box.
+class Dense(NamedTuple):
+    """A model whose Hessian is a matrix, solved by its spectrum."""
 
-    Which bounds hold the step is guessed, the rest is solved by `within`, and guessed anew from there; the projected
-    path of the gradient is tried beside it, so that the model falls whatever the guesses.
+    grad: jax.Array
+    scale: jax.Array
+    hessian: jax.Array  # shape (p, p)
+
+    def times(self, steps: jax.Array) -> jax.Array:
+        """Return H times each of the `steps`."""
+        return jnp.matmul(steps, self.hessian, precision="highest")
+
+    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+        """Return the exact minimizer.
+
+        Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
+        algorithm 7.3.1.
+        """
+        scaled = self.hessian / (self.scale[:, None] * self.scale)
+        # What is held has a curvature of 1 and no slope, so that it stays.
+        curvatures, basis = jnp.linalg.eigh(jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size)))
+        slopes = jnp.matmul(free * grad / self.scale, basis, precision="highest")
+        eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
+        largest = jnp.max(jnp.abs(curvatures))
+        # Curvatures below this are rounding of the largest.
+        blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
+        newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
+        far = jnp.sqrt(jnp.sum((slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest)) ** 2))
+        curved = (far > 0) & (largest > 0)
+        radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
+        lowest = curvatures[0]
+        least = jnp.maximum(0, blur - lowest)
+
+        def improve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            multiplier, below = bracket
+            # In units of the radius, so that squares do not overflow.
+            parts = slopes / (radius * (curvatures + multiplier))
+            square = jnp.sum(parts**2)
+            rate = square / jnp.sum(parts**2 / (curvatures + multiplier))
+            below = jnp.where(square > 1, jnp.maximum(below, multiplier), below)
+            better = multiplier + rate * (jnp.sqrt(square) - 1)
+            return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below * multiplier)), multiplier), below
+
+        # Above the answer at first; after one round Newton's method stays on its other side.
+        most = least + jnp.sqrt(jnp.sum((slopes / radius) ** 2))
+        multiplier, _ = jax.lax.fori_loop(0, ROUNDS, improve, (most, least))
+        along = -slopes / (curvatures + multiplier)
+        # The hard case: what is missing to the radius is filled up along the most negative curvature.
+        missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
+        down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
+        negative = lowest < -blur
+        along = along.at[0].set(jnp.where(negative, down, along[0]))
+        left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
+        promised = -jnp.sum(along * (slopes + curvatures * along / 2))
+        move = free * jnp.matmul(basis, along, precision="highest") / self.scale
+        return Step(move, promised, left, radius, jnp.zeros((), jnp.int32))
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """A model whose Hessian is known by its products with vectors, solved by conjugate gradients."""
+
+    grad: jax.Array
+    scale: jax.Array
+    product: Callable[[jax.Array], jax.Array]
+
+    def times(self, steps: jax.Array) -> jax.Array:
+        """Return H times each of the `steps`."""
+        return jax.vmap(self.product)(steps)
+
+    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+        """Return an approximate minimizer.
+
+        Truncated conjugate gradients: Steihaug, SIAM J. Numer. Anal. 20 (1983), section 2.
+        """
+        slopes = free * grad / self.scale
+        steep, eps = _dot(slopes, slopes), jnp.finfo(slopes.dtype).eps
+        most = min(2 * slopes.size, MOST_PRODUCTS)
+        limited = jnp.isfinite(radius)
+
+        def going(search: _Conjugate) -> jax.Array:
+            return (search.taken < most) & ~search.ended & (search.square > ENOUGH**2 * steep)
+
+        def onwards(search: _Conjugate) -> _Conjugate:
+            direction = search.direction
+            bent = free * self.product(free * direction / self.scale) / self.scale
+            bend, length = _dot(direction, bent), _dot(direction, direction)
+            largest = jnp.maximum(search.largest, jnp.abs(bend) / length)
+            clear = jnp.abs(bend) > eps * length * largest
+            convex = clear & (bend > 0)
+            # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
+            ahead = jnp.where(clear, search.square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
+            to_edge = jnp.where(limited, _to_edge(search.at, direction, radius), ahead)
+            inside = convex & ~(limited & (ahead > to_edge))
+            stepsize = jnp.where(inside, ahead, to_edge)
+            rest = search.rest + stepsize * bent
+            square = _dot(rest, rest)
+            return _Conjugate(
+                at=search.at + stepsize * direction,
+                rest=rest,
+                square=square,
+                direction=square / search.square * direction - rest,
+                largest=largest,
+                ended=~inside,
+                taken=search.taken + 1,
+            )
+
+        no, none = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+        first = _Conjugate(jnp.zeros_like(slopes), slopes, steep, -slopes, jnp.zeros_like(steep), no, none)
+        search = jax.lax.while_loop(going, onwards, first)
+        promised = -_dot(search.at, slopes + search.rest) / 2
+        left = jnp.where(search.ended, jnp.inf, promised)
+        far = jnp.sqrt(_dot(search.at, search.at))
+        radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
+        return Step(search.at / self.scale, promised, left, radius, search.taken)
+
+
+class _Conjugate(NamedTuple):
+    """A search by conjugate gradients, in units where the distance is Euclidean."""
+
+    at: jax.Array
+    rest: jax.Array  # slope of the model there
+    square: jax.Array  # its squared length
+    direction: jax.Array
+    largest: jax.Array  # curvature seen
+    ended: jax.Array  # at the edge, or along such a direction
+    taken: jax.Array
+
+
+def _dot(one: jax.Array, other: jax.Array) -> jax.Array:
+    return products(one[None], other[None])[0, 0]
+
+
+def _to_edge(at: jax.Array, direction: jax.Array, radius: jax.Array) -> jax.Array:
+    """Return how far along the direction the distance from 0 is the radius, which `at` is within."""
+    square, along, length = _dot(at, at), _dot(at, direction), _dot(direction, direction)
+    room = jnp.maximum(radius**2 - square, 0)
+    root = jnp.sqrt(along**2 + length * room)
+    # Of the two forms of the root, the one that does not cancel.
+    return jnp.where(along > 0, room / (along + root), (root - along) / length)
+
+
+def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Array, box: Box) -> Step:
+    """Return a step of low model value within the radius that keeps `params` in the box.
+
+    Which bounds hold the step is guessed, the rest is solved in the region, and guessed anew from there, until the
+    guess holds; points on the projected paths of the step and of the gradient are compared beside it, so that the model
+    falls whatever the guesses. `slope` is added to the model's gradient.
     """
     box = Box(box.lower - params, box.upper - params)
-    shrink = 0.25 ** jnp.arange(6, dtype=params.dtype)[:, None]
+    gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
 
-    def sweep(k: int, carry: tuple[jax.Array, Step]) -> tuple[jax.Array, Step]:
-        at, first = carry
-        grad = model.grad + jnp.matmul(model.hessian, at, precision="highest")
-        held = box.blocked(at, grad)
-        free = jnp.where(held, 0, 1)
-        hessian = jnp.where(held[:, None] | held, jnp.diag(model.scale**2), model.hessian)
-        step = within(model._replace(grad=free * grad, hessian=hessian), radius)
-        paths = at + shrink * step.move
-        steep = grad / model.scale**2
-        reach = step.radius / jnp.maximum(jnp.sqrt(jnp.sum((model.scale * steep) ** 2)), jnp.finfo(grad.dtype).tiny)
-        ends = box.prox(jnp.concatenate([at[None], paths, at - shrink * reach * steep]))
-        at = ends[jnp.argmin(model.change(ends))]
-        first = jax.tree.map(lambda new, old: jnp.where(k == 0, new, old), step, first)
-        return at, first
+    def change(steps: jax.Array, bent: jax.Array) -> jax.Array:
+        return jnp.sum(steps * (gradient + bent / 2), axis=1)
 
-    zero = jnp.zeros((), params.dtype)
-    start = Step(jnp.zeros_like(params), zero, zero, zero)
-    move, first = jax.lax.fori_loop(0, SWEEPS, sweep, (jnp.zeros_like(params), start))
-    return Step(move, -model.change(move[None])[0], first.left, first.radius)
+    def sweep(carry: _Sweep) -> _Sweep:
+        at, first = carry.at, carry.first
+        free = jnp.where(box.blocked(at, carry.grad), 0, 1)
+        step = model.within(carry.grad, free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
+        steep = -free * carry.grad / model.scale**2
+        # As far as the model falls along it (Cauchy's point), or the region reaches.
+        fall, rise = _dot(steep, -carry.grad), _dot(steep, model.times(steep[None])[0])
+        reach = step.radius / jnp.maximum(_length(model, steep[None])[0], tiny)
+        cauchy = jnp.where(rise > 0, jnp.minimum(fall / jnp.where(rise > 0, rise, 1), reach), reach)
+        cauchy = jnp.where(fall > 0, cauchy, 0)
+        ends = jnp.concatenate([at[None], _path(box, at, step.move), _path(box, at, cauchy * steep)])
+        # The box holds 0, so that a step too long for the region may be shortened.
+        ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
+        bent = model.times(ends)
+        changes = change(ends, bent)
+        best = jnp.argmin(changes)
+        end = ends[best]
+        first = jax.tree.map(lambda new, old: jnp.where(carry.sweeps == 0, new, old), step, first)
+        first = first._replace(products=carry.first.products + step.products + len(ends) + 1)
+        # Done where no bound was met, or where nothing better was found.
+        met = jnp.any(end != at + step.move) & (best > 0)
+        return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
+
+    zero, none = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32)
+    first = Step(jnp.zeros_like(params), zero, zero, zero, none)
+    start = _Sweep(jnp.zeros_like(params), gradient, zero, first, none, jnp.zeros((), bool))
+    last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
+    return last.first._replace(move=last.at, promised=last.promised)
+
+
+def _length(model: Model, steps: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum((model.scale * steps) ** 2, axis=1))
+
+
+def _path(box: Box, at: jax.Array, direction: jax.Array) -> jax.Array:
+    """Return points of the box along a direction: where the path meets its first bound, and beyond, bent by bounds."""
+    room = jnp.where(direction > 0, box.upper - at, at - box.lower)
+    first = jnp.min(jnp.where(direction != 0, room / jnp.where(direction != 0, jnp.abs(direction), 1), jnp.inf))
+    shrink = jnp.append(0.25 ** jnp.arange(TRIES, dtype=at.dtype), jnp.minimum(first, 1))
+    return box.prox(at + shrink[:, None] * direction)
+
+
+class _Sweep(NamedTuple):
+    at: jax.Array
+    grad: jax.Array  # of the model there
+    promised: jax.Array
+    first: Step
+    sweeps: jax.Array
+    done: jax.Array
