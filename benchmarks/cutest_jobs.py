@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 START = 120  # seconds for a worker to start
+JUDGE = 180  # seconds for it to judge a point, which bounds its own polishes
 
 Task = tuple[str, str]  # the set and the name of a problem
 Workers = dict[str, "Worker"]  # one of each float type
@@ -22,7 +23,7 @@ class Worker:
     """A process that keeps to one float type; one that hangs or dies is replaced at the next request."""
 
     def __init__(self, dtype: str, limit: float) -> None:
-        """Start nothing yet; `limit`: seconds for an answer."""
+        """Start nothing yet; `limit`: seconds for a solve."""
         self._dtype = dtype
         self._limit = limit
         self._process: subprocess.Popen[str] | None = None
@@ -32,11 +33,12 @@ class Worker:
         if self._process is None:
             self._process = self._started()
         process, began = self._process, time.perf_counter()
-        line = _line(process, json.dumps([call, request]), self._limit)
+        limit = JUDGE if call == "judge" else self._limit
+        line = _line(process, json.dumps([call, request]), limit)
         if not line:
-            late = time.perf_counter() - began >= self._limit
+            late = time.perf_counter() - began >= limit
             self.close()
-            return {"error": f"time-out after {self._limit:.0f} s" if late else "the worker died"}
+            return {"error": f"time-out after {limit:.0f} s" if late else "the worker died"}
         return json.loads(line)
 
     def close(self) -> None:

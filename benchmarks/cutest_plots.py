@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from benchmarks.cutest_records import TAUS, Record, by_solver
 
 TAU = TAUS[1]
-# Okabe and Ito's colours, one a family; the dashes tell its methods apart.
+# Okabe and Ito's colours, one a family; the dashes tell its methods apart, then a second colour.
 COLOURS = {
-    "jaxgd": "#D55E00",
-    "scipy": "#0072B2",
-    "optx": "#009E73",
-    "jaxopt": "#56B4E9",
-    "jaxscipy": "#CC79A7",
-    "optax": "#E69F00",
+    "jaxgd": ("#D55E00", "#000000"),
+    "scipy": ("#0072B2",),
+    "optx": ("#009E73",),
+    "jaxopt": ("#56B4E9",),
+    "jaxscipy": ("#CC79A7",),
+    "optax": ("#E69F00",),
 }
 DASHES = ("-", "--", ":", "-.")
 OURS, PEERS = 2.4, 1.2  # widths of lines
@@ -86,19 +86,20 @@ def data(records: list[Record]) -> Costs:
 
 def draw(axes: Any, costs: Costs) -> None:
     """Draw for each solver the share of problems that it solves at a cost or less."""
-    dashes = {family: itertools.cycle(DASHES) for family in COLOURS}
+    styles = {family: itertools.cycle(itertools.product(colours, DASHES)) for family, colours in COLOURS.items()}
     finite = np.concatenate([own[np.isfinite(own)] for own in costs.values()])
     right = finite.max(initial=2) * 1.1
     for solver, own in costs.items():
         family = solver.replace(" ", "_").split("_")[0]
+        colour, dash = next(styles[family])
         steps = np.sort(own[np.isfinite(own)])
         shares = np.arange(len(steps) + 1) / len(own)
         axes.step(
             [finite.min(initial=1), *steps, right],
             [*shares, shares[-1]],
             where="post",
-            color=COLOURS.get(family, "#000000"),
-            linestyle=next(dashes.get(family, iter(DASHES))),
+            color=colour,
+            linestyle=dash,
             linewidth=OURS if family == "jaxgd" else PEERS,
             label=solver,
             zorder=3 if family == "jaxgd" else 2,

@@ -50,8 +50,8 @@ class Record:
 
     @property
     def false_claim(self) -> bool:
-        """Whether success was claimed far from a minimum."""
-        return self.claimed and not self.gain <= FALSE
+        """Whether success was claimed far from a minimum; of a point that could not be judged nothing is said."""
+        return self.claimed and not self.error and not self.gain <= FALSE
 
     @property
     def missed(self) -> bool:

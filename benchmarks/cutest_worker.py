@@ -144,17 +144,20 @@ def judge(kind: str, name: str, x: list[float], dtype: str) -> dict[str, Any]:
         outside = np.maximum(np.minimum(lower, problem.lower) - point, point - np.maximum(upper, problem.upper))
         violation = max(0.0, float(outside.max()))
     f = problem.value_and_grad(problem.clip(point))[0]
-    return {"f": f, "violation": violation, "lowest": min(f, polish(problem, point))}
+    return {"f": f, "violation": violation, "lowest": min(f, polish(kind, name, tuple(x)))}
 
 
-def polish(problem: Flat, x: np.ndarray) -> float:
+@functools.lru_cache(maxsize=64)
+def polish(kind: str, name: str, x: tuple[float, ...]) -> float:
     """Return the lowest loss that SciPy's methods see from `x`, each at its tightest."""
+    problem = flat(kind, name)
+    start = problem.clip(np.asarray(x))
     tight: dict[str, dict[str, Any]] = {
         "L-BFGS-B": {"ftol": 0, "gtol": 1e-14, "maxiter": MOST, "maxfun": MOST, "maxcor": 30},
         "TNC": {"ftol": 0, "xtol": 0, "gtol": 1e-14, "maxfun": MOST},
         "BFGS": {"gtol": 1e-14, "maxiter": MOST},
     }
-    if problem.lower is not None or x.size > BFGS_SIZE:
+    if problem.lower is not None or len(x) > BFGS_SIZE:
         del tight["BFGS"]
     lowest = math.inf
 
@@ -172,7 +175,7 @@ def polish(problem: Flat, x: np.ndarray) -> float:
 
         bounds = None if problem.lower is None else scipy.optimize.Bounds(problem.lower, problem.upper)
         try:
-            scipy.optimize.minimize(loss, problem.clip(x), jac=True, method=method, bounds=bounds, options=options)
+            scipy.optimize.minimize(loss, start, jac=True, method=method, bounds=bounds, options=options)
         except (EnoughError, ValueError, FloatingPointError):
             continue
     return lowest
