@@ -72,8 +72,9 @@ def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     trial = problem.at(run.state.trial)
     state = solver.step(problem, run.state, trial)
     evals = run.evals + 1
-    evidence = stop.weigh(run.evidence, before, state, exact=getattr(solver, "exact", False))
-    status = stop.judge(evidence, state, trial, evals, getattr(solver, "calm", CALM))
+    computed = getattr(solver, "computed", False)
+    evidence = stop.weigh(run.evidence, before, state, computed=computed)
+    status = stop.judge(evidence, state, trial, evals, getattr(solver, "calm", CALM), computed=computed)
     moves = run.moves + (state.moved & (evals > 1))
     return Run(
         state=state,

@@ -111,8 +111,11 @@ class Stop:
         inf = np.inf
         return jnp.array([inf, 0, inf, inf, inf, 0, inf, 0, 0, *[inf] * (2 * WINDOW)], dtype)
 
-    def weigh(self, packed: jax.Array, before: Point, state: Any, *, exact: bool) -> jax.Array:
-        """Return the evidence after a step that led from `before` to `state`; `exact`: the solver's model is."""
+    def weigh(self, packed: jax.Array, before: Point, state: Any, *, computed: bool) -> jax.Array:
+        """Return the evidence after a step that led from `before` to `state`.
+
+        `computed`: the curvature of the solver's model is computed, not learnt from the moves.
+        """
         old, point = Evidence.unpack(packed), state.point
         moved = state.moved & jnp.isfinite(before.loss)
         drop, noise = before.loss - point.loss, rounding(before.loss)
@@ -128,7 +131,7 @@ class Stop:
             first=jnp.where(jnp.isfinite(old.first), old.first, point.loss),
             made=old.made + jnp.where(moved, gain, 0),
             model=model,
-            left=state.left if exact else _left(model, recent, peak, least),
+            left=_tail(state.left, recent[0]) if computed else _left(model, recent, peak, least),
             change=change,
             peak=peak,
             least=least,
@@ -143,7 +146,9 @@ class Stop:
         met = short & (seen.left <= tol * seen.made)
         return seen._replace(calm=jnp.where(met, old.calm + moved, 0)).pack()
 
-    def judge(self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array, calm: int) -> jax.Array:
+    def judge(
+        self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array, calm: int, *, computed: bool
+    ) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32; `calm`: moves that must agree on `tol`."""
         seen, point = Evidence.unpack(packed), state.point
         first, fine = evals == 1, jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
@@ -153,13 +158,17 @@ class Stop:
         # On one parameter a search that fails has closed in on the minimum from both sides.
         pinned = point.params.size == 1
         # The better the model says it is, the sooner a lack of progress is put down to rounding.
-        tried = jnp.isfinite(seen.recent[WINDOW - 1])
+        tried = jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
             (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
         )
         # What rounding of the params alone does to the loss.
         blur = jnp.finfo(point.loss.dtype).eps * jnp.sum(jnp.abs(point.residual * point.params))
-        at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= jnp.maximum(noise, blur))))
+        hidden = (seen.model <= jnp.maximum(noise, blur)) | (seen.calm > 0)
+        if computed:
+            # All lengths of step have been tried: what the model still promises is rounding of the gradient.
+            hidden = hidden | (seen.model <= jnp.sqrt(jnp.finfo(point.loss.dtype).eps) * seen.made)
+        at_floor = fine & tried & (at_floor | (state.stuck & hidden))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
@@ -194,6 +203,12 @@ def _left(model: Any, recent: tuple[jax.Array, ...], peak: Any, least: Any) -> A
     # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
     believed = jnp.where(least <= 4 * eps * peak, 1e4, 1 / eps) * model
     return jnp.maximum(model, jnp.minimum(_trend(recent), believed))
+
+
+def _tail(left: Any, last: Any) -> Any:
+    """Return the decrease left if the moves go on shrinking as from the last one's to the model's."""
+    rate = left / last
+    return jnp.where(rate < 1, left / (1 - jnp.where(rate < 1, rate, 0)), jnp.inf)
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

@@ -65,6 +65,7 @@ def test_imports_go_down(path):
         ("solvers.newton", "solvers.region"),
         ("solvers.optax", "solvers.proximal"),
         ("solvers.curvature", "solvers.region"),
+        ("solvers.curvature", "stop"),
         ("solvers.newton", "solvers.curvature"),
     }
     here = floor.get(module(path), 0)

@@ -88,7 +88,7 @@ def test_consistency_and_descent(solver, problem, dtype):
 
 @SOME
 def test_counting(solver, problem):
-    """Evaluations and Hessians, which are as many products as params, equal the calls that a counter saw."""
+    """Evaluations and products equal the calls that a counter saw; a Hessian is one call, of a product a param."""
     calls = []
 
     def counted(params, data):
@@ -97,7 +97,8 @@ def test_counting(solver, problem):
 
     result = solve(solver, problem, None, loss=counted)
     jax.effects_barrier()
-    assert result.evals + result.products / as_vector(problem.init).size == len(calls)
+    products = as_vector(problem.init).size if solver.name in ("newton", "auto") else 1
+    assert result.evals + result.products / products == len(calls)
     assert 0 < result.moves < result.evals
 
 

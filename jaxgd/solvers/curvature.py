@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Dense, Implicit, Model, Step
+from jaxgd.stop import CALM
 
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
@@ -23,8 +24,8 @@ class Curvature(Protocol):
         ...
 
     @property
-    def exact(self) -> bool:
-        """Whether it is the loss's own."""
+    def computed(self) -> bool:
+        """Whether it is computed, not learnt from the moves."""
         ...
 
     def begin(self, params: jax.Array) -> Any:
@@ -58,12 +59,8 @@ class Exact:
 
     least_squares: bool = False
 
-    calm = 1  # the model knows every direction
-
-    @property
-    def exact(self) -> bool:
-        """Whether it is the loss's own."""
-        return not self.least_squares
+    calm = 2  # the model knows every direction, but not how far it holds
+    computed = True
 
     def begin(self, params: jax.Array) -> Matrix:
         """Return zeros."""
@@ -113,8 +110,8 @@ class Products:
 
     least_squares: bool = False
 
-    calm = 2  # the model is solved to a part, so that one move may be luck
-    exact = False
+    calm = 2
+    computed = True
 
     def begin(self, params: jax.Array) -> Diagonal:
         """Return a scale of 1."""
@@ -156,8 +153,8 @@ class LimitedMemory:
 
     size: int = 10
 
-    calm = 5
-    exact = False
+    calm = CALM
+    computed = False
 
     def begin(self, params: jax.Array) -> Pairs:
         """Return an empty memory."""

@@ -55,9 +55,9 @@ class TrustRegion:
         return self.curvature.calm
 
     @property
-    def exact(self) -> bool:
-        """Whether the model's curvature is that of the loss."""
-        return self.curvature.exact
+    def computed(self) -> bool:
+        """Whether the model's curvature is computed, not learnt from the moves."""
+        return self.curvature.computed
 
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
