@@ -74,7 +74,8 @@ def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     evals = run.evals + 1
     computed = getattr(solver, "computed", False)
     evidence = stop.weigh(run.evidence, before, state, computed=computed)
-    status = stop.judge(evidence, state, trial, evals, getattr(solver, "calm", CALM), computed=computed)
+    calm, whole = getattr(solver, "calm", CALM), getattr(solver, "whole", False)
+    status = stop.judge(evidence, state, trial, evals, calm, whole=whole)
     moves = run.moves + (state.moved & (evals > 1))
     return Run(
         state=state,

@@ -12,6 +12,7 @@ from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Dense, Implicit, Model, Step
 from jaxgd.stop import CALM
 
+MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
 
@@ -26,6 +27,11 @@ class Curvature(Protocol):
     @property
     def computed(self) -> bool:
         """Whether it is computed, not learnt from the moves."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is known in every direction."""
         ...
 
     def begin(self, params: jax.Array) -> Any:
@@ -61,6 +67,7 @@ class Exact:
 
     calm = 2  # the model knows every direction, but not how far it holds
     computed = True
+    whole = True
 
     def begin(self, params: jax.Array) -> Matrix:
         """Return zeros."""
@@ -101,36 +108,57 @@ class Diagonal(NamedTuple):
     """The scale alone."""
 
     scale: jax.Array  # shape (p,)
+    moves: jax.Array  # learnt from
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["least_squares"])
 @dataclass(frozen=True)
 class Products:
-    """The Hessian by its products with vectors; with `least_squares` that of Gauss and Newton."""
+    """The Hessian by its products with vectors; with `least_squares` that of Gauss and Newton.
+
+    The scale makes the rows of the scaled Hessian of equal length, as Ruiz's iteration does for a matrix (2001), from
+    one product a move (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J. Optim. Theory Appl. 172 (2017)).
+    """
 
     least_squares: bool = False
 
     calm = 2
     computed = True
+    whole = False
 
     def begin(self, params: jax.Array) -> Diagonal:
         """Return a scale of 1."""
-        return Diagonal(jnp.ones_like(params))
+        return Diagonal(jnp.ones_like(params), jnp.zeros((), params.dtype))
 
     def learn(self, problem: Problem, memory: Diagonal, before: Point, trial: Point, moved: jax.Array) -> Diagonal:
-        """Keep the scale."""
-        del problem, before, trial, moved
-        return memory
+        """Bring the rows of the scaled Hessian nearer to one length, after a move, by its product with signs."""
+        del before
+
+        def learnt() -> Diagonal:
+            rows = jnp.abs(self._product(problem, trial.params, _signs(memory) / memory.scale) / memory.scale)
+            mean = jnp.sqrt(jnp.mean(rows**2))
+            known = jnp.isfinite(mean) & (mean > 0)
+            change = jnp.clip(jnp.sqrt(rows / jnp.where(known, mean, 1)), 1 / MOST_CHANGE, MOST_CHANGE)
+            return Diagonal(memory.scale * jnp.where(known, change, 1), memory.moves + 1)
+
+        return jax.lax.cond(moved, learnt, lambda: memory)
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""
-        product = problem.gauss_newton if self.least_squares else problem.product
-        return Implicit(point.grad, memory.scale, lambda vector: product(point.params, vector))
+        return Implicit(point.grad, memory.scale, lambda vector: self._product(problem, point.params, vector))
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return the products that solved the model."""
-        del moved
-        return step.products
+        """Return the products that solved the model, and that of the scale."""
+        return step.products + moved
+
+    def _product(self, problem: Problem, params: jax.Array, vector: jax.Array) -> jax.Array:
+        return problem.gauss_newton(params, vector) if self.least_squares else problem.product(params, vector)
+
+
+def _signs(memory: Diagonal) -> jax.Array:
+    """Return a sign for each parameter, without a pattern, other ones each move."""
+    index = jnp.arange(1, memory.scale.size + 1, dtype=memory.scale.dtype)
+    return jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
 
 
 class Pairs(NamedTuple):
@@ -155,6 +183,7 @@ class LimitedMemory:
 
     calm = CALM
     computed = False
+    whole = False
 
     def begin(self, params: jax.Array) -> Pairs:
         """Return an empty memory."""

@@ -59,6 +59,11 @@ class TrustRegion:
         """Whether the model's curvature is computed, not learnt from the moves."""
         return self.curvature.computed
 
+    @property
+    def whole(self) -> bool:
+        """Whether the model's curvature is computed in every direction."""
+        return self.curvature.whole
+
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
