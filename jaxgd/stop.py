@@ -147,9 +147,12 @@ class Stop:
         return seen._replace(calm=jnp.where(met, old.calm + moved, 0)).pack()
 
     def judge(
-        self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array, calm: int, *, computed: bool
+        self, packed: jax.Array, state: Any, trial: Point, evals: jax.Array, calm: int, *, whole: bool
     ) -> jax.Array:
-        """Return the status after the evaluation number `evals`, an int32; `calm`: moves that must agree on `tol`."""
+        """Return the status after the evaluation number `evals`, an int32.
+
+        `calm`: moves that must agree on `tol`; `whole`: the solver computes the curvature in every direction.
+        """
         seen, point = Evidence.unpack(packed), state.point
         first, fine = evals == 1, jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
         moved, noise = state.moved & ~first, _hidden(point.loss, seen.made)
@@ -165,7 +168,7 @@ class Stop:
         # What rounding of the params alone does to the loss.
         blur = jnp.finfo(point.loss.dtype).eps * jnp.sum(jnp.abs(point.residual * point.params))
         hidden = (seen.model <= jnp.maximum(noise, blur)) | (seen.calm > 0)
-        if computed:
+        if whole:
             # All lengths of step have been tried: what the model still promises is rounding of the gradient.
             hidden = hidden | (seen.model <= jnp.sqrt(jnp.finfo(point.loss.dtype).eps) * seen.made)
         at_floor = fine & tried & (at_floor | (state.stuck & hidden))
