@@ -9,7 +9,10 @@ from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradien
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
+from jaxgd.terms import Ball, Simplex
 
+FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
+FEW_SQUARES = 300  # parameters for which J'J is
 METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
@@ -59,11 +62,15 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
 
 
 def _choice(size: int, term: Any, *, least_squares: bool) -> tuple[Solver, str]:
-    if least_squares:
-        solver = LevenbergMarquardt()
-        return solver, f"{solver.name} (chosen: a sum of squares)"
-    if term is not None:
-        solver = Newton()
-        return solver, f"{solver.name} (chosen: bounds, few parameters)"
-    memory = min(size, 10)
-    return LBFGS(memory), f"L-BFGS with memory {memory} (chosen: gradients only, no step size to set)"
+    """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
+    solver, why = NewtonCG(), "many parameters"
+    if isinstance(term, Simplex | Ball):
+        solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
+    elif least_squares:
+        few = size <= FEW_SQUARES
+        solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
+    elif size == 1 and term is None:
+        solver, why = LBFGS(1), "one parameter"
+    elif size <= FEW:
+        solver, why = Newton(), "few parameters"
+    return solver, f"{solver.name} (chosen: {why})"

@@ -13,6 +13,7 @@ from jaxgd.solvers.region import Dense, Implicit, Model, Step
 from jaxgd.stop import CALM
 
 MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
+BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
 
@@ -95,13 +96,26 @@ class Exact:
         else:
             hessian = problem.hessian(point.params)
             hessian = (hessian + hessian.T) / 2
-            # Of the Hessian with each curvature taken as positive: its own diagonal can vanish where it is indefinite.
-            spectrum, basis = jnp.linalg.eigh(hessian)
-            curvatures = jnp.matmul(basis**2, jnp.abs(spectrum), precision="highest")
+            curvatures = _equilibrated(hessian)
         # Where the curvature overflows the model is a slope alone.
         known = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(curvatures))
         hessian = jnp.where(known, hessian, point.norm * jnp.eye(scale.size))
         return Matrix(rescaled(scale, jnp.where(known, curvatures, point.norm)), hessian)
+
+
+def _equilibrated(matrix: jax.Array) -> jax.Array:
+    """Return the squares of the diagonal D for which the rows of D^-1 |matrix| D^-1 are as long as each other.
+
+    Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices (2001). The diagonal of the matrix
+    itself would vanish where the matrix is indefinite.
+    """
+
+    def balance(_: int, root: jax.Array) -> jax.Array:
+        rows = jnp.sqrt(jnp.sum((matrix / root[:, None] / root) ** 2, axis=1))
+        return root * jnp.where(rows > 0, jnp.sqrt(rows), 1)
+
+    root = jax.lax.fori_loop(0, BALANCES, balance, jnp.ones_like(matrix[0]))
+    return jnp.where(jnp.any(matrix != 0, axis=1), root**2, 0)
 
 
 class Diagonal(NamedTuple):
@@ -243,6 +257,6 @@ def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:
 def rescaled(scale: jax.Array, curvatures: jax.Array) -> jax.Array:
     """Return the scale of the parameters: roots of their curvatures, which may rise at once but fall slowly."""
     square = jnp.maximum(curvatures, FORGET * scale**2)
-    square = jnp.maximum(square, jnp.finfo(scale.dtype).eps * jnp.max(square))
+    square = jnp.maximum(square, jnp.finfo(scale.dtype).eps ** 2 * jnp.max(square))
     old = jnp.where(scale > 0, scale, 1)
     return jnp.where(jnp.max(curvatures) > 0, jnp.sqrt(square), old)

@@ -135,8 +135,13 @@ def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
     return TrustRegion(LimitedMemory(memory), f"projected L-BFGS with memory {memory}")
 
 
-def LevenbergMarquardt() -> TrustRegion:  # noqa: N802
-    """Return Levenberg and Marquardt's method for sums of squares, in a trust region: for few parameters."""
+def LevenbergMarquardt(*, products: bool = False) -> TrustRegion:  # noqa: N802
+    """Return Levenberg and Marquardt's method for sums of squares, in a trust region.
+
+    With `products` it takes the Jacobian's products with vectors, by conjugate gradients: for many parameters.
+    """
+    if products:
+        return TrustRegion(Products(least_squares=True), "Levenberg-Marquardt with conjugate gradients")
     return TrustRegion(Exact(least_squares=True), "Levenberg-Marquardt")
 
 
