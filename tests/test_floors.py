@@ -27,7 +27,7 @@ FLOORS = [
     },
     {"run"},
     {"program", "result", "watch", "methods"},
-    {"prepare"},
+    {"prepare", "solve"},
     {"api"},
     {"__init__"},
     {"__main__"},

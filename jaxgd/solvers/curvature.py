@@ -66,9 +66,7 @@ class Exact:
 
     least_squares: bool = False
 
-    calm = 2  # the model knows every direction, but not how far it holds
-    computed = True
-    whole = True
+    calm, computed, whole = 2, True, True  # the model knows every direction, but not how far it holds
 
     def begin(self, params: jax.Array) -> Matrix:
         """Return zeros."""
@@ -136,9 +134,7 @@ class Products:
 
     least_squares: bool = False
 
-    calm = 2
-    computed = True
-    whole = False
+    calm, computed, whole = 2, True, False
 
     def begin(self, params: jax.Array) -> Diagonal:
         """Return a scale of 1."""
@@ -195,9 +191,7 @@ class LimitedMemory:
 
     size: int = 10
 
-    calm = CALM
-    computed = False
-    whole = False
+    calm, computed, whole = CALM, False, False
 
     def begin(self, params: jax.Array) -> Pairs:
         """Return an empty memory."""

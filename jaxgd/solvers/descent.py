@@ -64,7 +64,7 @@ class Descent:
         over, point = moved | failed, choose(moved, trial, state.point)
 
         curvature = line.stepsize * (slope - line.slope)
-        memory = self.direction.forget(state.memory, failed)
+        memory = state.memory._replace(taken=jnp.where(failed, 0, state.memory.taken))
         # The first step is of length 1: nothing is known yet that could say more.
         memory = memory._replace(scale=jnp.where(memory.scale > 0, memory.scale, 1 / point.norm))
         move = Move(

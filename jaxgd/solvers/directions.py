@@ -31,7 +31,7 @@ class Direction(Protocol):
     """Where to go from a point; the first trial of each line is at step size 1.
 
     A memory is a `NamedTuple` with `scale`, the curvature radius assumed where nothing is known, and `taken`, the
-    moves learnt from since the last reset.
+    moves learnt from since the last reset; where it is 0, nothing else but the scale counts.
     """
 
     def begin(self, params: jax.Array) -> Any:
@@ -40,10 +40,6 @@ class Direction(Protocol):
 
     def learn(self, memory: Any, move: Move, point: Point) -> tuple[Any, jax.Array]:
         """Take the move where it says so; return the memory and the direction from `point`."""
-        ...
-
-    def forget(self, memory: Any, when: jax.Array) -> Any:
-        """Empty the memory where `when` says so; the scale stays."""
         ...
 
     def left(self, memory: Any, point: Point, slope: jax.Array) -> jax.Array:
@@ -88,21 +84,18 @@ class LimitedMemory:
         s_y, s_g, y_y, y_g = products(pairs, pack(pair[1], grad)).reshape(self.size, 4).T
 
         new = jnp.arange(self.size) == slot
-        trailing = jnp.where(new[:, None] | new[None, :], 0, memory.small[0])
+        known = jnp.where(memory.taken > 0, memory.small, 0)
+        trailing = jnp.where(new[:, None] | new[None, :], 0, known[0])
         column = jnp.where(new, 1, -_times(trailing, s_y))
         inverse = jnp.where(new[None, :], column[:, None], trailing)
-        gram = jnp.where(new[None, :], y_y[:, None], jnp.where(new[:, None], y_y[None, :], memory.small[1]))
-        small = jnp.where(take, pack(inverse, gram), memory.small)
+        gram = jnp.where(new[None, :], y_y[:, None], jnp.where(new[:, None], y_y[None, :], known[1]))
+        small = jnp.where(take, pack(inverse, gram), known)
         scale = jnp.where(take, 1 / y_y[slot], memory.scale)
 
         q = _times(small[0], s_g)
         a = _times(small[0].T, q + scale * (_times(small[1], q) - y_g))
         weights = pack(a, -scale * q).T.reshape(-1)
         return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
-
-    def forget(self, memory: Memory, when: jax.Array) -> Memory:
-        """Empty the memory where `when` says so; the scale stays."""
-        return memory._replace(small=jnp.where(when, 0, memory.small), taken=jnp.where(when, 0, memory.taken))
 
     def left(self, memory: Memory, point: Point, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
@@ -155,10 +148,6 @@ class DenseInverse:
         along = (1 + y_u) * s - u
         inverse = inverse + along[:, None] * s - s[:, None] * u
         return Inverse(inverse, scale, memory.taken + move.take), s * u_g - along * s_g - v
-
-    def forget(self, memory: Inverse, when: jax.Array) -> Inverse:
-        """Empty the memory where `when` says so; the scale stays."""
-        return memory._replace(taken=jnp.where(when, 0, memory.taken))
 
     def left(self, memory: Inverse, point: Point, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
@@ -225,10 +214,6 @@ class Conjugate:
         memory = memory.learn(move, s_s, -slope / length * s_s / move.curvature)
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - point.grad), move.direction)
 
-    def forget(self, memory: Trail, when: jax.Array) -> Trail:
-        """Empty the memory where `when` says so; the scale stays."""
-        return memory._replace(taken=jnp.where(when, 0, memory.taken))
-
     def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
@@ -257,10 +242,6 @@ class Gradient:
         scale = jnp.where(short < 0.5 * long, short, long) if self.adaptive else long
         memory = memory.learn(move, s_s, scale)
         return memory, -memory.scale * point.grad
-
-    def forget(self, memory: Trail, when: jax.Array) -> Trail:
-        """Empty the memory where `when` says so; the scale stays."""
-        return memory._replace(taken=jnp.where(when, 0, memory.taken))
 
     def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""

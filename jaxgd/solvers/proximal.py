@@ -177,32 +177,22 @@ class FISTA:
         """Learn from the trial: start a gradient step from it, or accept it as the end of one."""
         first = ~jnp.isfinite(state.point.loss)
         fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
-        bend, square = self._bend(problem, state.ahead, trial)
-        under = fine & (bend <= state.curvature * square * (1 + 1e-3))
         ended = ~state.looking & ~first
+        under, curvature = self._curvature(problem, state, trial, fine)
         lower = trial.loss <= state.point.loss + rounding(state.point.loss)
         moved = jnp.where(first, fine, ended & under & lower)
         point = choose(moved, trial, state.point)
-
-        # The first step is of length 1: nothing is known yet that could say more.
-        measured = bend / jnp.where(square > 0, square, 1)
-        growth = jnp.where(fine, jnp.clip(1.1 * measured / state.curvature, 2, 100), 10)
-        tried = jnp.where(ended & ~under, growth, 1) * state.curvature
-        relaxed = jnp.where(state.begun, SHRINK * tried, jnp.maximum(measured, 1e-3 * tried))
-        curvature = jnp.where(first, trial.norm, jnp.where(moved, relaxed, tried))
-        t = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
         change = trial.params - state.point.params
         uphill = products((state.ahead.params - trial.params)[None], change[None])[0, 0] > 0
-        # A rise of the loss, or of no momentum at a y that is not finite, starts it anew as well.
+        # The momentum starts anew uphill, after a rise of the loss, and where y is not finite.
         restart = first | (moved & uphill) | (ended & under & ~lower) | (state.looking & ~fine)
-        after = jnp.where(restart, 1, jnp.where(moved, t, state.momentum))
+        t = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
         lead = jnp.where(moved & ~restart, (state.momentum - 1) / t, 0)
         look = moved & (lead > 0)
         here = restart | (moved & ~look)
         ahead = choose(here, point, choose(state.looking & fine, trial, state.ahead))
-        target = problem.inside(point.params + lead * change)
         down = problem.prox(ahead.params - ahead.grad / curvature, 1 / curvature)
-        aim = jnp.where(look, target, down)
+        aim = jnp.where(look, problem.inside(point.params + lead * change), down)
         gain, left = along(problem, state.point, trial)
         return AcceleratedState(
             point=point,
@@ -215,9 +205,23 @@ class FISTA:
             ahead=ahead,
             looking=look,
             curvature=curvature,
-            momentum=after,
+            momentum=jnp.where(restart, 1, jnp.where(moved, t, state.momentum)),
             begun=state.begun | (moved & ~first),
         )
+
+    def _curvature(
+        self, problem: Problem, state: AcceleratedState, trial: Point, fine: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return whether the parabola of curvature L lies above the loss at the trial, and the next L."""
+        first = ~jnp.isfinite(state.point.loss)
+        bend, square = self._bend(problem, state.ahead, trial)
+        under = fine & (bend <= state.curvature * square * (1 + 1e-3))
+        measured = bend / jnp.where(square > 0, square, 1)
+        growth = jnp.where(fine, jnp.clip(1.1 * measured / state.curvature, 2, 100), 10)
+        relaxed = jnp.where(state.begun, SHRINK * state.curvature, jnp.maximum(measured, 1e-3 * state.curvature))
+        after = jnp.where(under, relaxed, growth * state.curvature)
+        # The first step is of length 1: nothing is known yet that could say more.
+        return under, jnp.where(first, trial.norm, jnp.where(state.looking, state.curvature, after))
 
     def _bend(self, problem: Problem, ahead: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
         """Return twice what the smooth loss at the trial is above its tangent at `ahead`, and the squared distance."""

@@ -1,0 +1,74 @@
+"""A program run on the host: in bursts where something must look in, and once more where it failed at the start."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxgd import inputs
+from jaxgd.program import Answer, Inputs, Program, emptied
+from jaxgd.stop import Status
+from jaxgd.watch import Progress
+
+LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
+
+
+def in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
+    """Solve, returning to the host between bursts to print and to fetch the trace."""
+    run = program.begin(given)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
+        run = program.advance(given, run)
+        return program.answer(given, run), run.rows and program.rows(given, run.rows)
+    watch = Progress(program.size, program.recipe.sign) if progress else None
+    kept: list[Any] = []
+    try:
+        while not int(run.status):
+            before, longest = run, program.recipe.trace or LONGEST
+            run = program.advance(given, run, min(watch.ticks, longest) if watch else longest)
+            if watch:
+                watch(before, run)
+            if run.rows is not None:
+                kept.append(_filled(*program.rows(given, run.rows)))
+                run = run._replace(rows=emptied(run.rows))
+    except KeyboardInterrupt:
+        run = run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
+    return program.answer(given, run), kept and (
+        *jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept),
+        int(run.moves) + 1,
+    )
+
+
+def _filled(*rows: Any) -> tuple[Any, ...]:
+    """Return a burst's trace on the host, trimmed to the rows it filled, the last argument."""
+    *columns, count = rows
+    return jax.tree.map(lambda column: np.asarray(column)[: int(count)], tuple(columns))
+
+
+def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
+    """Look into a failure at the start: return a better answer if there is one, and what else to say."""
+    if counts[0] == Status.BAD_START:
+        return answer, counts, _blame(given)
+    if counts[0] != Status.ZERO_GRADIENT:
+        return answer, counts, ""
+    layout = program.layout(given.init)
+    start = layout.flatten(given.init)
+    # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
+    aside = start + 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
+    again, _ = program.solve(given._replace(init=layout.unflatten(aside)))
+    again_counts = np.asarray(again.counts)
+    again_counts = again_counts + np.array([0, counts[1], 0, counts[3]])
+    status = again_counts[0]
+    if program.recipe.sign * (again.loss - answer.loss) < 0:
+        note = " The gradient was exactly zero at the start, so it was left by a small step."
+        return again, again_counts, note
+    # Nothing lower beside it: the start is the minimum, unless the neighbour is flat as well.
+    status = Status.CONVERGED if Status(status).converged else Status.ZERO_GRADIENT
+    return answer, np.array([status, again_counts[1], 0, again_counts[3]]), ""
+
+
+def _blame(given: Inputs) -> str:
+    """Say which inputs are not finite."""
+    found = inputs.not_finite(given.init, "init") + inputs.not_finite(given.data, "data")
+    return f" Not finite: {', '.join(found)}; drop or fill what is missing." if found else ""
