@@ -106,7 +106,7 @@ def _bound(path: str, leaf: Any, like: Any, name: str) -> Any:
             )
             raise ValueError(msg)
     if isinstance(leaf, Tracer | jax.Array):
-        return jnp.broadcast_to(leaf, like.shape).astype(like.dtype)
+        return jnp.broadcast_to(leaf, like.shape).astype(jax.dtypes.canonicalize_dtype(like.dtype))
     return np.broadcast_to(np.asarray(leaf, like.dtype), like.shape)
 
 

@@ -11,6 +11,7 @@ from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
 from jaxgd.terms import Ball, Simplex
 
+MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
 FEW_SQUARES = 300  # parameters for which J'J is
 METHODS: dict[str, Callable[[], Any]] = {
@@ -56,6 +57,13 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
         msg = (
             f"`method` {getattr(method, 'name', repr(method))} cannot keep {type(term).__name__}."
             f" Methods that can: {', '.join(map(repr, ['auto', *able]))}."
+        )
+        raise ValueError(msg)
+    needed = getattr(method, "memory", lambda _: 0)(size)
+    if needed > MOST_MEMORY:
+        msg = (
+            f"`method` {method.name} keeps the Hessian of {size} parameters as a matrix, {needed / 1e9:.0f} GB in"
+            " float64. Use method='newton-cg', which needs only its products with vectors."
         )
         raise ValueError(msg)
     return method, getattr(method, "name", repr(method))

@@ -64,6 +64,10 @@ class TrustRegion:
         """Whether the model's curvature is computed in every direction."""
         return self.curvature.whole
 
+    def memory(self, size: int) -> int:
+        """Return the bytes, in float64, of a Hessian of `size` parameters, its scaled copy and its spectrum."""
+        return 3 * 8 * size**2 if self.whole else 0
+
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
@@ -160,7 +164,8 @@ class Verdict(NamedTuple):
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        return jnp.where(self.moved, fair, self.shorter * jnp.minimum(old, radius))
+        refused = jnp.where(old > 0, self.shorter * jnp.minimum(old, radius), radius / 4)
+        return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny)
 
 
 def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array) -> Verdict:

@@ -1,0 +1,275 @@
+"""Bounds, penalties, constraints, parameters held still, and sums of squares, against independent oracles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+import scipy.optimize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from problems import rosenbrock
+
+import jaxgd
+from jaxgd.terms import L1, Box
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(60, 5)) * [1.0, 3.0, 0.5, 1.0, 1.0]
+Y = X @ [1.0, -0.5, 0.0, 0.0, 2.0] + 0.3 * RNG.normal(size=60)
+LOWER, UPPER = np.array([-0.5, -1, 0.1, -np.inf, -1]), np.array([0.5, np.inf, 1, np.inf, 1.5])
+BOXED = pytest.mark.parametrize("method", ["newton", "newton-cg", "lbfgsb", "fista"])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+CLOSE = {"float32": 2e-4, "float64": 1e-6}
+
+
+def mean_square(w, data):
+    X, y = data
+    return jnp.mean((y - X @ w) ** 2) / 2
+
+
+def slope(w):
+    return X.T @ (X @ np.asarray(w, float) - Y) / len(Y)
+
+
+def fit(**options):
+    return jaxgd.minimize(mean_square, (X, Y), np.zeros(5), **options)
+
+
+@BOXED
+@DTYPES
+def test_bounds_hold_exactly_and_the_answer_is_that_of_scipy(method, dtype):
+    result = fit(bounds=(LOWER, UPPER), method=method, dtype=dtype)
+    oracle = scipy.optimize.lsq_linear(X, Y, (LOWER, UPPER), tol=1e-14).x
+    assert result.converged
+    assert np.allclose(result.params, oracle, atol=CLOSE[dtype])
+    at_bound = (np.abs(oracle - LOWER) < 1e-8) | (np.abs(oracle - UPPER) < 1e-8)
+    assert at_bound.any()
+    found = np.asarray(result.params)[at_bound]
+    assert np.all((found == LOWER.astype(dtype)[at_bound]) | (found == UPPER.astype(dtype)[at_bound]))
+    assert result.grad_norm < 1e-3 < np.abs(np.asarray(result.grad)).max()
+
+
+@BOXED
+def test_nothing_is_evaluated_outside(method):
+    seen = []
+
+    def watched(x):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return rosenbrock(x)
+
+    result = jaxgd.minimize(watched, None, np.array([-1.2, 1.0]), bounds=([-2, -2], [0.5, 2]), method=method)
+    jax.effects_barrier()
+    assert np.allclose(result.params, [0.5, 0.25], atol=1e-3)
+    assert np.max(np.stack(seen), axis=0)[0] <= 0.5
+
+
+def test_bounds_may_be_numbers_trees_and_partial():
+    def loss(p):
+        return (p["a"] - 3) ** 2 + jnp.sum((p["b"] + 1) ** 2)
+
+    init = {"a": 0.0, "b": np.zeros(2)}
+    for bounds in [(0, 2), ({"a": 0, "b": 0}, {"a": 2}), ({"b": [0, 0]}, {"a": 2, "b": np.inf}), ({"b": 0.0}, 2)]:
+        result = jaxgd.minimize(loss, None, init, bounds=bounds)
+        assert float(result.params["a"]) == 2
+        assert np.array_equal(result.params["b"], [0, 0])
+    plain, infinite = jaxgd.minimize(loss, None, init), jaxgd.minimize(loss, None, init, bounds=(None, np.inf))
+    assert np.allclose(plain.params["b"], infinite.params["b"], atol=1e-5)
+
+
+def test_a_start_outside_is_moved_in_and_said():
+    result = jaxgd.minimize(rosenbrock, None, np.array([3.0, -3.0]), bounds=(-2, 2))
+    assert result.converged
+    assert "2 of the start's numbers lay outside the bounds" in result.message
+
+
+@BOXED
+@DTYPES
+def test_l1_meets_its_conditions_with_exact_zeros(method, dtype):
+    weight = 0.2
+    w = np.asarray(fit(l1=weight, method=method, dtype=dtype).params)
+    zero = w == 0
+    assert zero.sum() == 2
+    assert np.all(np.abs(slope(w)[zero]) <= weight)
+    assert np.allclose(slope(w)[~zero], -weight * np.sign(w[~zero]), atol=20 * CLOSE[dtype])
+
+
+def test_penalties_agree_with_those_written_by_hand():
+    def by_hand(w, data):
+        return mean_square(w, data) + 0.15 * jnp.sum(w**2)
+
+    ridge = fit(l2=0.3, dtype="float64")
+    assert np.allclose(ridge.params, jaxgd.minimize(by_hand, (X, Y), dtype="float64").params, atol=1e-6)
+    both = np.asarray(fit(l1=0.2, l2=0.3, bounds=(0, None), dtype="float64").params)
+    free, total = both > 0, slope(both) + 0.3 * both
+    assert np.allclose(total[free], -0.2, atol=1e-6)
+    assert np.all(total[~free] >= -0.2)
+    upwards = jaxgd.maximize(lambda w, data: -mean_square(w, data), (X, Y), np.zeros(5), l2=0.3, dtype="float64")
+    assert np.allclose(upwards.params, ridge.params, atol=1e-6)
+
+
+@DTYPES
+def test_constraints_on_all_params_agree_with_slsqp(dtype):
+    simplex = fit(term=jaxgd.Simplex(2.0), dtype=dtype)
+    oracle = scipy.optimize.minimize(
+        lambda w: np.mean((Y - X @ w) ** 2) / 2,
+        np.full(5, 0.4),
+        jac=slope,
+        bounds=[(0, None)] * 5,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 2, "jac": lambda _: np.ones(5)},
+        tol=1e-12,
+    )
+    assert np.allclose(simplex.params, oracle.x, atol=1e-3)
+    assert float(np.sum(np.asarray(simplex.params, float))) == pytest.approx(2, abs=1e-6)
+    ball = np.asarray(fit(term=jaxgd.Ball(1.5), dtype=dtype).params, float)
+    assert np.linalg.norm(ball) == pytest.approx(1.5, rel=1e-5)
+    # On the sphere the slope points straight out.
+    assert np.allclose(slope(ball) * (ball @ ball), (slope(ball) @ ball) * ball, atol=2e-3)
+
+
+VECTORS = hnp.arrays(float, 4, elements=st.floats(-5, 5))
+TERMS = [Box(np.full(4, -1.0), np.array([1, 0, np.inf, 2.0])), L1(0.7), jaxgd.Simplex(1.5), jaxgd.Ball(2.0)]
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: type(term).__name__)
+def test_prox_is_the_minimizer_it_is_said_to_be(term):
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(VECTORS, VECTORS, st.floats(0.1, 3))
+    def check(x, other, stepsize):
+        with jax.enable_x64(True):
+            prox = np.asarray(term.prox(jnp.asarray(x), stepsize))
+            other = np.asarray(term.inside(jnp.asarray(other)))
+
+            def cost(at):
+                return stepsize * float(term.value(jnp.asarray(at))) + np.sum((at - x) ** 2) / 2
+
+            assert cost(prox) <= cost(other) + 1e-9
+            assert cost(prox) <= cost(prox + 0.01 * (other - prox)) + 1e-9
+            assert np.allclose(np.asarray(term.inside(jnp.asarray(prox))), prox, atol=1e-12)
+
+    check()
+
+
+def test_what_is_fixed_stays():
+    start = np.array([0.7, 0.0, 0.0, -0.3, 0.0])
+    held = np.array([True, False, False, True, False])
+    result = jaxgd.minimize(mean_square, (X, Y), start, fixed=held, dtype="float64")
+    rest = np.linalg.lstsq(X[:, ~held], Y - X[:, held] @ start[held])[0]
+    assert np.array_equal(np.asarray(result.params)[held], start[held])
+    assert np.allclose(np.asarray(result.params)[~held], rest, atol=1e-6)
+    assert np.all(np.asarray(result.grad)[held] == 0)
+    named = jaxgd.minimize(
+        lambda p: (p["a"] - 1) ** 2 + abs(p["z"] - 2) ** 2 + p["a"] * p["b"],
+        None,
+        {"a": 0.0, "b": 0.5, "z": 0j},
+        fixed={"b": True},
+        bounds=None,
+    )
+    assert float(named.params["b"]) == 0.5
+    assert float(named.params["a"]) == pytest.approx(0.75, abs=1e-4)
+    assert complex(named.params["z"]) == pytest.approx(2, abs=1e-3)
+
+
+@DTYPES
+def test_least_squares_is_half_the_sum_of_squares(dtype):
+    x = np.linspace(0, 3, 40)
+    y = 2.5 * np.exp(-1.3 * x) + 0.05 * np.cos(9 * x)
+
+    def residuals(p, data):
+        return data[1] - p["height"] * jnp.exp(-p["rate"] * data[0])
+
+    start = {"height": 1.0, "rate": 0.1}
+    fit = jaxgd.least_squares(residuals, (x, y), start, dtype=dtype)
+    plain = jaxgd.minimize(lambda p, data: jnp.sum(residuals(p, data) ** 2) / 2, (x, y), start, dtype=dtype)
+    for name in start:
+        assert float(fit.params[name]) == pytest.approx(float(plain.params[name]), rel=1e-3)
+    assert fit.aux.shape == x.shape
+    assert float(fit.loss) == pytest.approx(np.sum(np.asarray(fit.aux) ** 2) / 2, rel=1e-5)
+    bounded = jaxgd.least_squares(residuals, (x, y), start, bounds=({"rate": 0}, {"rate": 1}), dtype=dtype)
+    assert float(bounded.params["rate"]) == 1
+    pairs = jaxgd.least_squares(lambda p, data: (residuals(p, data), data[0][0]), (x, y), start, has_aux=True)
+    assert len(pairs.aux) == 2
+    parts = jaxgd.least_squares(lambda z: {"a": z - (1 + 2j), "b": [z.real[None] * 0]}, None, np.array(0j))
+    assert complex(parts.params) == pytest.approx(1 + 2j, abs=1e-4)
+    frame = pd.DataFrame({"x": x, "y": y})
+    table = jaxgd.least_squares(lambda p, d: residuals(p, (d[:, 0], d[:, 1])), frame.to_numpy(), start)
+    assert float(table.params["rate"]) == pytest.approx(float(plain.params["rate"]), rel=1e-3)
+
+
+def test_many_parameters_take_products_instead_of_a_matrix():
+    def chain(x):
+        return jnp.sum((x[1:] - x[:-1]) ** 2) + (x[0] - 1) ** 2 + 0.01 * jnp.sum(x**4)
+
+    result = jaxgd.minimize(chain, None, np.zeros(200), bounds=(None, 0.8))
+    assert result.converged
+    assert "conjugate gradients (chosen: many parameters)" in result.method
+    assert float(np.max(np.asarray(result.params))) <= np.float32(0.8)
+    with pytest.raises(ValueError, match=r"`method`.*Hessian of 100000 parameters.*GB.*'newton-cg'"):
+        jaxgd.minimize(lambda x: jnp.sum(x**2), None, np.ones(100_000), method="newton")
+
+
+def test_optax_transformations_run_to_tolerance():
+    schedule = optax.exponential_decay(0.3, 50, 0.5)
+    for method in [optax.adam(0.1), optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule)), optax.lbfgs()]:
+        result = fit(method=method, stop=jaxgd.Stop(tol=1e-6))
+        assert result.converged
+        assert np.abs(slope(result.params)).max() < 1e-2
+    assert "its own evaluations are not counted" in result.method
+
+    def update(grad, state, params, *, secret):  # noqa: ARG001 - the shape of one of optax's
+        raise AssertionError(secret)
+
+    needy = optax.GradientTransformation(lambda _: (), update)
+    with pytest.raises(TypeError, match=r"`method`.*cannot take a step.*secret"):
+        fit(method=needy)
+
+
+def test_a_schedule_that_returns_nan_is_no_success():
+    with pytest.warns(jaxgd.NotConvergedWarning):
+        result = fit(method=jaxgd.GradientDescent(lambda count: jnp.where(count < 2, 0.01, jnp.nan)))
+    assert not result.converged
+    assert np.all(np.isfinite(result.params))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"bounds": (1, 0)}, ValueError, r"`bounds` cross at params\[0\]: lower 1.0 is above upper 0.0"),
+        ({"bounds": (np.zeros(3), None)}, ValueError, r"`bounds\[0\]` has shape \(3,\); .* shape \(5,\)"),
+        ({"bounds": 3}, ValueError, r"`bounds` must be a pair"),
+        ({"bounds": ({"a": 1}, None)}, ValueError, r"`bounds\[0\]` is a dict"),
+        ({"bounds": (0, 1), "method": "lbfgs"}, ValueError, r"cannot keep Box. Methods that can: 'auto', 'lbfgsb'"),
+        ({"bounds": (0, 1), "method": optax.adam(0.1)}, ValueError, r"cannot keep Box"),
+        ({"l1": -1.0}, ValueError, r"`l1` must be 0 or more"),
+        ({"l2": float("nan")}, ValueError, r"`l2` must be 0 or more"),
+        ({"l1": np.ones(5)}, TypeError, r"`l1` must be one number"),
+        ({"term": "simplex"}, TypeError, r"`term` must be one of jaxgd's terms"),
+        ({"term": jaxgd.Ball(), "bounds": (0, 1)}, ValueError, r"cannot be joined"),
+        ({"fixed": True}, ValueError, r"`fixed` holds all 5 parameters still"),
+        ({"fixed": np.ones(5)}, TypeError, r"`fixed` must be true or false"),
+        ({"method": "newtn"}, ValueError, r"the nearest is 'newton'"),
+    ],
+)
+def test_bad_options_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        fit(**options)
+
+
+def test_bad_methods_and_residuals_are_refused():
+    with pytest.raises(ValueError, match=r"`momentum` must be at least 0 and less than 1; got 1\.5"):
+        jaxgd.GradientDescent(0.1, momentum=1.5)
+    with pytest.raises(ValueError, match="`nesterov=True` needs a `momentum`"):
+        jaxgd.GradientDescent(0.1, nesterov=True)
+    with pytest.raises((TypeError, ValueError), match=r"`residuals`.* must return an array of residuals"):
+        jaxgd.least_squares(mean_square, (X, Y), np.zeros(5))
+    with pytest.raises(TypeError, match=r"no option `bound`; the nearest is `bounds`"):
+        jaxgd.maximize(mean_square, (X, Y), bound=(0, 1))
+
+
+def test_bounds_and_weights_may_be_traced():
+    boxes = jax.vmap(lambda upper: fit(bounds=(None, upper)).params)(jnp.array([0.3, 0.9]))
+    weights = jax.jit(jax.vmap(lambda weight: fit(l1=weight).params))(jnp.array([0.1, 0.5]))
+    for i, (upper, weight) in enumerate([(0.3, 0.1), (0.9, 0.5)]):
+        assert np.allclose(boxes[i], fit(bounds=(None, upper)).params, atol=1e-3)
+        assert np.allclose(weights[i], fit(l1=weight).params, atol=1e-3)
