@@ -13,6 +13,7 @@ from jaxgd.flat import pack
 from jaxgd.problem import Point, choose, rounding
 
 TOL = {"float32": 1e-10, "float64": 1e-14}  # asked for where the user asks for nothing
+TOL_COMPUTED = {"float32": 1e-12, "float64": 1e-20}  # where the curvature is computed: a move more reaches it
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
 PATIENCE = 10  # evaluations without measurable progress before the rounding floor is suspected
@@ -73,7 +74,8 @@ class Stop:
 
     `tol`: the loss is estimated to be within `tol` of the best reachable, relative to the decrease since the start,
     `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it. Where no test is given,
-    `tol` is 0, which stands for 1e-14 in float64 and 1e-10 in float32.
+    `tol` is 0, which stands for 1e-20 in float64 and 1e-12 in float32 for methods that compute the curvature, and for
+    1e-14 and 1e-10 for the others.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
     `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.
@@ -141,7 +143,7 @@ class Stop:
         )
         if self.tol is None:
             return seen.pack()
-        tol = jnp.where(self.tol > 0, self.tol, TOL[str(point.loss.dtype)])
+        tol = jnp.where(self.tol > 0, self.tol, (TOL_COMPUTED if computed else TOL)[str(point.loss.dtype)])
         short = point.norm**2 <= tol * seen.peak**2
         met = short & (seen.left <= tol * seen.made)
         return seen._replace(calm=jnp.where(met, old.calm + moved, 0)).pack()

@@ -23,6 +23,7 @@ FLOORS = [
         "solvers.optax",
         "solvers.region",
         "solvers.curvature",
+        "solvers.memory",
         "solvers.newton",
     },
     {"run"},
@@ -65,7 +66,10 @@ def test_imports_go_down(path):
         ("solvers.newton", "solvers.region"),
         ("solvers.optax", "solvers.proximal"),
         ("solvers.curvature", "solvers.region"),
-        ("solvers.curvature", "stop"),
+        ("solvers.memory", "solvers.region"),
+        ("solvers.memory", "solvers.curvature"),
+        ("solvers.memory", "stop"),
+        ("solvers.newton", "solvers.memory"),
         ("solvers.newton", "solvers.curvature"),
     }
     here = floor.get(module(path), 0)

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Dense, Implicit, Model, Step
-from jaxgd.stop import CALM
 
 MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
 BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
@@ -57,12 +55,18 @@ class Matrix(NamedTuple):
 
     scale: jax.Array  # shape (p,)
     hessian: jax.Array  # shape (p, p)
+    square: jax.Array  # J'J of a sum of squares, else the Hessian, shape (p, p)
+    full: jax.Array  # whether the Hessian foretells a sum of squares better than J'J
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["least_squares"])
 @dataclass(frozen=True)
 class Exact:
-    """The Hessian as a matrix, computed after every move; with `least_squares` that of Gauss and Newton, J'J."""
+    """The Hessian as a matrix, computed after every move.
+
+    With `least_squares`, that or J'J, whichever foretold the last step better: Dennis, Gay and Welsch, ACM TOMS 7
+    (1981), section 3, with the Hessian itself where they learn it from the moves.
+    """
 
     least_squares: bool = False
 
@@ -70,35 +74,45 @@ class Exact:
 
     def begin(self, params: jax.Array) -> Matrix:
         """Return zeros."""
-        return Matrix(jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype))
+        zeros = jnp.zeros((params.size, params.size), params.dtype)
+        return Matrix(jnp.zeros_like(params), zeros, zeros, jnp.zeros((), bool))
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the matrix where the trial was moved to."""
-        del before
-        return jax.lax.cond(moved, lambda: self._at(problem, trial, memory.scale), lambda: memory)
+        if self.least_squares:
+            memory = memory._replace(full=_better(memory, before, trial))
+        return jax.lax.cond(moved, lambda: self._at(problem, trial, memory), lambda: memory)
 
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
         """Return the model around the point."""
         del problem
-        return Dense(point.grad, memory.scale, memory.hessian)
+        matrix = jnp.where(memory.full, memory.hessian, memory.square) if self.least_squares else memory.hessian
+        return Dense(point.grad, memory.scale, matrix)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that make a Hessian."""
         return moved * step.move.size
 
-    def _at(self, problem: Problem, point: Point, scale: jax.Array) -> Matrix:
-        if self.least_squares:
-            jacobian = problem.jacobian(point.params)
-            hessian = jnp.matmul(jacobian.T, jacobian, precision="highest")
-            curvatures = jnp.diagonal(hessian)
-        else:
-            hessian = problem.hessian(point.params)
-            hessian = (hessian + hessian.T) / 2
-            curvatures = _equilibrated(hessian)
+    def _at(self, problem: Problem, point: Point, memory: Matrix) -> Matrix:
+        hessian = problem.hessian(point.params)
+        hessian = (hessian + hessian.T) / 2
         # Where the curvature overflows the model is a slope alone.
-        known = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(curvatures))
-        hessian = jnp.where(known, hessian, point.norm * jnp.eye(scale.size))
-        return Matrix(rescaled(scale, jnp.where(known, curvatures, point.norm)), hessian)
+        blind = point.norm * jnp.eye(point.params.size)
+        hessian = jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, blind)
+        if not self.least_squares:
+            return Matrix(rescaled(memory.scale, _equilibrated(hessian)), hessian, hessian, memory.full)
+        jacobian = problem.jacobian(point.params)
+        square = jnp.matmul(jacobian.T, jacobian, precision="highest")
+        square = jnp.where(jnp.all(jnp.isfinite(square)), square, blind)
+        return Matrix(rescaled(memory.scale, jnp.diagonal(square)), hessian, square, memory.full)
+
+
+def _better(memory: Matrix, before: Point, trial: Point) -> jax.Array:
+    """Return whether the Hessian foretold the slopes at the trial better than J'J."""
+    move, turn = trial.params - before.params, trial.grad - before.grad
+    off = jnp.stack([memory.hessian, memory.square]) @ move - turn
+    full, square = jnp.sum((off / jnp.where(memory.scale > 0, memory.scale, 1)) ** 2, axis=1)
+    return jnp.where(jnp.any(move != 0) & jnp.isfinite(full), full < square, memory.full)
 
 
 def _equilibrated(matrix: jax.Array) -> jax.Array:
@@ -169,83 +183,6 @@ def _signs(memory: Diagonal) -> jax.Array:
     """Return a sign for each parameter, without a pattern, other ones each move."""
     index = jnp.arange(1, memory.scale.size + 1, dtype=memory.scale.dtype)
     return jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
-
-
-class Pairs(NamedTuple):
-    """Moves remembered, the newest last. s, y: change of params and of gradient, s'y = 1; zeros where there is none."""
-
-    scale: jax.Array  # shape (p,)
-    s: jax.Array  # shape (m, p)
-    y: jax.Array  # shape (m, p)
-    base: jax.Array  # theta, the curvature assumed where nothing is known; 0: not known yet
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
-@dataclass(frozen=True)
-class LimitedMemory:
-    """The Hessian that limited-memory BFGS learns from the moves.
-
-    Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.3: B = theta I - W M W', W = [Y, theta S],
-    M^-1 = [[-D, L'], [L, theta S'S]]. Pairs are scaled so that D = I.
-    """
-
-    size: int = 10
-
-    calm, computed, whole = CALM, False, False
-
-    def begin(self, params: jax.Array) -> Pairs:
-        """Return an empty memory."""
-        zeros = jnp.zeros((self.size, params.size), params.dtype)
-        return Pairs(jnp.zeros_like(params), zeros, zeros, jnp.zeros((), params.dtype))
-
-    def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
-        """Take the change along the trial, moved to or not, where its curvature is positive."""
-        del problem
-        change = trial.vectors - before.vectors
-        s, y = change[0], change[1]
-        s_s, s_y, y_y = products(jnp.stack([s, s, y]), jnp.stack([s, y, y])).diagonal()
-        eps = jnp.finfo(s.dtype).eps
-        take = jnp.isfinite(before.loss) & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y))
-        norm = jax.lax.rsqrt(jnp.where(take, s_y, 1))
-
-        def append(rows: jax.Array, row: jax.Array) -> jax.Array:
-            return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
-
-        # The first step is of length 1: nothing is known yet that could say more.
-        first = moved & ~jnp.isfinite(before.loss)
-        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, trial.norm, memory.base))
-        after = Pairs(memory.scale, append(memory.s, s), append(memory.y, y), base)
-        wings, middle = _compact(after)
-        curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
-        return after._replace(scale=rescaled(memory.scale, jnp.abs(curvatures)))
-
-    def model(self, problem: Problem, memory: Pairs, point: Point) -> Implicit:
-        """Return the model around the point."""
-        del problem
-        wings, middle = _compact(memory)
-
-        def product(vector: jax.Array) -> jax.Array:
-            weights = jnp.matmul(middle, products(wings, vector[None])[:, 0], precision="highest")
-            return memory.base * vector - combination(weights, wings)
-
-        return Implicit(point.grad, memory.scale, product)
-
-    def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return 0: the products are with what was learnt."""
-        del step, moved
-        return 0
-
-
-def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:
-    """Return W', shape `(2m, p)`, and M, shape `(2m, 2m)`."""
-    size = len(memory.s)
-    wings = jnp.concatenate([memory.y, memory.base * memory.s])
-    y_s, s_s = jnp.split(products(wings, memory.s), 2)
-    lower = jnp.tril(y_s.T, -1)
-    # Rows that are empty stand for themselves.
-    empty = jnp.diag(jnp.where(jnp.diagonal(s_s) > 0, 0.0, 1.0).astype(s_s.dtype))
-    middle = jnp.block([[-jnp.eye(size, dtype=s_s.dtype), lower.T], [lower, s_s + empty]])
-    return wings, jnp.linalg.inv(middle)
 
 
 def rescaled(scale: jax.Array, curvatures: jax.Array) -> jax.Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
 from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.solvers.curvature import Curvature, Exact, LimitedMemory, Products
+from jaxgd.solvers.curvature import Curvature, Exact, Products
+from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
 from jaxgd.terms import L1, Box
 
