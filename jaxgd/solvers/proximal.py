@@ -127,7 +127,8 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     eps = jnp.finfo(square.dtype).eps
     clear = bend > 4 * eps * jnp.abs(before)
     blur = jnp.sqrt(eps) * jnp.maximum(1, jnp.max(jnp.abs(trial.params)))
-    left = jnp.where(clear, trial.norm**2 * square / jnp.where(clear, bend, 1) / 2, blur * trial.norm)
+    # The quotient first: squares of far places overflow.
+    left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, bend, 1)) / 2, blur * trial.norm)
     return gain, left
 
 
