@@ -163,7 +163,7 @@ class Stop:
         # On one parameter a search that fails has closed in on the minimum from both sides.
         pinned = point.params.size == 1
         # The better the model says it is, the sooner a lack of progress is put down to rounding.
-        tried = jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
+        tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
             (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
         )

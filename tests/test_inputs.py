@@ -152,7 +152,7 @@ OPTIONS = {
     "half an eval": (ValueError, ["`max_evals`", "at least 1", "0.5"], lambda: {"stop": Stop(max_evals=0.5)}),
     "string evals": (TypeError, ["`max_evals`", "'10'"], lambda: {"stop": Stop(max_evals="10")}),
     "string gtol": (TypeError, ["`gtol`", "'a'"], lambda: {"stop": Stop(gtol="a")}),
-    "misspelt": (ValueError, ["`method`", "'lbgfs'", "nearest is 'lbfgsb'"], lambda: {"method": "lbgfs"}),
+    "misspelt": (ValueError, ["`method`", "'lbgfs'", "nearest is 'lbfgs'"], lambda: {"method": "lbgfs"}),
     "of scipy": (ValueError, ["`method`", "'L-BFGS-B'", "nearest is 'lbfgsb'"], lambda: {"method": "L-BFGS-B"}),
     "optax": (TypeError, ["`method`", "adam", "init", "step", "'auto'"], lambda: {"method": optax.adam}),
     "class": (TypeError, ["`method`", "GradientDescent", "GradientDescent("], lambda: {"method": GradientDescent}),
