@@ -44,6 +44,19 @@ def as_start(tree: Any, like: np.dtype) -> Any:
     return start
 
 
+def as_jax_has_them(tree: Any) -> Any:
+    """Return the pytree with NumPy's leaves in the types that JAX gives them.
+
+    JAX remembers what it made of a NumPy array, also where its setting for float64 has changed since: so arrays that
+    it would make smaller are copies of our own.
+    """
+
+    def convert(leaf: Any) -> Any:
+        return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)) if isinstance(leaf, np.ndarray) else leaf
+
+    return tree if jax.config.jax_enable_x64 else jax.tree.map(convert, tree)  # type: ignore[attr-defined]
+
+
 def cast(tree: Any, dtype: np.dtype) -> Any:
     """Return the pytree with float and complex leaves in the precision of `dtype`."""
 

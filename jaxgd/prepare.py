@@ -43,6 +43,7 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
         init = inputs.as_start(init, inputs.float_type(data))
     if ask.dtype is not None:
         data, init = inputs.cast((data, init), np.dtype(ask.dtype))
+    data, init = inputs.as_jax_has_them((data, init))
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))
     places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))

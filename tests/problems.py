@@ -82,5 +82,5 @@ PROBLEMS = [
 
 def value(problem: Problem, params: Any) -> Any:
     """Return the loss as a user would call it."""
-    params, data = jax.tree.map(jnp.asarray, (params, problem.data))
+    params, data = jax.tree.map(lambda leaf: jnp.asarray(+leaf), (params, problem.data))
     return problem.loss(params) if data is None else problem.loss(params, data)
