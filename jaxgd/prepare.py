@@ -50,7 +50,7 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     functions = (ask.loss, *(leaves[i] for i in places))
     numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
-    flags = (ask.has_aux, ask.sign, ask.trace, ask.least_squares)
+    flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
     # What is added to the loss is read with the start at hand, which may have to be inferred.
     extra = _signature((ask.bounds, ask.l1, ask.l2, ask.term)), _by_value(ask.fixed)
     rest = (_signature((init, data)), like, options, places, flags, extra, precision())
@@ -64,7 +64,7 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
         program = cache.get(key)
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, choose, ask.sign, ask.trace, ask.least_squares)
+        recipe = Recipe(None, functions, method, options, places, choose, *flags)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start)

@@ -54,6 +54,7 @@ class Problem:
     sign: int = 1  # -1: the user asked for the maximum
     term: Term | None = None  # added to the loss
     ridge: Any = None  # half of it times the squared length of the params is added to the loss
+    has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
 
     def value(self, params: jax.Array) -> tuple[jax.Array, Any]:
         """Return the loss to minimize at the flat `params`, in their type, and aux."""
@@ -86,18 +87,26 @@ class Problem:
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
         along = jax.jvp(self._residuals, (params,), (vector,))[1]
-        return jax.vjp(self._residuals, params)[1](along)[0]
+        bent = jax.vjp(self._residuals, params)[1](along)[0]
+        return bent if self.ridge is None else bent + self.ridge * vector
 
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
         return jax.hessian(lambda x: self.value(x)[0])(params)
 
     def jacobian(self, params: jax.Array) -> jax.Array:
-        """Return the Jacobian of the residuals of a least-squares loss, which are its aux, shape `(n, p)`."""
-        return jax.jacfwd(self._residuals)(params)
+        """Return the Jacobian of the residuals of a least-squares loss, shape `(n, p)`.
+
+        The root of a ridge is the slope of one more residual a param.
+        """
+        jacobian = jax.jacfwd(self._residuals)(params)
+        if self.ridge is None:
+            return jacobian
+        return jnp.concatenate([jacobian, jnp.sqrt(self.ridge) * jnp.eye(params.size, dtype=params.dtype)])
 
     def _residuals(self, params: jax.Array) -> jax.Array:
-        return as_vector(self.value(params)[1], params.dtype)
+        aux = self.value(params)[1]
+        return as_vector(aux[0] if self.has_aux else aux, params.dtype)
 
     def nowhere(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""

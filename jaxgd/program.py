@@ -54,6 +54,7 @@ class Recipe:
     sign: int
     trace: bool
     least_squares: bool
+    has_aux: bool
 
 
 class Program:
@@ -107,7 +108,7 @@ class Program:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             return recipe.traced(params, inputs.data, inputs.arrays)
 
-        return Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge), solver, stop
+        return Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, recipe.has_aux), solver, stop
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, stop = self._bind(inputs)
