@@ -104,11 +104,21 @@ class Program:
         layout, terms = self.layout(inputs.init), inputs.terms
         term, ridge = terms.flatten(layout) if terms else (None, None)
         solver, _ = self._choose(method, term)
+        still = recipe.sign * self._penalty_of_held(inputs.init, term, ridge)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            return recipe.traced(params, inputs.data, inputs.arrays)
+            value, aux = recipe.traced(params, inputs.data, inputs.arrays)
+            return value + still, aux
 
         return Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, recipe.has_aux), solver, stop
+
+    def _penalty_of_held(self, init: Any, term: Any, ridge: Any) -> Any:
+        """Return what the penalties say of the params that are held still, which the vector does not hold."""
+        if self._free is None:
+            return 0
+        held = self._whole.flatten(init).at[self._free].set(0)
+        penalty = 0 if term is None else term.value(held)
+        return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, stop = self._bind(inputs)
