@@ -51,8 +51,9 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
-    # What is added to the loss is read with the start at hand, which may have to be inferred.
-    extra = _signature((ask.bounds, ask.l1, ask.l2, ask.term)), _by_value(ask.fixed)
+    # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
+    absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
+    extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
     rest = (_signature((init, data)), like, options, places, flags, extra, precision())
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
