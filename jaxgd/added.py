@@ -10,20 +10,21 @@ from jax.core import Tracer
 from jaxgd.terms import L1, Box, Terms
 
 
-def as_terms(bounds: Any, l1: Any, l2: Any, term: Any, start: Any) -> tuple[Terms | None, str]:
+def as_terms(bounds: Any, l1: Any, l2: Any, term: Any, start: Any, fixed: Any = None) -> tuple[Terms | None, str]:
     """Return what is added to the loss, or None, and what the user should know; `start` gives the shape of params."""
     if bounds is None and l1 is None and l2 is None and term is None:
         return None, ""
     ridge = None if l2 is None else _weight(l2, "l2")
-    box, note = (None, "") if bounds is None else _as_box(bounds, start)
+    box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed)
     if term is not None:
-        if not (hasattr(term, "prox") and hasattr(term, "inside")):
+        if isinstance(term, type) or not (hasattr(term, "prox") and hasattr(term, "inside")):
             msg = f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`; got {term!r}."
             raise TypeError(msg)
         if bounds is not None or l1 is not None:
             msg = f"`term={term!r}` cannot be joined with `bounds` or `l1`: the prox of their sum is unknown."
             raise ValueError(msg)
     elif l1 is not None:
+        _check_real(start)
         term = L1(_weight(l1, "l1"), box)
     else:
         term = box
@@ -62,16 +63,25 @@ def _weight(value: Any, name: str) -> Any:
     return float(value)
 
 
-def _as_box(bounds: Any, start: Any) -> tuple[Box, str]:
+def _check_real(start: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(start):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            where = jax.tree_util.keystr(path)
+            msg = f"`l1` cannot shrink the complex parameter params{where}. Split it into real and imaginary parts."
+            raise TypeError(msg)
+
+
+def _as_box(bounds: Any, start: Any, fixed: Any) -> tuple[Box, str]:
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):  # noqa: PLR2004 - lower and upper
         msg = f"`bounds` must be a pair (lower, upper), each a number or in the shape of params; got {bounds!r}."
         raise ValueError(msg)
     ends: list[list[Any]] = []
     for end, name, default in zip(bounds, ("bounds[0]", "bounds[1]"), (-np.inf, np.inf), strict=True):
-        ends.append([_bound(*given, name) for given in _spread(default if end is None else end, start, name, default)])
+        ends.append([_bound(*given, name, default) for given in _spread(end, start, name, default)])
     structure, leaves = jax.tree.structure(start), jax.tree.leaves_with_path(start)
+    still = _spread(False if fixed is None else fixed, start, "fixed", missing=False)
     outside = 0
-    for lower, upper, (path, leaf) in zip(*ends, leaves, strict=True):
+    for lower, upper, (path, leaf), (_, held, _) in zip(*ends, leaves, still, strict=True):
         if isinstance(lower, Tracer) or isinstance(upper, Tracer):
             continue
         crossed = np.argwhere(~(np.asarray(lower) <= np.asarray(upper)))
@@ -84,12 +94,12 @@ def _as_box(bounds: Any, start: Any) -> tuple[Box, str]:
             )
             raise ValueError(msg)
         if not isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
-            outside += int(np.sum((np.asarray(leaf) < lower) | (np.asarray(leaf) > upper)))
+            outside += int(np.sum(((np.asarray(leaf) < lower) | (np.asarray(leaf) > upper)) & ~np.asarray(held)))
     note = f" {outside} of the start's numbers lay outside the bounds and were moved inside." if outside else ""
     return Box(structure.unflatten(ends[0]), structure.unflatten(ends[1])), note
 
 
-def _bound(path: str, leaf: Any, like: Any, name: str) -> Any:
+def _bound(path: str, leaf: Any, like: Any, name: str, missing: float) -> Any:
     """Return one bound as an array in the shape and type of its parameter."""
     if jnp.issubdtype(like.dtype, jnp.complexfloating):
         msg = f"`bounds` cannot order the complex parameter params{path}. Split it into real and imaginary parts."
@@ -107,6 +117,11 @@ def _bound(path: str, leaf: Any, like: Any, name: str) -> Any:
             raise ValueError(msg)
     if isinstance(leaf, Tracer | jax.Array):
         return jnp.broadcast_to(leaf, like.shape).astype(jax.dtypes.canonicalize_dtype(like.dtype))
+    if np.asarray(leaf).dtype == object:
+        leaf = np.array([missing if item is None else item for item in np.ravel(leaf)]).reshape(np.shape(leaf))
+    if np.asarray(leaf).dtype.kind not in "biuf":
+        msg = f"`{name}{path}` must be real numbers, or None where there is no bound; got {leaf!r}."
+        raise TypeError(msg)
     return np.broadcast_to(np.asarray(leaf, like.dtype), like.shape)
 
 
@@ -118,6 +133,7 @@ def _spread(tree: Any, start: Any, name: str, missing: Any) -> list[tuple[str, A
     found: list[tuple[str, Any, Any]] = []
 
     def walk(value: Any, like: Any, path: str) -> None:
+        value = missing if value is None else value
         if hasattr(like, "shape"):
             if isinstance(value, list | tuple):
                 value = np.asarray(value)

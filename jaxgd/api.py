@@ -129,13 +129,13 @@ def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any])
             raise TypeError(msg)
     progress = options.pop("progress", False)
     stop = _rule(options.pop("tol", None), options.pop("stop", None))
-    return _solve(dataclasses.replace(ask, stop=stop, **options), progress=progress)
+    return _solve(dataclasses.replace(ask, stop=stop, **options), progress=progress, level=4)
 
 
 _OWN = {"loss", "data", "init", "sign", "least_squares"}
 
 
-def _solve(ask: Ask, *, progress: bool) -> Result:
+def _solve(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
         program, given, note = prepare(ask)
@@ -154,7 +154,7 @@ def _solve(ask: Ask, *, progress: bool) -> Result:
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     result = _report(program, answer, counts, rows, ask.stop, seconds, note)
     if failed and not result.converged:
-        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=3)
+        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
     return result
 
 

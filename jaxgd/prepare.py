@@ -68,7 +68,7 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
         recipe = Recipe(None, functions, method, options, places, choose, *flags)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like)
     start = program.start if init is None else init
-    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start)
+    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed)
     return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
 
@@ -133,11 +133,15 @@ def _contents(arrays: list[Any]) -> Hashable:
     return tuple((array.shape, np.asarray(array).tobytes()) for array in arrays)
 
 
-def _by_value(tree: Any) -> Hashable:
-    if tree is None:
+def _by_value(fixed: Any) -> Hashable:
+    if fixed is None:
         return None
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(np.asarray(leaf).tobytes() for leaf in leaves)
+    leaves, structure = jax.tree.flatten(fixed)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        msg = "`fixed` says how many parameters there are, so its values must be known: no argument of `jit` or `vmap`."
+        raise TypeError(msg)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    return structure, tuple((array.shape, array.dtype, array.tobytes()) for array in arrays)
 
 
 def _signature(tree: Any) -> Hashable:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Term(Protocol):
@@ -91,12 +92,26 @@ class L1:
         return Box(jnp.maximum(lower, box.lower), jnp.minimum(upper, box.upper)), self.weight * sign
 
 
+def _check_positive(value: Any, name: str) -> None:
+    """Refuse what is no positive number; what JAX passes in its place cannot be looked at."""
+    if isinstance(value, str | list | tuple | dict) or (isinstance(value, np.ndarray) and value.ndim):
+        msg = f"`{name}` must be one number; got {value!r}."
+        raise TypeError(msg)
+    if isinstance(value, int | float | np.number | np.ndarray) and not 0 < value < float("inf"):
+        msg = f"`{name}` must be positive and finite; got {value!r}."
+        raise ValueError(msg)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])
 @dataclass(frozen=True)
 class Simplex:
     """All params together are at least 0 and sum to `total`: shares, mixture weights, portfolios."""
 
     total: Any = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a total that no params have."""
+        _check_positive(self.total, "total")
 
     def value(self, params: jax.Array) -> Any:
         """Return 0."""
@@ -122,6 +137,10 @@ class Ball:
     """The Euclidean length of all params together is at most `radius`."""
 
     radius: Any = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a radius that no ball has."""
+        _check_positive(self.radius, "radius")
 
     def value(self, params: jax.Array) -> Any:
         """Return 0."""
@@ -153,8 +172,10 @@ class Terms:
         box = term if isinstance(term, Box) else getattr(term, "box", None)
         if box is not None:
             box = Box(layout.flatten(box.lower), layout.flatten(box.upper))
-        if isinstance(term, L1):
-            term = L1(jnp.asarray(term.weight, dtype), box)
-        elif isinstance(term, Box):
+        if isinstance(term, Box):
             term = box
+        elif isinstance(term, L1):
+            term = L1(jnp.asarray(term.weight, dtype), box)
+        else:
+            term = jax.tree.map(lambda number: jnp.asarray(number, dtype), term)
         return term, None if self.ridge is None else jnp.asarray(self.ridge, dtype)
