@@ -50,7 +50,7 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
     """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it."""
     if method is None:
         return _choice(size, term, least_squares=least_squares)
-    if not least_squares and getattr(getattr(method, "curvature", None), "least_squares", False):
+    if not least_squares and getattr(getattr(method, "curvature", None), "sum_of_squares", False):
         msg = f"`method` {method.name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
         raise ValueError(msg)
     if term is not None and not isinstance(term, getattr(method, "keeps", ())):

@@ -105,7 +105,7 @@ class Result:
 
     @property
     def products(self) -> Any:
-        """Hessian-vector products computed beside the evaluations; a Hessian is as many as there are parameters."""
+        """Products of vectors with the Hessian, or with a Jacobian; a whole one is as many as there are parameters."""
         return self._count(3)
 
     def _count(self, at: int) -> Any:

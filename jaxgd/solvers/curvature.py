@@ -55,64 +55,92 @@ class Matrix(NamedTuple):
 
     scale: jax.Array  # shape (p,)
     hessian: jax.Array  # shape (p, p)
-    square: jax.Array  # J'J of a sum of squares, else the Hessian, shape (p, p)
-    full: jax.Array  # whether the Hessian foretells a sum of squares better than J'J
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["least_squares"])
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Exact:
-    """The Hessian as a matrix, computed after every move.
-
-    With `least_squares`, that or J'J, whichever foretold the last step better: Dennis, Gay and Welsch, ACM TOMS 7
-    (1981), section 3, with the Hessian itself where they learn it from the moves.
-    """
-
-    least_squares: bool = False
+    """The Hessian as a matrix, computed after every move."""
 
     calm, computed, whole = 2, True, True  # the model knows every direction, but not how far it holds
 
     def begin(self, params: jax.Array) -> Matrix:
         """Return zeros."""
-        zeros = jnp.zeros((params.size, params.size), params.dtype)
-        return Matrix(jnp.zeros_like(params), zeros, zeros, jnp.zeros((), bool))
+        return Matrix(jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype))
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
-        """Compute the matrix where the trial was moved to."""
-        if self.least_squares:
-            memory = memory._replace(full=_better(memory, before, trial))
-        return jax.lax.cond(moved, lambda: self._at(problem, trial, memory), lambda: memory)
+        """Compute the Hessian where the trial was moved to."""
+        del before
+
+        def learnt() -> Matrix:
+            hessian = _or_slope(problem.hessian(trial.params), trial)
+            return Matrix(rescaled(memory.scale, _equilibrated(hessian)), hessian)
+
+        return jax.lax.cond(moved, learnt, lambda: memory)
 
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
         """Return the model around the point."""
         del problem
-        matrix = jnp.where(memory.full, memory.hessian, memory.square) if self.least_squares else memory.hessian
-        return Dense(point.grad, memory.scale, matrix)
+        return Dense(point.grad, memory.scale, memory.hessian)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that make a Hessian."""
         return moved * step.move.size
 
-    def _at(self, problem: Problem, point: Point, memory: Matrix) -> Matrix:
-        hessian = problem.hessian(point.params)
-        hessian = (hessian + hessian.T) / 2
-        # Where the curvature overflows the model is a slope alone.
-        blind = point.norm * jnp.eye(point.params.size)
-        hessian = jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, blind)
-        if not self.least_squares:
-            return Matrix(rescaled(memory.scale, _equilibrated(hessian)), hessian, hessian, memory.full)
-        jacobian = problem.jacobian(point.params)
-        square = jnp.matmul(jacobian.T, jacobian, precision="highest")
-        square = jnp.where(jnp.all(jnp.isfinite(square)), square, blind)
-        return Matrix(rescaled(memory.scale, jnp.diagonal(square)), hessian, square, memory.full)
+
+class Pair(NamedTuple):
+    """Both Hessians of a sum of squares."""
+
+    scale: jax.Array  # shape (p,)
+    matrices: jax.Array  # shape (2, p, p): J'J and the Hessian
+    choice: jax.Array  # which of them foretells better, an int32
 
 
-def _better(memory: Matrix, before: Point, trial: Point) -> jax.Array:
-    """Return whether the Hessian foretold the slopes at the trial better than J'J."""
-    move, turn = trial.params - before.params, trial.grad - before.grad
-    off = jnp.stack([memory.hessian, memory.square]) @ move - turn
-    full, square = jnp.sum((off / jnp.where(memory.scale > 0, memory.scale, 1)) ** 2, axis=1)
-    return jnp.where(jnp.any(move != 0) & jnp.isfinite(full), full < square, memory.full)
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class SumOfSquares:
+    """The Hessian of a sum of squares, or that of Gauss and Newton, J'J, whichever foretold the last slopes better.
+
+    Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
+    """
+
+    calm, computed, whole, sum_of_squares = 2, True, True, True
+
+    def begin(self, params: jax.Array) -> Pair:
+        """Return zeros."""
+        zeros = jnp.zeros((2, params.size, params.size), params.dtype)
+        return Pair(jnp.zeros_like(params), zeros, jnp.zeros((), jnp.int32))
+
+    def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
+        """Choose by the trial, and compute both matrices where it was moved to."""
+        move, turn = trial.params - before.params, trial.grad - before.grad
+        off = jnp.matmul(memory.matrices, move, precision="highest") - turn
+        errors = jnp.sum((off / jnp.where(memory.scale > 0, memory.scale, 1)) ** 2, axis=1)
+        told = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
+        choice = jnp.where(told, jnp.argmin(errors).astype(jnp.int32), memory.choice)
+
+        def learnt() -> Pair:
+            jacobian = problem.jacobian(trial.params)
+            square = _or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial)
+            hessian = _or_slope(problem.hessian(trial.params), trial)
+            return Pair(rescaled(memory.scale, jnp.diagonal(square)), jnp.stack([square, hessian]), choice)
+
+        return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
+
+    def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
+        """Return the model around the point."""
+        del problem
+        return Dense(point.grad, memory.scale, memory.matrices[memory.choice])
+
+    def cost(self, step: Step, moved: jax.Array) -> Any:
+        """Return the products that make a Hessian and a Jacobian."""
+        return 2 * moved * step.move.size
+
+
+def _or_slope(hessian: jax.Array, point: Point) -> jax.Array:
+    """Return the Hessian made symmetric; where it overflows, one that makes the model little but a slope."""
+    hessian = (hessian + hessian.T) / 2
+    return jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, point.norm * jnp.eye(point.params.size))
 
 
 def _equilibrated(matrix: jax.Array) -> jax.Array:
@@ -137,16 +165,16 @@ class Diagonal(NamedTuple):
     moves: jax.Array  # learnt from
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["least_squares"])
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sum_of_squares"])
 @dataclass(frozen=True)
 class Products:
-    """The Hessian by its products with vectors; with `least_squares` that of Gauss and Newton.
+    """The Hessian by its products with vectors; for a `sum_of_squares` that of Gauss and Newton.
 
     The scale makes the rows of the scaled Hessian of equal length, as Ruiz's iteration does for a matrix (2001), from
     one product a move (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J. Optim. Theory Appl. 172 (2017)).
     """
 
-    least_squares: bool = False
+    sum_of_squares: bool = False
 
     calm, computed, whole = 2, True, False
 
@@ -176,7 +204,7 @@ class Products:
         return step.products + moved
 
     def _product(self, problem: Problem, params: jax.Array, vector: jax.Array) -> jax.Array:
-        return problem.gauss_newton(params, vector) if self.least_squares else problem.product(params, vector)
+        return problem.gauss_newton(params, vector) if self.sum_of_squares else problem.product(params, vector)
 
 
 def _signs(memory: Diagonal) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
 from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.solvers.curvature import Curvature, Exact, Products
+from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
 from jaxgd.terms import L1, Box
@@ -146,8 +146,8 @@ def LevenbergMarquardt(*, products: bool = False) -> TrustRegion:  # noqa: N802
     With `products` it takes the Jacobian's products with vectors, by conjugate gradients: for many parameters.
     """
     if products:
-        return TrustRegion(Products(least_squares=True), "Levenberg-Marquardt with conjugate gradients")
-    return TrustRegion(Exact(least_squares=True), "Levenberg-Marquardt")
+        return TrustRegion(Products(sum_of_squares=True), "Levenberg-Marquardt with conjugate gradients")
+    return TrustRegion(SumOfSquares(), "Levenberg-Marquardt")
 
 
 class Verdict(NamedTuple):
