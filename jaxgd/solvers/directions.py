@@ -135,7 +135,8 @@ class DenseInverse:
     """The BFGS direction, with the inverse Hessian H as a matrix.
 
     Nocedal and Wright, Numerical Optimization (2006), equations 6.17 and 6.20. Pairs are scaled so that s'y = 1: with
-    u = H y, the next H is H + (1 + y'u) ss' - us' - su'.
+    u = H y, the next H is H + (1 + y'u) ss' - us' - su'. The first p moves scale H up as Al-Baali does, J. Optim. Theory
+    Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
     """
 
     def begin(self, params: jax.Array) -> Inverse:
@@ -149,7 +150,10 @@ class DenseInverse:
         scale = jnp.where(move.take, 1 / jnp.sum(y * y), memory.scale)
         index = np.arange(s.size)
         unknown = jnp.where(index[:, None] == index, scale, 0)
-        inverse = jnp.where(memory.taken > 0, memory.inverse, unknown)
+        # s'Bs / s'y: while most of H is a guess, what the move shows too short is lengthened.
+        more = jnp.maximum(1, -(move.stepsize**2) * move.slope / move.curvature)
+        more = jnp.where(move.take & (memory.taken < s.size), more, 1)
+        inverse = jnp.where(memory.taken > 0, more * memory.inverse, unknown)
         u, v = products(pack(y, point.grad), inverse)
         (s_g, _), (u_g, y_u) = products(pack(s, u), pack(point.grad, y))
         along = (1 + y_u) * s - u
