@@ -202,7 +202,7 @@ class Conjugate:
 
     "hager-zhang": SIAM J. Optim. 16 (2005), equation 1.3, with the truncation of SIAM J. Optim. 23 (2013), equation
     2.9, which does not depend on the units of the loss. "polak-ribiere": Nocedal and Wright (2006), equation 5.45.
-    The direction is scaled so that its first trial promises the decrease of the last step (page 59 there).
+    The direction is scaled so that its first trial promises the decrease of the last line (equation 3.60 there).
     """
 
     beta: str
@@ -215,18 +215,18 @@ class Conjugate:
         """Take the move where it says so; return the memory and the direction, the last one while its line goes on."""
         rows = pack(point.grad, move.change[1], move.direction)
         (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
-        good = move.take
         if self.beta == "hager-zhang":
             beta = jnp.maximum((g_y - 2 * g_d * y_y / d_y) / d_y, 0.4 * move.slope / d_d)
         else:
             beta = jnp.maximum(0, g_y / move.norm**2) / memory.scale
-            good = good & (jnp.mod(memory.taken + 1, point.params.size) > 0)
         slope = beta * g_d - g_g
-        good = good & (slope <= -0.01 * g_g)
+        good = move.take & (slope <= -0.01 * g_g)
         slope, beta = jnp.where(good, slope, -g_g), jnp.where(good, beta, 0)
-        length = beta * (beta * d_d - 2 * g_d) + g_g
-        s_s = move.stepsize**2 * d_d
-        memory = memory.learn(move, s_s, -slope / length * s_s / move.curvature)
+        s_s, squared = move.stepsize**2 * d_d, beta * (beta * d_d - 2 * g_d) + g_g
+        # The same decrease as the last line's minimum gave, but no step that its curvature calls absurd.
+        scale = -(move.slope**2 * move.stepsize**2) / (move.curvature * slope)
+        known = -slope * s_s / (move.curvature * squared)
+        memory = memory.learn(move, s_s, jnp.clip(scale, 0.1 * known, 10 * known))
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - point.grad), move.direction)
 
     def forget(self, memory: Trail, when: jax.Array) -> Trail:
