@@ -70,6 +70,7 @@ class Descent:
         move = Move(
             change=trial.vectors - state.point.vectors,
             curvature=curvature,
+            moved=moved,
             take=moved & (curvature > 0),
             over=over,
             direction=state.direction,
@@ -132,7 +133,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(adaptive=False), Wolfe(), "steepest descent with a Wolfe search")
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search")
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -140,4 +141,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(adaptive=True), Nonmonotone(), "Barzilai-Borwein")
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein")

@@ -12,6 +12,7 @@ from jaxgd.flat import combination, pack, products
 from jaxgd.problem import Point
 
 FADE = 0.9  # what is left after a move of the largest curvature radius seen
+SHORT = 0.2  # a radius s'y / y'y below this part of s's / s'y is taken
 
 
 class Move(NamedTuple):
@@ -19,7 +20,8 @@ class Move(NamedTuple):
 
     change: jax.Array  # shape (2, p): of params and of gradient since the line's start
     curvature: jax.Array  # s'y: the product of the two
-    take: jax.Array  # the trial was accepted, and its curvature is positive
+    moved: jax.Array  # the trial was accepted
+    take: jax.Array  # and its curvature is positive
     over: jax.Array  # the line is: its trial was accepted, or it has no answer
     direction: jax.Array  # of the line
     stepsize: jax.Array  # of the trial
@@ -239,16 +241,14 @@ class Conjugate:
         return memory.left(point)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["adaptive"])
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclass(frozen=True)
 class Gradient:
     """The negative gradient, with the curvature radius of the last move for its length.
 
-    Barzilai and Borwein, IMA J. Numer. Anal. 8 (1988): s's / s'y; where `adaptive`, s'y / y'y if that is much
-    shorter (Zhou, Gao and Dai, Comput. Optim. Appl. 35 (2006), ABB).
+    Barzilai and Borwein, IMA J. Numer. Anal. 8 (1988): s's / s'y, or s'y / y'y if that is much shorter (Zhou, Gao and
+    Dai, Comput. Optim. Appl. 35 (2006), ABB).
     """
-
-    adaptive: bool
 
     def begin(self, params: jax.Array) -> Trail:
         """Return an empty memory."""
@@ -258,8 +258,10 @@ class Gradient:
         """Take the move where it says so; return the memory and the direction."""
         s_s, y_y = jnp.sum(move.change**2, axis=1)
         long, short = s_s / move.curvature, move.curvature / y_y
-        scale = jnp.where(short < 0.5 * long, short, long) if self.adaptive else long
-        memory = memory.learn(move, s_s, scale)
+        memory = memory.learn(move, s_s, jnp.where(short < SHORT * long, short, long))
+        # Where the curvature is negative, its size still tells how far the gradient holds.
+        concave = move.moved & (move.curvature <= 0) & (s_s > 0) & (y_y > 0)
+        memory = memory._replace(scale=jnp.where(concave, jnp.sqrt(s_s / y_y), memory.scale))
         return memory, -memory.scale * point.grad
 
     def forget(self, memory: Trail, when: jax.Array) -> Trail:

@@ -26,7 +26,6 @@ class Search(NamedTuple):
     slope: jax.Array  # at the line's start
     trials: jax.Array  # made since `high` is known; inf: take the next one as it is, if finite
 
-
     def pack(self) -> jax.Array:
         """Return one vector."""
         return pack(*self)
