@@ -157,7 +157,8 @@ class Stop:
         at_floor = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
             (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
         )
-        at_floor = fine & tried & (at_floor | (state.stuck & (seen.model <= noise)))
+        rounded = (seen.model <= noise) | _at_rounding(seen.least, seen.peak)
+        at_floor = fine & tried & (at_floor | (state.stuck & rounded))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, state.stuck), (Status.DIVERGED, state.stuck & ~fine)]
@@ -191,11 +192,16 @@ def _hidden(loss: Any, made: Any) -> Any:
     return jnp.maximum(rounding(loss), jnp.finfo(loss.dtype).eps * rounding(made))
 
 
+def _at_rounding(least: Any, peak: Any) -> Any:
+    """Return whether the gradient has shrunk to its rounding."""
+    return least <= 4 * jnp.finfo(least.dtype).eps * peak
+
+
 def _left(model: Any, recent: tuple[jax.Array, ...], peak: Any, least: Any) -> Any:
     """Return the decrease left: the worse of what the model and the trend of the moves say."""
     eps = jnp.finfo(model.dtype).eps
     # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
-    believed = jnp.where(least <= 4 * eps * peak, 1e4, 1 / eps) * model
+    believed = jnp.where(_at_rounding(least, peak), 1e4, 1 / eps) * model
     return jnp.maximum(model, jnp.minimum(_trend(recent), believed))
 
 

@@ -137,8 +137,8 @@ class DenseInverse:
     """The BFGS direction, with the inverse Hessian H as a matrix.
 
     Nocedal and Wright, Numerical Optimization (2006), equations 6.17 and 6.20. Pairs are scaled so that s'y = 1: with
-    u = H y, the next H is H + (1 + y'u) ss' - us' - su'. The first p moves scale H up as Al-Baali does, J. Optim. Theory
-    Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
+    u = H y, the next H is H + (1 + y'u) ss' - us' - su'. The first p moves scale H up as Al-Baali does, J. Optim.
+    Theory Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
     """
 
     def begin(self, params: jax.Array) -> Inverse:
@@ -259,9 +259,10 @@ class Gradient:
         s_s, y_y = jnp.sum(move.change**2, axis=1)
         long, short = s_s / move.curvature, move.curvature / y_y
         memory = memory.learn(move, s_s, jnp.where(short < SHORT * long, short, long))
-        # Where the curvature is negative, its size still tells how far the gradient holds.
-        concave = move.moved & (move.curvature <= 0) & (s_s > 0) & (y_y > 0)
-        memory = memory._replace(scale=jnp.where(concave, jnp.sqrt(s_s / y_y), memory.scale))
+        # Where the curvature is negative, its size still tells how far to go; a step lost in rounding was too short.
+        blind = move.moved & (move.stepsize > 0) & ~move.take
+        far = jnp.where((s_s > 0) & (y_y > 0), jnp.sqrt(s_s / y_y), 10 * memory.scale)
+        memory = memory._replace(scale=jnp.where(blind, far, memory.scale))
         return memory, -memory.scale * point.grad
 
     def forget(self, memory: Trail, when: jax.Array) -> Trail:

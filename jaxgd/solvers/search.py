@@ -78,8 +78,9 @@ class Wolfe:
     """Search for a step that meets the Wolfe conditions, or near the rounding floor the approximate ones.
 
     A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
-    phi'(t) >= `curvature` phi'(0), and where `strong` |phi'(t)| is no larger than that; or, where rounding hides the decrease, when phi(t) is within rounding of
-    phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J. Optim. 16 (2005), equation 4.1 ff.). Trials
+    phi'(t) >= `curvature` phi'(0), where `strong` also |phi'(t)| <= `curvature` |phi'(0)|; or, where rounding hides the
+    decrease, when phi(t) is within rounding of phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J.
+    Optim. 16 (2005), equation 4.1 ff.). Trials
     come from safeguarded cubic interpolation. A trial that is not finite is too long a step, never an end.
     """
 
@@ -125,7 +126,8 @@ class Wolfe:
         bounded = jnp.isfinite(high[0])
         trials = search.trials + bounded
         exhausted = bounded & ((trials > self.max_trials) | (high[0] - low[0] <= 2 * eps * high[0]))
-        settle = exhausted & (low[0] > 0)
+        # A step too short to change anything is no answer.
+        settle = exhausted & (low[0] > 0) & ((low[1] < start) | (low[2] > search.slope))
         stepsize = jnp.where(settle, low[0], self._next(search, trial, low, high, noise, trials))
         after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
         return Verdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
@@ -152,8 +154,8 @@ class Wolfe:
 class Nonmonotone:
     """Search for a step that lowers the largest of the last losses; the first trial almost always does.
 
-    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when
-    phi(t) <= max of the losses where the last `window` lines started + `sufficient` t phi'(0), or within rounding of it.
+    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when phi(t) is
+    at most `sufficient` t phi'(0) plus the largest loss where the last `window` lines started, or within rounding of it.
     """
 
     sufficient: float = 1e-4
