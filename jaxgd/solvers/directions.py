@@ -11,7 +11,7 @@ import numpy as np
 from jaxgd.flat import combination, pack, products
 from jaxgd.problem import Point
 
-FADE = 0.9  # what is left after a move of the largest curvature radius seen
+FADE = 0.98  # what is left after a move of the largest curvature radius seen
 SHORT = 0.2  # a radius s'y / y'y below this part of s's / s'y is taken
 
 
@@ -178,18 +178,22 @@ class Trail(NamedTuple):
     scale: jax.Array
     taken: jax.Array
     radius: jax.Array  # largest curvature radius s's / s'y seen of late
+    peak: jax.Array  # longest gradient seen
 
     @classmethod
     def begin(cls, params: jax.Array) -> "Trail":
         """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
-        return cls(zero, zero, zero)
+        return cls(zero, zero, zero, zero)
 
     def learn(self, move: Move, length: jax.Array, scale: jax.Array) -> "Trail":
         """Take the move, whose squared length is given, where it says so; `scale` is what to assume next."""
         radius = jnp.maximum(FADE * self.radius, length / move.curvature)
-        return Trail(
-            jnp.where(move.take, scale, self.scale), self.taken + move.take, jnp.where(move.take, radius, self.radius)
+        return self._replace(
+            scale=jnp.where(move.take, scale, self.scale),
+            taken=self.taken + move.take,
+            radius=jnp.where(move.take, radius, self.radius),
+            peak=jnp.maximum(self.peak, move.norm),
         )
 
     def left(self, point: Point) -> jax.Array:
@@ -258,10 +262,11 @@ class Gradient:
         """Take the move where it says so; return the memory and the direction."""
         s_s, y_y = jnp.sum(move.change**2, axis=1)
         long, short = s_s / move.curvature, move.curvature / y_y
-        memory = memory.learn(move, s_s, jnp.where(short < SHORT * long, short, long))
-        # Where the curvature is negative, its size still tells how far to go; a step lost in rounding was too short.
-        blind = move.moved & (move.stepsize > 0) & ~move.take
-        far = jnp.where((s_s > 0) & (y_y > 0), jnp.sqrt(s_s / y_y), 10 * memory.scale)
+        clear = y_y > (4 * jnp.finfo(y_y.dtype).eps * memory.peak) ** 2
+        blind = move.moved & (move.stepsize > 0) & ~(move.take & clear)
+        memory = memory.learn(move._replace(take=move.take & clear), s_s, jnp.where(short < SHORT * long, short, long))
+        # Where the curvature is negative its size still tells how far to go; a step lost in rounding was too short.
+        far = jnp.where(clear, jnp.sqrt(s_s / y_y), 10 * memory.scale)
         memory = memory._replace(scale=jnp.where(blind, far, memory.scale))
         return memory, -memory.scale * point.grad
 
