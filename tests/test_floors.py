@@ -18,6 +18,7 @@ FLOORS = [
         "stop",
         "solvers.search",
         "solvers.directions",
+        "solvers.trail",
         "solvers.descent",
         "solvers.gradient",
         "solvers.region",
@@ -60,6 +61,8 @@ def test_imports_go_down(path):
     beside = {
         ("solvers.descent", "solvers.search"),
         ("solvers.descent", "solvers.directions"),
+        ("solvers.descent", "solvers.trail"),
+        ("solvers.trail", "solvers.directions"),
         ("solvers.newton", "solvers.region"),
     }
     here = floor.get(module(path), 0)

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, pack, products
+from jaxgd.flat import once, products
 from jaxgd.problem import Point, Problem, choose
-from jaxgd.solvers.directions import Conjugate, DenseInverse, Direction, Gradient, LimitedMemory, Move
-from jaxgd.solvers.search import Nonmonotone, Wolfe
+from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
+from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
+from jaxgd.solvers.trail import Conjugate, Gradient
+
+CALM = 10  # for scaled gradients, whose lengths go up and down
 
 
 class DescentState(NamedTuple):
@@ -28,14 +31,15 @@ class DescentState(NamedTuple):
     memory: Any  # what the direction remembers
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name"])
+@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "calm"])
 @dataclass(frozen=True)
 class Descent:
     """Move along a direction, as far as a search says."""
 
     direction: Direction
-    search: Wolfe | Nonmonotone
+    search: LineSearch
     name: str
+    calm: int = 5  # moves in a row that must agree that it has converged
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""
@@ -64,9 +68,10 @@ class Descent:
         over, point = moved | failed, choose(moved, trial, state.point)
 
         curvature = line.stepsize * (slope - line.slope)
-        memory = self.direction.forget(state.memory, failed)
+        memory = state.memory
         # The first step is of length 1: nothing is known yet that could say more.
-        memory = memory._replace(scale=jnp.where(memory.scale > 0, memory.scale, 1 / point.norm))
+        scale = jnp.where(memory.scale > 0, memory.scale, 1 / point.norm)
+        memory = memory._replace(scale=scale, taken=jnp.where(failed, 0, memory.taken))
         move = Move(
             change=trial.vectors - state.point.vectors,
             curvature=curvature,
@@ -133,7 +138,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search")
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search", CALM)
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -141,4 +146,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein")
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein", CALM)

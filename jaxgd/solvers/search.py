@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +44,50 @@ class Backtrack(NamedTuple):
         return jnp.concatenate([pack(*self[:3]), self.recent])
 
 
+class Line(Protocol):
+    """What a search knows of the line it is on."""
+
+    @property
+    def stepsize(self) -> jax.Array:
+        """Where to look next."""
+        ...
+
+    @property
+    def slope(self) -> jax.Array:
+        """At the line's start."""
+        ...
+
+    def pack(self) -> jax.Array:
+        """Return one vector, the step size first."""
+        ...
+
+
 class Verdict(NamedTuple):
     """What a search learnt from one trial."""
 
-    line: Any  # a `Search` or a `Backtrack`
+    line: Line
     accepted: jax.Array  # the trial is the line's answer
     failed: jax.Array  # the line has no answer
+
+
+class LineSearch(Protocol):
+    """How far to go along a line."""
+
+    def begin(self, like: jax.Array) -> Line:
+        """Return a search that accepts its first trial: the start of everything."""
+        ...
+
+    def unpack(self, packed: jax.Array) -> Any:
+        """Read a line from its vector."""
+        ...
+
+    def start(self, last: Any, loss: jax.Array, slope: jax.Array) -> Line:
+        """Return the search along the line after `last`, with this loss and slope at its start, first trial at 1."""
+        ...
+
+    def judge(self, line: Any, /, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+        """Learn from the loss and slope at the step size asked for; `start` is the loss at the line's start."""
+        ...
 
 
 def cubic_minimizer(
@@ -154,8 +192,9 @@ class Wolfe:
 class Nonmonotone:
     """Search for a step that lowers the largest of the last losses; the first trial almost always does.
 
-    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when phi(t) is
-    at most `sufficient` t phi'(0) plus the largest loss where the last `window` lines started, or within rounding of it.
+    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when phi(t)
+    is at most `sufficient` t phi'(0) plus the largest of the losses where the last `window` lines started, or within its
+    rounding.
     """
 
     sufficient: float = 1e-4
@@ -169,7 +208,7 @@ class Nonmonotone:
 
     def unpack(self, packed: jax.Array) -> Backtrack:
         """Read a search from its vector."""
-        return Backtrack(*packed[:3], packed[3:])
+        return Backtrack(packed[0], packed[1], packed[2], packed[3:])
 
     def start(self, last: Backtrack, loss: jax.Array, slope: jax.Array) -> Backtrack:
         """Return the search along a new line with this loss and slope at its start, first trial at 1."""
