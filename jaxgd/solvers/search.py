@@ -118,8 +118,8 @@ class Wolfe:
     A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
     phi'(t) >= `curvature` phi'(0), where `strong` also |phi'(t)| <= `curvature` |phi'(0)|; or, where rounding hides the
     decrease, when phi(t) is within rounding of phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J.
-    Optim. 16 (2005), equation 4.1 ff.). Trials
-    come from safeguarded cubic interpolation. A trial that is not finite is too long a step, never an end.
+    Optim. 16 (2005), equation 4.1 ff.). Trials come from safeguarded cubic interpolation. A trial that is not finite is
+    too long a step, never an end.
     """
 
     sufficient: float = 1e-4
@@ -193,8 +193,7 @@ class Nonmonotone:
     """Search for a step that lowers the largest of the last losses; the first trial almost always does.
 
     Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when phi(t)
-    is at most `sufficient` t phi'(0) plus the largest of the losses where the last `window` lines started, or within its
-    rounding.
+    is at most `sufficient` t phi'(0) plus the largest loss where the last `window` lines started, rounding apart.
     """
 
     sufficient: float = 1e-4
