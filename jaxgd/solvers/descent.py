@@ -13,8 +13,6 @@ from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Mov
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
 
-CALM = 10  # for scaled gradients, whose lengths go up and down
-
 
 class DescentState(NamedTuple):
     """Where a descent stands."""
@@ -31,7 +29,7 @@ class DescentState(NamedTuple):
     memory: Any  # what the direction remembers
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "calm"])
+@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name"])
 @dataclass(frozen=True)
 class Descent:
     """Move along a direction, as far as a search says."""
@@ -39,7 +37,6 @@ class Descent:
     direction: Direction
     search: LineSearch
     name: str
-    calm: int = 5  # moves in a row that must agree that it has converged
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""
@@ -138,7 +135,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search", CALM)
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search")
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -146,4 +143,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein", CALM)
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein")

@@ -12,6 +12,7 @@ from jaxgd.problem import Point
 from jaxgd.solvers.directions import Move
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
+MARGIN = 10  # by which the decrease left is overestimated where the gradient's length goes up and down
 SHORT = 0.2  # a radius s'y / y'y below this part of s's / s'y is taken
 
 
@@ -112,4 +113,4 @@ class Gradient:
     def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return memory.left(point)
+        return MARGIN * memory.left(point)
