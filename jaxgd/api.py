@@ -102,10 +102,10 @@ def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **opt
 def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
     """Find the parameters that make half the sum of squares of `residuals(params, data)` smallest.
 
-    Levenberg and Marquardt's method, from the Jacobian that JAX derives; the options are those of `minimize`, `l1` and
-    `term` excepted. `residuals` returns an array, or a pytree of arrays, of one number for each observation; they come
-    back in `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function
-    returns a pair, and so is `result.aux`).
+    Levenberg and Marquardt's method, from the Jacobian that JAX derives; the options are those of `minimize`.
+    `residuals` returns an array, or a pytree of arrays, of one number for each observation; they come back in
+    `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function returns a
+    pair, and so is `result.aux`).
 
     >>> import jax.numpy as jnp, jaxgd
     >>> x = jnp.arange(6.0)

@@ -65,8 +65,8 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
     needed = getattr(method, "memory", lambda _: 0)(size)
     if needed > MOST_MEMORY:
         msg = (
-            f"`method` {method.name} keeps the Hessian of {size} parameters as a matrix, {needed / 1e9:.0f} GB in"
-            " float64. Use method='newton-cg', which needs only its products with vectors."
+            f"`method` {method.name} keeps a Hessian of {size} parameters as a matrix, {needed / 1e9:.0f} GB in"
+            " float64. Use method='newton-cg' or 'lbfgs', which keep none."
         )
         raise ValueError(msg)
     return method, getattr(method, "name", repr(method))

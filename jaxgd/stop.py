@@ -169,7 +169,7 @@ class Stop:
         )
         # What rounding of the params alone does to the loss.
         blur = jnp.finfo(point.loss.dtype).eps * jnp.sum(jnp.abs(point.residual * point.params))
-        hidden = (seen.model <= jnp.maximum(noise, blur)) | (seen.calm > 0)
+        hidden = (seen.model <= jnp.maximum(noise, blur)) | (seen.calm > 0) | _at_rounding(seen.least, seen.peak)
         if whole:
             # All lengths of step have been tried: what the model still promises is rounding of the gradient.
             hidden = hidden | (seen.model <= jnp.sqrt(jnp.finfo(point.loss.dtype).eps) * seen.made)
@@ -202,11 +202,16 @@ def _hidden(loss: Any, made: Any) -> Any:
     return jnp.maximum(rounding(loss), jnp.finfo(loss.dtype).eps * rounding(made))
 
 
+def _at_rounding(least: Any, peak: Any) -> Any:
+    """Return whether the gradient has shrunk to its rounding."""
+    return least <= 4 * jnp.finfo(least.dtype).eps * peak
+
+
 def _left(model: Any, recent: tuple[jax.Array, ...], peak: Any, least: Any) -> Any:
     """Return the decrease left: the worse of what the model and the trend of the moves say."""
     eps = jnp.finfo(model.dtype).eps
     # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
-    believed = jnp.where(least <= 4 * eps * peak, 1e4, 1 / eps) * model
+    believed = jnp.where(_at_rounding(least, peak), 1e4, 1 / eps) * model
     return jnp.maximum(model, jnp.minimum(_trend(recent), believed))
 
 

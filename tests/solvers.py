@@ -33,17 +33,17 @@ def among(*names: str) -> Callable[[Problem], bool]:
 
 SOLVERS = [
     Entry("auto", lambda _: "auto"),
-    Entry("lbfgs", lambda _: "lbfgs", among("book")),
+    Entry("lbfgs", lambda _: "lbfgs"),
     Entry("lbfgs-3", lambda _: jaxgd.LBFGS(memory=3), among("quadratic", "rosenbrock")),
     Entry("lbfgsb", lambda _: "lbfgsb", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
-    Entry("bfgs", lambda _: "bfgs", among("tips", "line", "logistic", "rosenbrock", "valley")),
-    Entry("cg", lambda _: "cg", among("tips", "line", "poisson", "rosenbrock", "valley")),
-    Entry("cg-polak", lambda _: jaxgd.ConjugateGradient("polak-ribiere"), among("quadratic", "rosenbrock")),
+    Entry("bfgs", lambda _: "bfgs", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
+    Entry("cg", lambda _: "cg", among("tips", "line", "poisson", "logistic", "rosenbrock", "valley")),
+    Entry("cg-pr", lambda _: jaxgd.ConjugateGradient("polak-ribiere"), among("quadratic", "rosenbrock", "valley")),
     Entry("newton", lambda _: "newton"),
     Entry("newton-cg", lambda _: "newton-cg", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
     Entry("fista", lambda _: "fista", among("tips", "quadratic", "line", "poisson")),
-    Entry("bb", lambda _: "bb", among("quadratic", "line", "rosenbrock")),
-    Entry("steepest", lambda _: "steepest", among("quadratic", "line")),
+    Entry("bb", lambda _: "bb", among("quadratic", "line", "rosenbrock", "valley")),
+    Entry("steepest", lambda _: "steepest", among("quadratic", "line", "rosenbrock", "valley")),
     Entry("heavy-ball", lambda problem: jaxgd.GradientDescent(1 / problem.curvature, momentum=0.5), among("line")),
     Entry(
         "nesterov",

@@ -18,6 +18,7 @@ FLOORS = [
         "stop",
         "solvers.search",
         "solvers.directions",
+        "solvers.trail",
         "solvers.descent",
         "solvers.proximal",
         "solvers.optax",
@@ -63,6 +64,8 @@ def test_imports_go_down(path):
     beside = {
         ("solvers.descent", "solvers.search"),
         ("solvers.descent", "solvers.directions"),
+        ("solvers.descent", "solvers.trail"),
+        ("solvers.trail", "solvers.directions"),
         ("solvers.newton", "solvers.region"),
         ("solvers.optax", "solvers.proximal"),
         ("solvers.curvature", "solvers.region"),

@@ -159,6 +159,7 @@ OPTIONS = {
     "function": (TypeError, ["`method`", "LBFGS", "LBFGS("], lambda: {"method": LBFGS}),
     "none": (TypeError, ["`method`", "None", "'auto'"], lambda: {"method": None}),
     "memory": (ValueError, ["`memory`", "positive integer", "0"], lambda: {"method": LBFGS(0)}),
+    "beta": (ValueError, ["`beta`", "'hager-zhang' or", "'fr'"], lambda: {"method": jaxgd.ConjugateGradient("fr")}),
     "half": (ValueError, ["`dtype`", "'float32' or 'float64'", "'float16'"], lambda: {"dtype": "float16"}),
     "no dtype": (ValueError, ["`dtype`", "'float32' or 'float64'", "'float65'"], lambda: {"dtype": "float65"}),
     "dtype list": (ValueError, ["`dtype`", "'float32' or 'float64'", "[1]"], lambda: {"dtype": [1]}),

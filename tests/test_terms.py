@@ -205,8 +205,9 @@ def test_many_parameters_take_products_instead_of_a_matrix():
     assert result.converged
     assert "conjugate gradients (chosen: many parameters)" in result.method
     assert float(np.max(np.asarray(result.params))) <= np.float32(0.8)
-    with pytest.raises(ValueError, match=r"`method`.*Hessian of 100000 parameters.*GB.*'newton-cg'"):
-        jaxgd.minimize(lambda x: jnp.sum(x**2), None, np.ones(100_000), method="newton")
+    for method in ("newton", "bfgs"):
+        with pytest.raises(ValueError, match=r"`method`.*Hessian of 100000 parameters.*GB.*'newton-cg'"):
+            jaxgd.minimize(lambda x: jnp.sum(x**2), None, np.ones(100_000), method=method)
 
 
 def test_optax_transformations_run_to_tolerance():

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from jaxgd.flat import once, products
 from jaxgd.problem import Point, Problem, choose
-from jaxgd.solvers.directions import Conjugate, DenseInverse, Direction, Gradient, LimitedMemory, Move
-from jaxgd.solvers.search import Nonmonotone, Wolfe
+from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
+from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
+from jaxgd.solvers.trail import Conjugate, Gradient
 
 
 class DescentState(NamedTuple):
@@ -34,8 +35,12 @@ class Descent:
     """Move along a direction, as far as a search says."""
 
     direction: Direction
-    search: Wolfe | Nonmonotone
+    search: LineSearch
     name: str
+
+    def memory(self, size: int) -> int:
+        """Return the bytes, in float64, of the matrix that the direction keeps."""
+        return 8 * size**2 if isinstance(self.direction, DenseInverse) else 0
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""
@@ -58,18 +63,20 @@ class Descent:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
         slope = products(trial.vectors, state.direction[None])[1, 0]
-        line: Any = self.search.unpack(state.line)
+        line = self.search.unpack(state.line)
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
         over, point = moved | failed, choose(moved, trial, state.point)
 
         curvature = line.stepsize * (slope - line.slope)
-        memory = state.memory._replace(taken=jnp.where(failed, 0, state.memory.taken))
+        memory = state.memory
         # The first step is of length 1: nothing is known yet that could say more.
-        memory = memory._replace(scale=jnp.where(memory.scale > 0, memory.scale, 1 / point.norm))
+        scale = jnp.where(memory.scale > 0, memory.scale, 1 / point.norm)
+        memory = memory._replace(scale=scale, taken=jnp.where(failed, 0, memory.taken))
         move = Move(
             change=trial.vectors - state.point.vectors,
             curvature=curvature,
+            moved=moved,
             take=moved & (curvature > 0),
             over=over,
             direction=state.direction,
@@ -132,7 +139,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(adaptive=False), Wolfe(), "steepest descent with a Wolfe search")
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search")
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -140,4 +147,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(adaptive=True), Nonmonotone(), "Barzilai-Borwein")
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein")

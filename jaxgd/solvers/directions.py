@@ -11,15 +11,14 @@ import numpy as np
 from jaxgd.flat import combination, pack, products
 from jaxgd.problem import Point
 
-FADE = 0.9  # what is left after a move of the largest curvature radius seen
-
 
 class Move(NamedTuple):
     """What the last trial says of the line it lies on."""
 
     change: jax.Array  # shape (2, p): of params and of gradient since the line's start
     curvature: jax.Array  # s'y: the product of the two
-    take: jax.Array  # the trial was accepted, and its curvature is positive
+    moved: jax.Array  # the trial was accepted
+    take: jax.Array  # and its curvature is positive
     over: jax.Array  # the line is: its trial was accepted, or it has no answer
     direction: jax.Array  # of the line
     stepsize: jax.Array  # of the trial
@@ -31,7 +30,7 @@ class Direction(Protocol):
     """Where to go from a point; the first trial of each line is at step size 1.
 
     A memory is a `NamedTuple` with `scale`, the curvature radius assumed where nothing is known, and `taken`, the
-    moves learnt from since the last reset; where it is 0, nothing else but the scale counts.
+    moves learnt from since the last reset; the descent sets that to 0 where a line failed: the rest is then forgotten.
     """
 
     def begin(self, params: jax.Array) -> Any:
@@ -84,12 +83,12 @@ class LimitedMemory:
         s_y, s_g, y_y, y_g = products(pairs, pack(pair[1], grad)).reshape(self.size, 4).T
 
         new = jnp.arange(self.size) == slot
-        known = jnp.where(memory.taken > 0, memory.small, 0)
-        trailing = jnp.where(new[:, None] | new[None, :], 0, known[0])
+        known = memory.taken > 0
+        trailing = jnp.where(known & ~(new[:, None] | new[None, :]), memory.small[0], 0)
         column = jnp.where(new, 1, -_times(trailing, s_y))
         inverse = jnp.where(new[None, :], column[:, None], trailing)
-        gram = jnp.where(new[None, :], y_y[:, None], jnp.where(new[:, None], y_y[None, :], known[1]))
-        small = jnp.where(take, pack(inverse, gram), known)
+        gram = jnp.where(new[None, :], y_y[:, None], jnp.where(new[:, None], y_y[None, :], memory.small[1]))
+        small = jnp.where(take, pack(inverse, gram), jnp.where(known, memory.small, 0))
         scale = jnp.where(take, 1 / y_y[slot], memory.scale)
 
         q = _times(small[0], s_g)
@@ -128,7 +127,8 @@ class DenseInverse:
     """The BFGS direction, with the inverse Hessian H as a matrix.
 
     Nocedal and Wright, Numerical Optimization (2006), equations 6.17 and 6.20. Pairs are scaled so that s'y = 1: with
-    u = H y, the next H is H + (1 + y'u) ss' - us' - su'.
+    u = H y, the next H is H + (1 + y'u) ss' - us' - su'. The first p moves scale H up as Al-Baali does, J. Optim.
+    Theory Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
     """
 
     def begin(self, params: jax.Array) -> Inverse:
@@ -142,7 +142,10 @@ class DenseInverse:
         scale = jnp.where(move.take, 1 / jnp.sum(y * y), memory.scale)
         index = np.arange(s.size)
         unknown = jnp.where(index[:, None] == index, scale, 0)
-        inverse = jnp.where(memory.taken > 0, memory.inverse, unknown)
+        # s'Bs / s'y: while most of H is a guess, what the move shows too short is lengthened.
+        more = jnp.maximum(1, -(move.stepsize**2) * move.slope / move.curvature)
+        more = jnp.where(move.take & (memory.taken < s.size), more, 1)
+        inverse = jnp.where(memory.taken > 0, more * memory.inverse, unknown)
         u, v = products(pack(y, point.grad), inverse)
         (s_g, _), (u_g, y_u) = products(pack(s, u), pack(point.grad, y))
         along = (1 + y_u) * s - u
@@ -153,97 +156,3 @@ class DenseInverse:
         """Return half of grad' H grad; inf while H is unknown."""
         del point
         return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
-
-
-class Trail(NamedTuple):
-    """What is known of the curvature along the last moves alone."""
-
-    scale: jax.Array
-    taken: jax.Array
-    radius: jax.Array  # largest curvature radius s's / s'y seen of late
-
-    @classmethod
-    def begin(cls, params: jax.Array) -> "Trail":
-        """Return an empty memory."""
-        zero = jnp.zeros((), params.dtype)
-        return cls(zero, zero, zero)
-
-    def learn(self, move: Move, length: jax.Array, scale: jax.Array) -> "Trail":
-        """Take the move, whose squared length is given, where it says so; `scale` is what to assume next."""
-        radius = jnp.maximum(FADE * self.radius, length / move.curvature)
-        return Trail(
-            jnp.where(move.take, scale, self.scale), self.taken + move.take, jnp.where(move.take, radius, self.radius)
-        )
-
-    def left(self, point: Point) -> jax.Array:
-        """Return the decrease left if the curvature is nowhere less than the least seen of late."""
-        return jnp.where(self.taken > 0, self.radius * point.norm**2 / 2, jnp.inf)
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["beta"])
-@dataclass(frozen=True)
-class Conjugate:
-    """The nonlinear conjugate gradient direction, beta d - g.
-
-    "hager-zhang": SIAM J. Optim. 16 (2005), equation 1.3, with the truncation of SIAM J. Optim. 23 (2013), equation
-    2.9, which does not depend on the units of the loss. "polak-ribiere": Nocedal and Wright (2006), equation 5.45.
-    The direction is scaled so that its first trial promises the decrease of the last step (page 59 there).
-    """
-
-    beta: str
-
-    def begin(self, params: jax.Array) -> Trail:
-        """Return an empty memory."""
-        return Trail.begin(params)
-
-    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
-        """Take the move where it says so; return the memory and the direction, the last one while its line goes on."""
-        rows = pack(point.grad, move.change[1], move.direction)
-        (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
-        good = move.take
-        if self.beta == "hager-zhang":
-            beta = jnp.maximum((g_y - 2 * g_d * y_y / d_y) / d_y, 0.4 * move.slope / d_d)
-        else:
-            beta = jnp.maximum(0, g_y / move.norm**2) / memory.scale
-            good = good & (jnp.mod(memory.taken + 1, point.params.size) > 0)
-        slope = beta * g_d - g_g
-        good = good & (slope <= -0.01 * g_g)
-        slope, beta = jnp.where(good, slope, -g_g), jnp.where(good, beta, 0)
-        length = beta * (beta * d_d - 2 * g_d) + g_g
-        s_s = move.stepsize**2 * d_d
-        memory = memory.learn(move, s_s, -slope / length * s_s / move.curvature)
-        return memory, jnp.where(move.over, memory.scale * (beta * move.direction - point.grad), move.direction)
-
-    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
-        """Return the decrease left by the curvature of late."""
-        del slope
-        return memory.left(point)
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["adaptive"])
-@dataclass(frozen=True)
-class Gradient:
-    """The negative gradient, with the curvature radius of the last move for its length.
-
-    Barzilai and Borwein, IMA J. Numer. Anal. 8 (1988): s's / s'y; where `adaptive`, s'y / y'y if that is much
-    shorter (Zhou, Gao and Dai, Comput. Optim. Appl. 35 (2006), ABB).
-    """
-
-    adaptive: bool
-
-    def begin(self, params: jax.Array) -> Trail:
-        """Return an empty memory."""
-        return Trail.begin(params)
-
-    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
-        """Take the move where it says so; return the memory and the direction."""
-        s_s, y_y = jnp.sum(move.change**2, axis=1)
-        long, short = s_s / move.curvature, move.curvature / y_y
-        scale = jnp.where(short < 0.5 * long, short, long) if self.adaptive else long
-        memory = memory.learn(move, s_s, scale)
-        return memory, -memory.scale * point.grad
-
-    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
-        """Return the decrease left by the curvature of late."""
-        del slope
-        return memory.left(point)

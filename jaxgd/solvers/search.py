@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +44,50 @@ class Backtrack(NamedTuple):
         return jnp.concatenate([pack(*self[:3]), self.recent])
 
 
+class Line(Protocol):
+    """What a search knows of the line it is on."""
+
+    @property
+    def stepsize(self) -> jax.Array:
+        """Where to look next."""
+        ...
+
+    @property
+    def slope(self) -> jax.Array:
+        """At the line's start."""
+        ...
+
+    def pack(self) -> jax.Array:
+        """Return one vector, the step size first."""
+        ...
+
+
 class Verdict(NamedTuple):
     """What a search learnt from one trial."""
 
-    line: Any  # a `Search` or a `Backtrack`
+    line: Line
     accepted: jax.Array  # the trial is the line's answer
     failed: jax.Array  # the line has no answer
+
+
+class LineSearch(Protocol):
+    """How far to go along a line."""
+
+    def begin(self, like: jax.Array) -> Line:
+        """Return a search that accepts its first trial: the start of everything."""
+        ...
+
+    def unpack(self, packed: jax.Array) -> Any:
+        """Read a line from its vector."""
+        ...
+
+    def start(self, last: Any, loss: jax.Array, slope: jax.Array) -> Line:
+        """Return the search along the line after `last`, with this loss and slope at its start, first trial at 1."""
+        ...
+
+    def judge(self, line: Any, /, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+        """Learn from the loss and slope at the step size asked for; `start` is the loss at the line's start."""
+        ...
 
 
 def cubic_minimizer(
@@ -79,9 +117,9 @@ class Wolfe:
 
     A trial t on the line phi is accepted when phi(t) <= phi(0) + `sufficient` t phi'(0) and
     phi'(t) >= `curvature` phi'(0), where `strong` also |phi'(t)| <= `curvature` |phi'(0)|; or, where rounding hides the
-    decrease, when phi(t) is within rounding of phi(0) and |phi'(t)| is as small (Hager and Zhang, SIAM J. Optim. 16
-    (2005), equation 4.1 ff.). Trials come from safeguarded cubic interpolation. A trial that is not finite is too long
-    a step, never an end.
+    decrease, when phi(t) is within rounding of phi(0) and |phi'(t)| <= `curvature` |phi'(0)| (Hager and Zhang, SIAM J.
+    Optim. 16 (2005), equation 4.1 ff.). Trials come from safeguarded cubic interpolation. A trial that is not finite is
+    too long a step, never an end.
     """
 
     sufficient: float = 1e-4
@@ -126,7 +164,8 @@ class Wolfe:
         bounded = jnp.isfinite(high[0])
         trials = search.trials + bounded
         exhausted = bounded & ((trials > self.max_trials) | (high[0] - low[0] <= 2 * eps * high[0]))
-        settle = exhausted & (low[0] > 0)
+        # A step too short to change anything is no answer.
+        settle = exhausted & (low[0] > 0) & ((low[1] < start) | (low[2] > search.slope))
         stepsize = jnp.where(settle, low[0], self._next(search, trial, low, high, noise, trials))
         after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
         return Verdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
@@ -153,8 +192,8 @@ class Wolfe:
 class Nonmonotone:
     """Search for a step that lowers the largest of the last losses; the first trial almost always does.
 
-    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when
-    phi(t) <= max of the losses where the last `window` lines started + `sufficient` t phi'(0), within rounding.
+    Grippo, Lampariello and Lucidi, SIAM J. Numer. Anal. 23 (1986): a trial t on the line phi is accepted when phi(t)
+    is at most `sufficient` t phi'(0) plus the largest loss where the last `window` lines started, rounding apart.
     """
 
     sufficient: float = 1e-4
