@@ -1,12 +1,21 @@
-"""NIST's nonlinear regressions (StRD), from both published starts: digits agreed with the certified parameters."""
+"""NIST's nonlinear regressions: how many of the certified digits come back, from both published starts.
 
+National Institute of Standards and Technology, Statistical Reference Datasets (StRD), nonlinear regression. The digits
+are the log relative error, -log10(|found - certified| / |certified|), of the worst parameter, at most the 11 that are
+certified. Every official file in the folder of the data is run: put the others there to run them as well.
+"""
+
+import argparse
 import math
 import re
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,113 +23,271 @@ import jaxgd
 from benchmarks.timing import header, table
 
 FOLDER = Path(__file__).parent / "data" / "nist"
-MOST = 11  # digits of the certified values
-WANTED = {"least_squares": 9, "minimize": 6}  # digits
+CERTIFIED = 11  # digits
+TARGETS = {"least_squares": 9, "minimize": 6}  # digits that count as solved
+AGREE = 1e-6  # relative; a model whose sum of squares at the certified values is further off is not the file's
 
 
-def peaks(b: Any, x: Any) -> Any:
-    return b[0] * jnp.exp(-b[1] * x) + sum(b[i] * jnp.exp(-(((x - b[i + 1]) / b[i + 2]) ** 2)) for i in (2, 5))
+def exponentials(b: Any, x: Any) -> Any:
+    return b[0] * jnp.exp(-b[1] * x) + b[2] * jnp.exp(-b[3] * x) + b[4] * jnp.exp(-b[5] * x)
 
 
-def decays(b: Any, x: Any) -> Any:
-    return sum(b[i] * jnp.exp(-b[i + 1] * x) for i in (0, 2, 4))
+def gaussians(b: Any, x: Any) -> Any:
+    peaks = (b[i] * jnp.exp(-((x - b[i + 1]) ** 2) / b[i + 2] ** 2) for i in (2, 5))
+    return b[0] * jnp.exp(-b[1] * x) + sum(peaks)
 
 
-def growth(b: Any, x: Any) -> Any:
+def ultrasonic(b: Any, x: Any) -> Any:
     return jnp.exp(-b[0] * x) / (b[1] + b[2] * x)
 
 
+def saturating(b: Any, x: Any) -> Any:
+    return b[0] * (1 - jnp.exp(-b[1] * x))
+
+
+def cubics(b: Any, x: Any) -> Any:
+    return (b[0] + b[1] * x + b[2] * x**2 + b[3] * x**3) / (1 + b[4] * x + b[5] * x**2 + b[6] * x**3)
+
+
+def cycles(b: Any, x: Any) -> Any:
+    def cycle(cosine: Any, sine: Any, period: Any) -> Any:
+        return cosine * jnp.cos(2 * jnp.pi * x / period) + sine * jnp.sin(2 * jnp.pi * x / period)
+
+    return b[0] + cycle(b[1], b[2], 12) + cycle(b[4], b[5], b[3]) + cycle(b[7], b[8], b[6])
+
+
+# Of parameters b and the predictor x, shape (n,), or the predictors, shape (k, n).
 MODELS: dict[str, Callable[[Any, Any], Any]] = {
     "Bennett5": lambda b, x: b[0] * (b[1] + x) ** (-1 / b[2]),
-    "BoxBOD": lambda b, x: b[0] * (1 - jnp.exp(-b[1] * x)),
-    "Chwirut1": growth,
-    "Chwirut2": growth,
+    "BoxBOD": saturating,
+    "Chwirut1": ultrasonic,
+    "Chwirut2": ultrasonic,
     "DanWood": lambda b, x: b[0] * x ** b[1],
+    "ENSO": cycles,
     "Eckerle4": lambda b, x: b[0] / b[1] * jnp.exp(-(((x - b[2]) / b[1]) ** 2) / 2),
-    "Gauss1": peaks,
-    "Gauss2": peaks,
-    "Gauss3": peaks,
-    "Lanczos1": decays,
-    "Lanczos2": decays,
-    "Lanczos3": decays,
+    "Gauss1": gaussians,
+    "Gauss2": gaussians,
+    "Gauss3": gaussians,
+    "Hahn1": cubics,
+    "Kirby2": lambda b, x: (b[0] + b[1] * x + b[2] * x**2) / (1 + b[3] * x + b[4] * x**2),
+    "Lanczos1": exponentials,
+    "Lanczos2": exponentials,
+    "Lanczos3": exponentials,
     "MGH09": lambda b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
     "MGH10": lambda b, x: b[0] * jnp.exp(b[1] / (x + b[2])),
     "MGH17": lambda b, x: b[0] + b[1] * jnp.exp(-x * b[3]) + b[2] * jnp.exp(-x * b[4]),
-    "Misra1a": lambda b, x: b[0] * (1 - jnp.exp(-b[1] * x)),
+    "Misra1a": saturating,
     "Misra1b": lambda b, x: b[0] * (1 - (1 + b[1] * x / 2) ** -2),
     "Misra1c": lambda b, x: b[0] * (1 - (1 + 2 * b[1] * x) ** -0.5),
     "Misra1d": lambda b, x: b[0] * b[1] * x / (1 + b[1] * x),
+    "Nelson": lambda b, x: b[0] - b[1] * x[0] * jnp.exp(-b[2] * x[1]),
     "Rat42": lambda b, x: b[0] / (1 + jnp.exp(b[1] - b[2] * x)),
     "Rat43": lambda b, x: b[0] / (1 + jnp.exp(b[1] - b[2] * x)) ** (1 / b[3]),
-    "Thurber": lambda b, x: (b[0] + b[1] * x + b[2] * x**2 + b[3] * x**3) / (1 + b[4] * x + b[5] * x**2 + b[6] * x**3),
+    "Roszman1": lambda b, x: b[0] - b[1] * x - jnp.arctan(b[2] / (x - b[3])) / jnp.pi,
+    "Thurber": cubics,
 }
+LOGARITHMIC = {"Nelson"}  # the model is of log(y)
 
 
-class Regression(NamedTuple):
-    """One data set as published."""
+@dataclass(frozen=True)
+class Regression:
+    """A data set with what NIST publishes of it."""
 
+    name: str
+    level: str  # of difficulty
     starts: np.ndarray  # shape (2, p)
     certified: np.ndarray  # shape (p,)
-    x: np.ndarray  # shape (n,)
+    deviations: np.ndarray  # standard deviations of the parameters, shape (p,)
+    rss: float  # residual sum of squares
+    x: np.ndarray  # shape (n,), or (k, n) where there are several predictors
     y: np.ndarray  # shape (n,)
+
+    def residuals(self, b: Any, data: Any) -> Any:
+        """Return the residuals of the model at `b`, shape `(n,)`."""
+        x, y = data
+        return y - MODELS[self.name](b, x)
+
+    def digits(self, b: Any) -> float:
+        """Return the digits of the worst parameter that agree with the certified ones."""
+        worst = np.max(np.abs(np.asarray(b) - self.certified) / np.abs(self.certified))
+        return float(np.clip(-np.log10(max(worst, 10.0**-CERTIFIED)), 0, CERTIFIED)) if np.isfinite(worst) else 0.0
+
+    def squares(self, b: Any) -> float:
+        """Return the sum of squares at `b`."""
+        with jax.enable_x64(True):
+            return float(jnp.sum(self.residuals(jnp.asarray(b), (self.x, self.y)) ** 2))
 
 
 def read(path: Path) -> Regression:
-    """Read a data set from NIST's file."""
+    """Read an official file."""
     text = path.read_text()
-    number = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
-    rows = re.findall(rf"^\s*b\d+ =\s+({number})\s+({number})\s+({number})\s+{number}", text, re.MULTILINE)
-    first, last = map(int, re.findall(r"Data\s+\(lines\s+(\d+)\s+to\s+(\d+)\)", text)[-1])
-    values = np.array([line.split() for line in text.splitlines()[first - 1 : last]], float)
-    one, two, certified = np.array(rows, float).T
-    return Regression(np.stack([one, two]), certified, values[:, 1], values[:, 0])
+    number = r"([-+]?\d*\.?\d*(?:[eE][-+]?\d+)?)"
+    rows = re.findall(rf"^\s*b\d+\s*=\s*{number}\s+{number}\s+{number}\s+{number}\s*$", text, re.MULTILINE)
+    starts, certified, deviations = np.split(np.array(rows, float).T, [2, 3])
+    rss = _found(rf"Residual Sum of Squares:\s*{number}", text)
+    first, last = (int(_found(rf"Data +\(lines +{place}", text)) for place in (r"(\d+)", r"\d+ +to +(\d+)"))
+    y, *x = np.array([line.split() for line in text.splitlines()[first - 1 : last]], float).T
+    return Regression(
+        name=path.stem,
+        level=_found(r"(\w+) +Level of Difficulty", text).lower(),
+        starts=starts,
+        certified=certified[0],
+        deviations=deviations[0],
+        rss=float(rss),
+        x=np.array(x) if x[1:] else x[0],
+        y=np.log(y) if path.stem in LOGARITHMIC else y,
+    )
 
 
-def digits(params: Any, certified: np.ndarray) -> float:
-    """Return the digits on which all parameters agree."""
-    worst = np.max(np.abs(np.asarray(params) - certified) / np.abs(certified))
-    return MOST if worst <= 0 else float(np.clip(-math.log10(worst), 0, MOST))
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if not match:
+        raise ValueError(f"The file has no line like {pattern!r}: it is not an official one.")
+    return match[1]
 
 
-def fits(model: Callable[[Any, Any], Any], problem: Regression, start: np.ndarray) -> dict[str, jaxgd.Result]:
-    """Return what both ways to fit find, with nothing set but the type."""
+@dataclass(frozen=True)
+class Fit:
+    """What a solver made of a regression from one start."""
 
-    def residuals(b: Any, data: Any) -> Any:
-        x, y = data
-        return y - model(b, x)
+    solver: str
+    start: int  # 1 or 2
+    regression: Regression
+    b: np.ndarray
+    evals: int
+    status: str
 
-    def loss(b: Any, data: Any) -> Any:
-        return jnp.sum(residuals(b, data) ** 2)
+    @property
+    def digits(self) -> float:
+        """The certified digits found."""
+        return self.regression.digits(self.b)
 
-    data = (problem.x, problem.y)
-    return {
-        "least_squares": jaxgd.least_squares(residuals, data, start, dtype="float64"),
-        "minimize": jaxgd.minimize(loss, data, start, dtype="float64"),
-    }
+
+def fits(regression: Regression) -> Iterator[Fit]:
+    """Yield the fits of the solvers from both starts, nothing but the type asked for."""
+    data = (regression.x, regression.y)
+
+    def squares(b: Any, data: Any) -> Any:
+        return jnp.sum(regression.residuals(b, data) ** 2)
+
+    for i, start in enumerate(regression.starts, 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
+            found = {
+                "least_squares": jaxgd.least_squares(regression.residuals, data, start, dtype="float64"),
+                "minimize": jaxgd.minimize(squares, data, start, dtype="float64"),
+            }
+        for solver, result in found.items():
+            yield Fit(solver, i, regression, np.asarray(result.params), int(result.evals), result.status.name)
+        scipy = by_scipy(regression, start)
+        if scipy is not None:
+            yield Fit("scipy", i, regression, *scipy)
+
+
+def by_scipy(regression: Regression, start: np.ndarray) -> tuple[np.ndarray, int, str] | None:
+    """Return what SciPy's Levenberg-Marquardt (MINPACK) finds with exact Jacobians: parameters, evaluations, status."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        return None
+    with jax.enable_x64(True):
+        data = (jnp.asarray(regression.x), jnp.asarray(regression.y))
+        residuals = jax.jit(lambda b: regression.residuals(b, data))
+        jacobian = jax.jit(jax.jacfwd(residuals))
+        tight = dict.fromkeys(("ftol", "xtol", "gtol"), 2.5e-16)
+        try:
+            found = least_squares(
+                lambda b: np.array(residuals(b)),
+                start,
+                lambda b: np.array(jacobian(b)),
+                method="lm",
+                max_nfev=10_000,
+                **tight,
+            )
+        except ValueError as error:
+            return np.full_like(start, np.nan), 0, str(error)
+    return found.x, found.nfev, str(found.status)
+
+
+def show(regressions: Sequence[Regression], found: Sequence[Fit]) -> None:
+    """Print a row for each regression, what missed, and how many reach the targets."""
+    fit = {(fit.regression.name, fit.solver, fit.start): fit for fit in found}
+    scipy = any(fit.solver == "scipy" for fit in found)
+    columns = ["data set", "p", "n", "level"]
+    for solver in TARGETS:
+        columns += [f"{solver}, digits", "evals", "status"]
+    rows = []
+    for one in regressions:
+        row: list[object] = [one.name, one.certified.size, one.y.size, one.level]
+        for solver in TARGETS:
+            both = [fit[one.name, solver, start] for start in (1, 2)]
+            row += [_both(f"{fit.digits:.1f}" for fit in both), _both(fit.evals for fit in both)]
+            row += [" / ".join(dict.fromkeys(fit.status for fit in both))]
+        if scipy:
+            both = [fit[one.name, "scipy", start] for start in (1, 2)]
+            row += [_both(f"{fit.digits:.1f}" for fit in both), _both(fit.evals for fit in both)]
+        rows.append(row)
+    columns += ["SciPy lm, digits", "evals"] if scipy else []
+    table("Certified digits from start 1 / start 2, float64", columns, rows)
+    misses(found)
+    print()
+    for solver, target in TARGETS.items():
+        reached = sum(all(fit[one.name, solver, start].digits >= target for start in (1, 2)) for one in regressions)
+        print(f"{solver}: {reached} of {len(regressions)} data sets reach {target} digits from both starts")
+
+
+def misses(found: Sequence[Fit]) -> None:
+    """Print, of each fit short of its target, how far off it is in the loss and in standard deviations."""
+    rows = []
+    for fit in found:
+        if fit.digits >= TARGETS.get(fit.solver, 0):
+            continue
+        one = fit.regression
+        above = fit.regression.squares(fit.b) / one.squares(one.certified) - 1
+        off = np.max(np.abs(fit.b - one.certified) / one.deviations)
+        rows.append((one.name, fit.solver, fit.start, f"{fit.digits:.1f}", f"{above:.1e}", f"{off:.1e}", fit.status))
+    if rows:
+        columns = (
+            "data set",
+            "solver",
+            "start",
+            "digits",
+            "sum of squares above the certified, relative",
+            "off, standard deviations",
+            "status",
+        )
+        table("Short of the target", columns, rows)
+
+
+def _both(cells: Any) -> str:
+    return " / ".join(map(str, cells))
+
+
+def known(folder: Path) -> list[Regression]:
+    """Return the regressions whose model is known, and say which are not; a wrong model raises."""
+    regressions = []
+    for path in sorted(folder.glob("*.dat"), key=lambda path: path.stem.lower()):
+        if path.stem not in MODELS:
+            print(f"{path.name}: the model is not known")
+            continue
+        regression = read(path)
+        # Rounding of the certified values leaves less than this of any sum of squares, and so of an exact fit.
+        slack = AGREE * regression.rss + (1e-9 * np.linalg.norm(regression.y)) ** 2
+        if not math.isclose(regression.squares(regression.certified), regression.rss, rel_tol=0, abs_tol=slack):
+            raise ValueError(f"{path.name}: the model does not have the certified sum of squares.")
+        regressions.append(regression)
+    return regressions
 
 
 def main() -> None:
-    """Fit every data set that lies in the folder, from both starts."""
-    print(header("benchmarks.nist"))
-    warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
-    rows: list[list[object]] = []
-    reached = dict.fromkeys(WANTED, 0)
-    paths = sorted(FOLDER.glob("*.dat"))
-    for path in paths:
-        problem = read(path)
-        found = [fits(MODELS[path.stem], problem, start) for start in problem.starts]
-        row: list[object] = [path.stem, problem.certified.size]
-        for name, wanted in WANTED.items():
-            results = [pair[name] for pair in found]
-            agreed = [digits(result.params, problem.certified) for result in results]
-            reached[name] += min(agreed) >= wanted
-            row += [f"{agreed[0]:.1f}, {agreed[1]:.1f}", f"{results[0].evals}, {results[1].evals}"]
-            row += [", ".join(result.status.name for result in results)]
-        rows.append(row)
-    columns = [f"{name}: {what}" for name in WANTED for what in ("digits", "evaluations", "status")]
-    table("NIST StRD, float64, from start 1 and 2", ["data", "p", *columns], rows)
-    for name, wanted in WANTED.items():
-        print(f"{name}: at least {wanted} digits from both starts on {reached[name]} of {len(paths)} data sets")
+    """Parse the arguments, fit, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.nist", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="these data sets alone")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the official files are")
+    args = parser.parse_args()
+    print(header(" ".join(["benchmarks.nist", *sys.argv[1:]])), flush=True)
+    regressions = [one for one in known(args.folder) if not args.only or one.name in args.only]
+    show(regressions, [fit for one in regressions for fit in fits(one)])
 
 
 if __name__ == "__main__":

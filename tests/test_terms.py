@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import pandas as pd
 import pytest
 import scipy.optimize
 from hypothesis import given, settings
@@ -120,12 +118,12 @@ def test_constraints_on_all_params_agree_with_slsqp(dtype):
         constraints={"type": "eq", "fun": lambda w: w.sum() - 2, "jac": lambda _: np.ones(5)},
         tol=1e-12,
     )
-    assert np.allclose(simplex.params, oracle.x, atol=1e-3)
+    assert np.allclose(simplex.params, oracle.x, atol=10 * CLOSE[dtype])
     assert float(np.sum(np.asarray(simplex.params, float))) == pytest.approx(2, abs=1e-6)
     ball = np.asarray(fit(term=jaxgd.Ball(1.5), dtype=dtype).params, float)
     assert np.linalg.norm(ball) == pytest.approx(1.5, rel=1e-5)
     # On the sphere the slope points straight out.
-    assert np.allclose(slope(ball) * (ball @ ball), (slope(ball) @ ball) * ball, atol=2e-3)
+    assert np.allclose(slope(ball) * (ball @ ball), (slope(ball) @ ball) * ball, atol=50 * CLOSE[dtype])
 
 
 VECTORS = hnp.arrays(float, 4, elements=st.floats(-5, 5))
@@ -171,32 +169,6 @@ def test_what_is_fixed_stays():
     assert complex(named.params["z"]) == pytest.approx(2, abs=1e-3)
 
 
-@DTYPES
-def test_least_squares_is_half_the_sum_of_squares(dtype):
-    x = np.linspace(0, 3, 40)
-    y = 2.5 * np.exp(-1.3 * x) + 0.05 * np.cos(9 * x)
-
-    def residuals(p, data):
-        return data[1] - p["height"] * jnp.exp(-p["rate"] * data[0])
-
-    start = {"height": 1.0, "rate": 0.1}
-    fit = jaxgd.least_squares(residuals, (x, y), start, dtype=dtype)
-    plain = jaxgd.minimize(lambda p, data: jnp.sum(residuals(p, data) ** 2) / 2, (x, y), start, dtype=dtype)
-    for name in start:
-        assert float(fit.params[name]) == pytest.approx(float(plain.params[name]), rel=1e-3)
-    assert fit.aux.shape == x.shape
-    assert float(fit.loss) == pytest.approx(np.sum(np.asarray(fit.aux) ** 2) / 2, rel=1e-5)
-    bounded = jaxgd.least_squares(residuals, (x, y), start, bounds=({"rate": 0}, {"rate": 1}), dtype=dtype)
-    assert float(bounded.params["rate"]) == 1
-    pairs = jaxgd.least_squares(lambda p, data: (residuals(p, data), data[0][0]), (x, y), start, has_aux=True)
-    assert len(pairs.aux) == 2
-    parts = jaxgd.least_squares(lambda z: {"a": z - (1 + 2j), "b": [z.real[None] * 0]}, None, np.array(0j))
-    assert complex(parts.params) == pytest.approx(1 + 2j, abs=1e-4)
-    frame = pd.DataFrame({"x": x, "y": y})
-    table = jaxgd.least_squares(lambda p, d: residuals(p, (d[:, 0], d[:, 1])), frame.to_numpy(), start)
-    assert float(table.params["rate"]) == pytest.approx(float(plain.params["rate"]), rel=1e-3)
-
-
 def test_many_parameters_take_products_instead_of_a_matrix():
     def chain(x):
         return jnp.sum((x[1:] - x[:-1]) ** 2) + (x[0] - 1) ** 2 + 0.01 * jnp.sum(x**4)
@@ -208,64 +180,6 @@ def test_many_parameters_take_products_instead_of_a_matrix():
     for method in ("newton", "bfgs"):
         with pytest.raises(ValueError, match=r"`method`.*Hessian of 100000 parameters.*GB.*'newton-cg'"):
             jaxgd.minimize(lambda x: jnp.sum(x**2), None, np.ones(100_000), method=method)
-
-
-def test_optax_transformations_run_to_tolerance():
-    schedule = optax.exponential_decay(0.3, 50, 0.5)
-    for method in [optax.adam(0.1), optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule)), optax.lbfgs()]:
-        result = fit(method=method, stop=jaxgd.Stop(tol=1e-6))
-        assert result.converged
-        assert np.abs(slope(result.params)).max() < 1e-2
-    assert "its own evaluations are not counted" in result.method
-
-    def update(grad, state, params, *, secret):  # noqa: ARG001 - the shape of one of optax's
-        raise AssertionError(secret)
-
-    needy = optax.GradientTransformation(lambda _: (), update)
-    with pytest.raises(TypeError, match=r"`method`.*cannot take a step.*secret"):
-        fit(method=needy)
-
-
-def test_a_schedule_that_returns_nan_is_no_success():
-    with pytest.warns(jaxgd.NotConvergedWarning):
-        result = fit(method=jaxgd.GradientDescent(lambda count: jnp.where(count < 2, 0.01, jnp.nan)))
-    assert not result.converged
-    assert np.all(np.isfinite(result.params))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"bounds": (1, 0)}, ValueError, r"`bounds` cross at params\[0\]: lower 1.0 is above upper 0.0"),
-        ({"bounds": (np.zeros(3), None)}, ValueError, r"`bounds\[0\]` has shape \(3,\); .* shape \(5,\)"),
-        ({"bounds": 3}, ValueError, r"`bounds` must be a pair"),
-        ({"bounds": ({"a": 1}, None)}, ValueError, r"`bounds\[0\]` is a dict"),
-        ({"bounds": (0, 1), "method": "lbfgs"}, ValueError, r"cannot keep Box. Methods that can: 'auto', 'lbfgsb'"),
-        ({"bounds": (0, 1), "method": optax.adam(0.1)}, ValueError, r"cannot keep Box"),
-        ({"l1": -1.0}, ValueError, r"`l1` must be 0 or more"),
-        ({"l2": float("nan")}, ValueError, r"`l2` must be 0 or more"),
-        ({"l1": np.ones(5)}, TypeError, r"`l1` must be one number"),
-        ({"term": "simplex"}, TypeError, r"`term` must be one of jaxgd's terms"),
-        ({"term": jaxgd.Ball(), "bounds": (0, 1)}, ValueError, r"cannot be joined"),
-        ({"fixed": True}, ValueError, r"`fixed` holds all 5 parameters still"),
-        ({"fixed": np.ones(5)}, TypeError, r"`fixed` must be true or false"),
-        ({"method": "newtn"}, ValueError, r"the nearest is 'newton'"),
-    ],
-)
-def test_bad_options_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
-        fit(**options)
-
-
-def test_bad_methods_and_residuals_are_refused():
-    with pytest.raises(ValueError, match=r"`momentum` must be at least 0 and less than 1; got 1\.5"):
-        jaxgd.GradientDescent(0.1, momentum=1.5)
-    with pytest.raises(ValueError, match="`nesterov=True` needs a `momentum`"):
-        jaxgd.GradientDescent(0.1, nesterov=True)
-    with pytest.raises((TypeError, ValueError), match=r"`residuals`.* must return an array of residuals"):
-        jaxgd.least_squares(mean_square, (X, Y), np.zeros(5))
-    with pytest.raises(TypeError, match=r"no option `bound`; the nearest is `bounds`"):
-        jaxgd.maximize(mean_square, (X, Y), bound=(0, 1))
 
 
 def test_bounds_and_weights_may_be_traced():
