@@ -123,7 +123,7 @@ class SumOfSquares:
             jacobian = problem.jacobian(trial.params)
             square = _or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial)
             hessian = _or_slope(problem.hessian(trial.params), trial)
-            return Pair(rescaled(memory.scale, jnp.diagonal(square)), jnp.stack([square, hessian]), choice)
+            return Pair(rescaled(memory.scale, jnp.diagonal(square), forget=1), jnp.stack([square, hessian]), choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 
@@ -213,9 +213,9 @@ def _signs(memory: Diagonal) -> jax.Array:
     return jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
 
 
-def rescaled(scale: jax.Array, curvatures: jax.Array) -> jax.Array:
+def rescaled(scale: jax.Array, curvatures: jax.Array, forget: float = FORGET) -> jax.Array:
     """Return the scale of the parameters: roots of their curvatures, which may rise at once but fall slowly."""
-    square = jnp.maximum(curvatures, FORGET * scale**2)
+    square = jnp.maximum(curvatures, forget * scale**2)
     square = jnp.maximum(square, jnp.finfo(scale.dtype).eps ** 2 * jnp.max(square))
     old = jnp.where(scale > 0, scale, 1)
     return jnp.where(jnp.max(curvatures) > 0, jnp.sqrt(square), old)
