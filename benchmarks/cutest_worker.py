@@ -193,7 +193,7 @@ def reach(name: str, method: str, target: float) -> dict[str, Any]:
         def going(run: Run) -> jax.Array:
             return (run.status == jaxgd.Status.RUNNING) & ~(run.best.loss <= target)
 
-        return jax.lax.while_loop(going, lambda run: tick(*setup, run), begin(*setup, start))
+        return jax.lax.while_loop(going, lambda run: tick(*setup, run), begin(*setup[:2], start))
 
     ended = run(layout.flatten(problem.y0), jax.numpy.asarray(target))
     _, evals, _, products = ended.counts.tolist()

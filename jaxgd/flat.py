@@ -42,6 +42,15 @@ def products(rows: jax.Array, others: jax.Array) -> jax.Array:
     return jax.lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision="highest")
 
 
+def root(square: jax.Array, size: jax.Array) -> jax.Array:
+    """Return the length of a vector from its square, or where that leaves the type's range, the sum of its sizes.
+
+    The sum is too long by the root of the number of entries at most.
+    """
+    inside = (square > jnp.finfo(square.dtype).tiny) & (square < jnp.inf)
+    return jnp.where(inside, jnp.sqrt(square), size)
+
+
 def combination(weights: jax.Array, rows: jax.Array) -> jax.Array:
     """Return the sum of `rows`, shape `(k, p)`, each times its weight, shape `(k,)`; computed as `products` are."""
     if rows.shape[1] <= SHORT:

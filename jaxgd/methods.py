@@ -1,5 +1,6 @@
 """Methods by name, and which to choose."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, Projected
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
 from jaxgd.terms import Ball, Simplex
+from jaxgd.traced import Derivatives
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
@@ -46,11 +48,29 @@ def named(method: Any) -> Any:
     return METHODS[method]()
 
 
-def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = False) -> tuple[Solver, str]:
+def choose(
+    method: Any,
+    size: int,
+    term: Any = None,
+    *,
+    least_squares: bool = False,
+    derivatives: Derivatives = Derivatives.ALL,
+) -> tuple[Solver, str]:
     """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it."""
+    curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
     if method is None:
-        return _choice(size, term, least_squares=least_squares)
-    if not least_squares and getattr(getattr(method, "curvature", None), "sum_of_squares", False):
+        return _choice(size, term, least_squares=least_squares and forward, curved=curved)
+    squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
+    if getattr(method, "computed", False) and not (forward if squares else curved):
+        msg = (
+            f"`method` {method.name} needs derivatives of the loss that JAX does not have where it holds a"
+            f" `jax.custom_vjp`: {derivatives.value}. Define it by `jax.custom_jvp`, or use method='lbfgs', or 'lbfgsb'"
+            " with bounds."
+        )
+        raise ValueError(msg)
+    if not curved and getattr(method, "scaling", 0):
+        method = dataclasses.replace(method, scaling=0)
+    if squares and not least_squares:
         msg = f"`method` {method.name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
         raise ValueError(msg)
     if term is not None and not isinstance(term, getattr(method, "keeps", ())):
@@ -72,11 +92,14 @@ def choose(method: Any, size: int, term: Any = None, *, least_squares: bool = Fa
     return method, getattr(method, "name", repr(method))
 
 
-def _choice(size: int, term: Any, *, least_squares: bool) -> tuple[Solver, str]:
+def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why = NewtonCG(), "many parameters"
     if isinstance(term, Simplex | Ball):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
+    elif not curved:
+        solver = dataclasses.replace(LBFGS(), scaling=0) if term is None else ProjectedLBFGS()
+        why = "no second derivatives: the loss holds a `jax.custom_vjp`"
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"

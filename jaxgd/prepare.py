@@ -95,7 +95,9 @@ def _new_program(
     except traced.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise
-        # A loss that computes with the values it closes over has a program for each of them.
+        record_of = None
+    if record_of is None or (arrays and record_of.calls_host):
+        # A loss that computes with the values it closes over, here or on the host, has a program for each of them.
         record_of, baked, arrays = record([]), arrays, []
     # Described anew: a loss that counts its calls has changed what it reads.
     key = (closure.describe(recipe.functions, []), rest)
@@ -104,7 +106,8 @@ def _new_program(
         key = (key, _contents(baked))
     terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start)
     fixed = added.as_mask(ask.fixed, record_of.start)
-    program = Program(dataclasses.replace(recipe, traced=record_of), terms, fixed)
+    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
+    program = Program(recipe, terms, fixed)
     if not any(isinstance(constant, Tracer) for constant in record_of.constants):
         cache.put(key, program)
     return program, arrays

@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import Held, Layout, pack, products
+from jaxgd.flat import Held, Layout, pack, products, root
 from jaxgd.terms import Term
 
 
 class Point(NamedTuple):
     """A place and what is known there, packed so that XLA copies it in two operations."""
 
-    vectors: jax.Array  # shape (2, p): params, grad; with a term (3, p): and residual
-    scalars: jax.Array  # shape (2,): loss, norm of the residual
+    vectors: Any  # shape (2, p): params, grad; with a term (3, p): and residual
+    scalars: (
+        jax.Array
+    )  # shape (4,): loss; of the residual the Euclidean length, the sum of sizes, and that times params
     aux: Any  # what the loss returned beside its value, or ()
 
     @property
@@ -43,6 +45,16 @@ class Point(NamedTuple):
         """The Euclidean length of the residual."""
         return self.scalars[1]
 
+    @property
+    def size(self) -> jax.Array:
+        """The sum of the absolute components of the residual, which is 0 only where all of them are."""
+        return self.scalars[2]
+
+    @property
+    def blur(self) -> jax.Array:
+        """What rounding of the params alone does to the loss."""
+        return jnp.finfo(self.scalars.dtype).eps * self.scalars[3]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -54,6 +66,7 @@ class Problem:
     sign: int = 1  # -1: the user asked for the maximum
     term: Term | None = None  # added to the loss
     ridge: Any = None  # half of it times the squared length of the params is added to the loss
+    backward: bool = False  # the gradient can be differentiated in reverse mode alone
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
 
     def value(self, params: jax.Array) -> tuple[jax.Array, Any]:
@@ -70,7 +83,9 @@ class Problem:
         else:
             loss = loss + self.term.value(params)
             vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
-        return Point(vectors, pack(loss, jnp.sqrt(products(vectors, vectors[-1:])[-1, 0])), aux)
+        sizes = jnp.abs(vectors)
+        (blur, _), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
+        return Point(vectors, pack(loss, root(square, size), size, blur), aux)
 
     def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
         """Return the prox of the term, times the step size, at `params`."""
@@ -82,7 +97,7 @@ class Problem:
 
     def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part at `params` times `vector`."""
-        return jax.jvp(jax.grad(lambda x: self.value(x)[0]), (params,), (vector,))[1]
+        return self._curvature(params)(vector)
 
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
@@ -92,7 +107,14 @@ class Problem:
 
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
-        return jax.hessian(lambda x: self.value(x)[0])(params)
+        return jax.vmap(self._curvature(params))(jnp.eye(params.size, dtype=params.dtype))
+
+    def _curvature(self, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """Return the product of the Hessian at `params` with a vector, as a function of the vector."""
+        grad = jax.grad(lambda x: self.value(x)[0])
+        if self.backward:
+            return lambda vector: jax.vjp(grad, params)[1](vector)[0]
+        return lambda vector: jax.jvp(grad, (params,), (vector,))[1]
 
     def jacobian(self, params: jax.Array) -> jax.Array:
         """Return the Jacobian of the residuals of a least-squares loss, shape `(n, p)`.
@@ -111,7 +133,7 @@ class Problem:
     def nowhere(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
         aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.aux)
-        scalars, zeros = jnp.array([jnp.inf, 0], params.dtype), jnp.zeros_like(params)
+        scalars, zeros = jnp.array([jnp.inf, 0, 0, 0], params.dtype), jnp.zeros_like(params)
         return Point(pack(params, zeros, *(() if self.term is None else (zeros,))), scalars, aux)
 
 

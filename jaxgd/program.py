@@ -15,6 +15,7 @@ from jaxgd.flat import Held, Layout
 from jaxgd.problem import Problem
 from jaxgd.run import Rows, Run, Solver, advance, begin
 from jaxgd.stop import Stop
+from jaxgd.traced import Derivatives
 
 MOST = 512  # programs kept; the oldest leaves first
 
@@ -55,6 +56,7 @@ class Recipe:
     trace: bool
     least_squares: bool
     has_aux: bool
+    derivatives: Derivatives = Derivatives.ALL
 
 
 class Program:
@@ -88,7 +90,9 @@ class Program:
         return arrays
 
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
-        return self.recipe.choose(method, self.size, term, least_squares=self.recipe.least_squares)
+        return self.recipe.choose(
+            method, self.size, term, least_squares=self.recipe.least_squares, derivatives=self.recipe.derivatives
+        )
 
     def layout(self, init: Any) -> Layout | Held:
         """Return how the params lie in the vector; what is held still is as in `init`."""
@@ -110,7 +114,9 @@ class Program:
             value, aux = recipe.traced(params, inputs.data, inputs.arrays)
             return value + still, aux
 
-        return Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, recipe.has_aux), solver, stop
+        backward = recipe.derivatives is not Derivatives.ALL
+        problem = Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, backward, recipe.has_aux)
+        return problem, solver, stop
 
     def _penalty_of_held(self, init: Any, term: Any, ridge: Any) -> Any:
         """Return what the penalties say of the params that are held still, which the vector does not hold."""
@@ -121,10 +127,10 @@ class Program:
         return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
 
     def _begin(self, inputs: Inputs) -> Run:
-        problem, solver, stop = self._bind(inputs)
+        problem, solver, _ = self._bind(inputs)
         rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
         start = problem.layout.flatten(inputs.init)
-        return begin(problem, solver, stop, problem.inside(start), rows)
+        return begin(problem, solver, problem.inside(start), rows)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self._bind(inputs), run, ticks)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxgd.evidence import Evidence
 from jaxgd.problem import rounding
-from jaxgd.stop import Evidence, Status
+from jaxgd.stop import Status
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, pack
-from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.stop import CALM, Evidence, Status, Stop
+from jaxgd import evidence
+from jaxgd.problem import Point, Problem, choose
+from jaxgd.stop import Status, Stop
 
 
 class Solver(Protocol):
@@ -57,32 +57,26 @@ class Run(NamedTuple):
         return self.counts[2]
 
 
-def begin(problem: Problem, solver: Solver, stop: Stop, params: jax.Array, trace: int = 0) -> Run:
+def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -> Run:
     """Return a run that has evaluated nothing; `trace` is how many moves to keep."""
     state = solver.init(problem, params)
     line = jnp.zeros(trace, params.dtype)
     rows = Rows(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.nowhere(params)
-    return Run(state, best, stop.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
+    return Run(state, best, evidence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     """Evaluate where the solver asks, tell it, and judge."""
-    before = run.state.point
     trial = problem.at(run.state.trial)
     state = solver.step(problem, run.state, trial)
-    evals = run.evals + 1
-    computed = getattr(solver, "computed", False)
-    evidence = stop.weigh(run.evidence, before, state, computed=computed)
-    calm, whole = getattr(solver, "calm", CALM), getattr(solver, "whole", False)
-    status = stop.judge(evidence, state, trial, evals, calm, whole=whole)
-    moves = run.moves + (state.moved & (evals > 1))
+    counts, seen, better = stop.judge(solver, run, trial, state)
     return Run(
         state=state,
-        best=choose(_better(trial, run.best, run.evidence, run.evals), trial, run.best),
-        evidence=evidence,
-        counts=pack(status, evals, moves, getattr(state, "products", jnp.zeros((), jnp.int32))),
-        rows=run.rows and _record(run.rows, state, state.moved | (evals == 1)),
+        best=choose(better, trial, run.best),
+        evidence=seen,
+        counts=counts,
+        rows=run.rows and _record(run.rows, state, state.moved | (run.evals == 0)),
     )
 
 
@@ -95,16 +89,6 @@ def advance(problem: Problem, solver: Solver, stop: Stop, run: Run, ticks: jax.A
         return running if until is None else running & (run.evals < until)
 
     return jax.lax.while_loop(going, lambda run: tick(problem, solver, stop, run), run)
-
-
-def _better(trial: Point, best: Point, evidence: jax.Array, evals: jax.Array) -> jax.Array:
-    """Lower, or equal to rounding with a shorter gradient; the start is taken whatever it is."""
-    noise = rounding(best.loss)
-    finite = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
-    level = (trial.loss <= best.loss + noise) & (trial.norm < best.norm)
-    level = level & (trial.loss <= Evidence.unpack(evidence).first)
-    better = (evals == 0) | (finite & ((trial.loss < best.loss - noise) | level))
-    return once(better, best.norm)
 
 
 def _record(rows: Rows, state: Any, moved: jax.Array) -> Rows:

@@ -5,12 +5,21 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+
+class Derivatives(Enum):
+    """Which derivatives of a loss JAX has: fewer where it holds a `jax.custom_vjp`."""
+
+    ALL = "all"
+    BACKWARD = "not those of its parts, in forward mode"
+    FIRST = "not the second ones"
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,27 @@ class Traced:
         """Return the loss's value and aux."""
         value, *aux = jax.core.eval_jaxpr(self.jaxpr, self.constants, *jax.tree.leaves((params, data, arrays)))
         return value, jax.tree.unflatten(jax.tree.structure(self.aux), aux)
+
+    @property
+    def calls_host(self) -> bool:
+        """Whether it holds a function for the host, which may close over anything."""
+        text = str(self.jaxpr)
+        return "pure_callback" in text or "io_callback" in text
+
+    def derivatives(self, data: Any, arrays: Any) -> Derivatives:
+        """Return which of the loss's derivatives JAX has."""
+        if "custom_vjp" not in str(self.jaxpr):
+            return Derivatives.ALL
+
+        def twice(params: Any, data: Any, arrays: Any) -> Any:
+            grad, backward = jax.vjp(jax.grad(lambda params: self(params, data, arrays)[0]), params)
+            return backward(grad)
+
+        try:
+            jax.eval_shape(twice, *jax.tree.map(_shape, (self.start, data, arrays)))
+        except (TypeError, ValueError, NotImplementedError):
+            return Derivatives.FIRST
+        return Derivatives.BACKWARD
 
 
 Loss = Callable[[Any, Any, Any], Any]  # of params, data or None, and the arrays the user's loss closes over

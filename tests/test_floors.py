@@ -14,6 +14,7 @@ ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
     {"flat", "closure", "losses", "terms"},
     {"inputs", "problem", "traced", "added"},
+    {"evidence"},
     {
         "stop",
         "solvers.search",
@@ -65,6 +66,8 @@ def test_imports_go_down(path):
         ("solvers.descent", "solvers.search"),
         ("solvers.descent", "solvers.directions"),
         ("solvers.descent", "solvers.trail"),
+        ("solvers.directions", "solvers.search"),
+        ("solvers.descent", "solvers.curvature"),
         ("solvers.trail", "solvers.directions"),
         ("solvers.newton", "solvers.region"),
         ("solvers.optax", "solvers.proximal"),
@@ -72,6 +75,8 @@ def test_imports_go_down(path):
         ("solvers.memory", "solvers.region"),
         ("solvers.memory", "solvers.curvature"),
         ("solvers.memory", "stop"),
+        ("solvers.descent", "stop"),
+        ("solvers.newton", "stop"),
         ("solvers.newton", "solvers.memory"),
         ("solvers.newton", "solvers.curvature"),
     }

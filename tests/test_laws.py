@@ -129,7 +129,7 @@ def test_resume_is_bit_identical(solver, problem, dtype):
     def burst(run, ticks):
         layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
         setup = (Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6))
-        return advance(*setup, begin(*setup, layout.flatten(problem.init)) if run is None else run, ticks)
+        return advance(*setup, begin(*setup[:2], layout.flatten(problem.init)) if run is None else run, ticks)
 
     burst = jax.jit(burst)
 

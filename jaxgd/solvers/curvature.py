@@ -1,5 +1,6 @@
 """Where the curvature of a trust-region model comes from: the Hessian, its products, or the moves made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Dense, Implicit, Model, Step
 
 MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
+MOST_AT_ONCE = 1e3  # likewise at the start
 BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
@@ -187,11 +189,7 @@ class Products:
         del before
 
         def learnt() -> Diagonal:
-            rows = jnp.abs(self._product(problem, trial.params, _signs(memory) / memory.scale) / memory.scale)
-            mean = jnp.sqrt(jnp.mean(rows**2))
-            known = jnp.isfinite(mean) & (mean > 0)
-            change = jnp.clip(jnp.sqrt(rows / jnp.where(known, mean, 1)), 1 / MOST_CHANGE, MOST_CHANGE)
-            return Diagonal(memory.scale * jnp.where(known, change, 1), memory.moves + 1)
+            return balanced(memory, lambda vector: self._product(problem, trial.params, vector), MOST_CHANGE)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
@@ -207,10 +205,28 @@ class Products:
         return problem.gauss_newton(params, vector) if self.sum_of_squares else problem.product(params, vector)
 
 
-def _signs(memory: Diagonal) -> jax.Array:
-    """Return a sign for each parameter, without a pattern, other ones each move."""
+def balanced(memory: Diagonal, product: Callable[[jax.Array], jax.Array], most: float) -> Diagonal:
+    """Bring the rows of the scaled Hessian nearer to one length, by its product with signs.
+
+    A scale changes by no more than a factor of `most`.
+    """
     index = jnp.arange(1, memory.scale.size + 1, dtype=memory.scale.dtype)
-    return jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
+    # Without a pattern, and others each time.
+    signs = jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
+    rows = jnp.abs(product(signs / memory.scale) / memory.scale)
+    mean = jnp.sqrt(jnp.mean(rows**2))
+    known = jnp.isfinite(mean) & (mean > 0)
+    change = jnp.clip(jnp.sqrt(rows / jnp.where(known, mean, 1)), 1 / most, most)
+    return Diagonal(memory.scale * jnp.where(known & (rows > 0), change, 1), memory.moves + 1)
+
+
+def equilibrated(product: Callable[[jax.Array], jax.Array], params: jax.Array, times: int) -> jax.Array:
+    """Return the scale of the params that so many products with the Hessian tell, shape `(p,)`."""
+    first = Diagonal(jnp.ones_like(params), jnp.zeros((), params.dtype))
+    if not times:
+        return first.scale
+    scale = jax.lax.fori_loop(0, times, lambda _, memory: balanced(memory, product, MOST_AT_ONCE), first).scale
+    return jnp.maximum(scale, jnp.finfo(scale.dtype).eps * jnp.max(scale))
 
 
 def rescaled(scale: jax.Array, curvatures: jax.Array, forget: float = FORGET) -> jax.Array:

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, products
+from jaxgd.flat import once, pack, products, root
 from jaxgd.problem import Point, Problem, choose
+from jaxgd.solvers.curvature import equilibrated
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
+from jaxgd.stop import TOL_LEARNT
+
+SCALING = 8  # Hessian-vector products at the start, for the scale
 
 
 class DescentState(NamedTuple):
@@ -24,19 +28,31 @@ class DescentState(NamedTuple):
     left: jax.Array  # decrease predicted to be left; inf while it is unknown
     gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # of the last step
+    norm: jax.Array  # length of the gradient, scaled
+    products: jax.Array  # Hessian-vector products so far, an int32
+    scale: jax.Array  # of the params, shape (p,): what follows is of scale * params
+    scaled: jax.Array  # the scale is not 1 for all
     direction: jax.Array
     line: jax.Array  # what the search knows, packed in one vector: XLA compiles and runs one operation, not twelve
     memory: Any  # what the direction remembers
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name"])
+@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "scaling"])
 @dataclass(frozen=True)
 class Descent:
-    """Move along a direction, as far as a search says."""
+    """Move along a direction, as far as a search says.
+
+    The params are scaled, so that their units matter little: by a diagonal that makes the rows of the Hessian at the
+    start of one length, from `scaling` products with it (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J.
+    Optim. Theory Appl. 172 (2017)).
+    """
 
     direction: Direction
     search: LineSearch
     name: str
+    scaling: int = SCALING
+
+    tols = TOL_LEARNT
 
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of the matrix that the direction keeps."""
@@ -46,6 +62,8 @@ class Descent:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
+        # One param alone has nothing to be balanced with.
+        taken = self.scaling if params.size > 1 else 0
         return DescentState(
             point=point,
             trial=params,
@@ -54,6 +72,10 @@ class Descent:
             left=point.loss,
             gain=zero,
             stepsize=zero,
+            norm=zero,
+            products=jnp.full((), taken, jnp.int32),
+            scale=equilibrated(lambda vector: problem.product(params, vector), params, taken),
+            scaled=jnp.full((), taken > 0),
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),
             memory=self.direction.begin(params),
@@ -62,39 +84,40 @@ class Descent:
     def step(self, problem: Problem, state: DescentState, trial: Point) -> DescentState:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
-        slope = products(trial.vectors, state.direction[None])[1, 0]
+        units = pack(state.scale, 1 / state.scale)
+        old, new = units * state.point.vectors, units * trial.vectors
+        slope = products(new, state.direction[None])[1, 0]
         line = self.search.unpack(state.line)
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
+        # Where no line has an answer, not even along the gradient, the scale is tried that the user gave.
+        lost = failed & (state.memory.taken == 0)
+        scale, scaled = jnp.where(lost, 1, state.scale), state.scaled & ~lost
         over, point = moved | failed, choose(moved, trial, state.point)
-
-        curvature = line.stepsize * (slope - line.slope)
-        memory = state.memory
+        grad = point.grad / scale
+        (square, size), _ = products(pack(grad, jnp.sign(grad)), pack(grad, jnp.sign(grad)))
+        norm = root(square, size)
         # The first step is of length 1: nothing is known yet that could say more.
-        scale = jnp.where(memory.scale > 0, memory.scale, 1 / point.norm)
-        memory = memory._replace(scale=scale, taken=jnp.where(failed, 0, memory.taken))
-        move = Move(
-            change=trial.vectors - state.point.vectors,
-            curvature=curvature,
-            moved=moved,
-            take=moved & (curvature > 0),
-            over=over,
-            direction=state.direction,
-            stepsize=line.stepsize,
-            slope=line.slope,
-            norm=state.point.norm,
+        first = (state.memory.scale == 0) | lost
+        memory = state.memory._replace(
+            scale=jnp.where(first, 1 / norm, state.memory.scale), taken=jnp.where(failed, 0, state.memory.taken)
         )
-        memory, direction = self.direction.learn(memory, move, point)
-        descent = products(point.vectors, direction[None])[1, 0]
+        move = Move.along(state, line, new - old, slope, moved=moved, over=over)
+        memory, direction = self.direction.learn(memory, move, grad)
+        descent = products(grad[None], direction[None])[0, 0]
         packed = choose(over, self.search.start(line, point.loss, descent).pack(), after.pack())
         return DescentState(
             point=point,
-            trial=point.params + packed[0] * direction,
+            trial=point.params + packed[0] * direction / scale,
             moved=moved,
-            stuck=failed & (state.memory.taken == 0),
-            left=self.direction.left(memory, point, descent),
+            stuck=lost & ~state.scaled,
+            left=self.direction.left(memory, norm, descent),
             gain=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
+            norm=norm,
+            products=state.products,
+            scale=scale,
+            scaled=scaled,
             direction=direction,
             line=packed,
             memory=memory,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.flat import combination, pack, products
-from jaxgd.problem import Point
+from jaxgd.solvers.search import Line
 
 
 class Move(NamedTuple):
@@ -25,6 +25,15 @@ class Move(NamedTuple):
     slope: jax.Array  # at the line's start
     norm: jax.Array  # of the gradient there
 
+    @classmethod
+    def along(
+        cls, state: Any, line: Line, change: jax.Array, slope: jax.Array, *, moved: jax.Array, over: jax.Array
+    ) -> "Move":
+        """Return what a trial says that lies as far along the line from `state` as `change` tells, with this slope."""
+        curvature = line.stepsize * (slope - line.slope)
+        take = moved & (curvature > 0)
+        return cls(change, curvature, moved, take, over, state.direction, line.stepsize, line.slope, state.norm)
+
 
 class Direction(Protocol):
     """Where to go from a point; the first trial of each line is at step size 1.
@@ -37,12 +46,12 @@ class Direction(Protocol):
         """Return an empty memory."""
         ...
 
-    def learn(self, memory: Any, move: Move, point: Point) -> tuple[Any, jax.Array]:
-        """Take the move where it says so; return the memory and the direction from `point`."""
+    def learn(self, memory: Any, move: Move, grad: jax.Array) -> tuple[Any, jax.Array]:
+        """Take the move where it says so; return the memory and the direction where the gradient is `grad`."""
         ...
 
-    def left(self, memory: Any, point: Point, slope: jax.Array) -> jax.Array:
-        """Return the decrease predicted to be left where a line with this slope starts."""
+    def left(self, memory: Any, norm: jax.Array, slope: jax.Array) -> jax.Array:
+        """Return the decrease predicted to be left, by the gradient's length and the slope of the line that starts."""
         ...
 
 
@@ -75,9 +84,9 @@ class LimitedMemory:
         # A NumPy constant needs no operation to be filled.
         return Memory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
 
-    def learn(self, memory: Memory, move: Move, point: Point) -> tuple[Memory, jax.Array]:
+    def learn(self, memory: Memory, move: Move, grad: jax.Array) -> tuple[Memory, jax.Array]:
         """Take the move where it says so; return the memory and -H grad."""
-        slot, take, grad = memory.taken.astype(jnp.int32) % self.size, move.take, point.grad
+        slot, take = memory.taken.astype(jnp.int32) % self.size, move.take
         pair = jnp.where(take, _scaled(move), jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
         pairs = jax.lax.dynamic_update_slice_in_dim(memory.pairs, pair, 2 * slot, 0)
         s_y, s_g, y_y, y_g = products(pairs, pack(pair[1], grad)).reshape(self.size, 4).T
@@ -96,9 +105,9 @@ class LimitedMemory:
         weights = pack(a, -scale * q).T.reshape(-1)
         return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
 
-    def left(self, memory: Memory, point: Point, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Memory, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
-        del point
+        del norm
         return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
 
 
@@ -136,7 +145,7 @@ class DenseInverse:
         zero = jnp.zeros((), params.dtype)
         return Inverse(jnp.asarray(np.zeros((params.size, params.size), params.dtype)), zero, zero)
 
-    def learn(self, memory: Inverse, move: Move, point: Point) -> tuple[Inverse, jax.Array]:
+    def learn(self, memory: Inverse, move: Move, grad: jax.Array) -> tuple[Inverse, jax.Array]:
         """Take the move where it says so; return the memory and -H grad."""
         s, y = _scaled(move)
         scale = jnp.where(move.take, 1 / jnp.sum(y * y), memory.scale)
@@ -146,13 +155,13 @@ class DenseInverse:
         more = jnp.maximum(1, -(move.stepsize**2) * move.slope / move.curvature)
         more = jnp.where(move.take & (memory.taken < s.size), more, 1)
         inverse = jnp.where(memory.taken > 0, more * memory.inverse, unknown)
-        u, v = products(pack(y, point.grad), inverse)
-        (s_g, _), (u_g, y_u) = products(pack(s, u), pack(point.grad, y))
+        u, v = products(pack(y, grad), inverse)
+        (s_g, _), (u_g, y_u) = products(pack(s, u), pack(grad, y))
         along = (1 + y_u) * s - u
         inverse = inverse + along[:, None] * s - s[:, None] * u
         return Inverse(inverse, scale, memory.taken + move.take), s * u_g - along * s_g - v
 
-    def left(self, memory: Inverse, point: Point, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Inverse, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
-        del point
+        del norm
         return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)

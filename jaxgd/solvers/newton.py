@@ -12,6 +12,7 @@ from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
+from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT
 from jaxgd.terms import L1, Box
 
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
@@ -61,6 +62,11 @@ class TrustRegion:
         return self.curvature.computed
 
     @property
+    def tols(self) -> dict[str, float]:
+        """What `tol` is where the user asks for none."""
+        return TOL_COMPUTED if self.computed else TOL_LEARNT
+
+    @property
     def whole(self) -> bool:
         """Whether the model's curvature is computed in every direction."""
         return self.curvature.whole
@@ -96,7 +102,7 @@ class TrustRegion:
         point = choose(moved, trial, state.point)
         memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
-        radius = verdict.radius(state.radius, state.memory.scale, model.scale)
+        radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
         if isinstance(problem.term, Box | L1):
             box, slope = problem.term.face(point.params, point.grad)
             step = within_box(model, slope, radius, point.params, box)
@@ -112,7 +118,7 @@ class TrustRegion:
             stuck=~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss)),
             left=step.left,
             gain=verdict.gain,
-            stepsize=jnp.sqrt(jnp.sum((state.memory.scale * verdict.move) ** 2)),
+            stepsize=length,
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             radius=step.radius,
@@ -159,14 +165,15 @@ class Verdict(NamedTuple):
     move: jax.Array
     shorter: jax.Array  # the part of the move to allow next, where it was refused
 
-    def radius(self, radius: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
-        """Return the next radius, in the scale `after`, given the last one in the scale `before`."""
-        old, new = jnp.sqrt(jnp.sum(pack(before * self.move, after * self.move) ** 2, axis=1))
+    def radius(self, radius: jax.Array, before: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the next radius, in the scale `after`, given the last in the scale `before`, and the move's length."""
+        scaled = pack(before * self.move, after * self.move)
+        (old, _), (_, new) = jnp.sqrt(products(scaled, scaled))
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
         refused = jnp.where(old > 0, self.shorter * jnp.minimum(old, radius), radius / 4)
-        return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny)
+        return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 
 def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array) -> Verdict:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import products
+from jaxgd.flat import pack, products
 from jaxgd.terms import Box
 
 TRIES = 2  # points on each projected path, beside the one where it meets its first bound
@@ -127,67 +127,67 @@ class Implicit:
         Truncated conjugate gradients: Steihaug, SIAM J. Numer. Anal. 20 (1983), section 2.
         """
         slopes = free * grad / self.scale
-        steep, eps = _dot(slopes, slopes), jnp.finfo(slopes.dtype).eps
+        steep = _dot(slopes, slopes)
         most = min(2 * slopes.size, MOST_PRODUCTS)
         limited = jnp.isfinite(radius)
 
-        def going(search: _Conjugate) -> jax.Array:
-            return (search.taken < most) & ~search.ended & (search.square > ENOUGH**2 * steep)
+        def going(search: "_Conjugate") -> jax.Array:
+            square, *_, ended, taken = search.scalars
+            return (taken < most) & (ended == 0) & (square > ENOUGH**2 * steep)
 
-        def onwards(search: _Conjugate) -> _Conjugate:
-            direction = search.direction
-            bent = free * self.product(free * direction / self.scale) / self.scale
-            bend, length = _dot(direction, bent), _dot(direction, direction)
-            largest = jnp.maximum(search.largest, jnp.abs(bend) / length)
-            clear = jnp.abs(bend) > eps * length * largest
-            convex = clear & (bend > 0)
-            # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
-            ahead = jnp.where(clear, search.square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
-            to_edge = jnp.where(limited, _to_edge(search.at, direction, radius), ahead)
-            inside = convex & ~(limited & (ahead > to_edge))
-            stepsize = jnp.where(inside, ahead, to_edge)
-            rest = search.rest + stepsize * bent
-            square = _dot(rest, rest)
-            return _Conjugate(
-                at=search.at + stepsize * direction,
-                rest=rest,
-                square=square,
-                direction=square / search.square * direction - rest,
-                largest=largest,
-                ended=~inside,
-                taken=search.taken + 1,
-            )
-
-        no, none = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-        first = _Conjugate(jnp.zeros_like(slopes), slopes, steep, -slopes, jnp.zeros_like(steep), no, none)
-        search = jax.lax.while_loop(going, onwards, first)
-        promised = -_dot(search.at, slopes + search.rest) / 2
-        left = jnp.where(search.ended, jnp.inf, promised)
-        far = jnp.sqrt(_dot(search.at, search.at))
+        zero = jnp.zeros_like(steep)
+        start = pack(jnp.zeros_like(slopes), slopes, -slopes)
+        first = _Conjugate(start, pack(steep, zero, zero, steep, zero, zero, zero))
+        search = jax.lax.while_loop(going, lambda search: self._onwards(search, free, radius), first)
+        (at, rest, _), (_, far, *_, ended, taken) = search.vectors, search.scalars
+        promised = -_dot(at, slopes + rest) / 2
+        far = jnp.sqrt(far)
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
-        return Step(search.at / self.scale, promised, left, radius, search.taken)
+        left = jnp.where(ended > 0, jnp.inf, promised)
+        return Step(at / self.scale, promised, left, radius, taken.astype(jnp.int32))
+
+    def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
+        """Move to the minimum along the direction, or to the edge, and turn."""
+        at, rest, direction = search.vectors
+        eps, limited = jnp.finfo(radius.dtype).eps, jnp.isfinite(radius)
+        square, far, along, length, largest, _, taken = search.scalars
+        bent = free * self.product(free * direction / self.scale) / self.scale
+        bend = _dot(direction, bent)
+        largest = jnp.maximum(largest, jnp.abs(bend) / length)
+        clear = jnp.abs(bend) > eps * length * largest
+        convex = clear & (bend > 0)
+        # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
+        ahead = jnp.where(clear, square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
+        to_edge = jnp.where(limited, _to_edge(far, along, length, radius), ahead)
+        inside = convex & ~(limited & (ahead > to_edge))
+        stepsize = jnp.where(inside, ahead, to_edge)
+        rest = rest + stepsize * bent
+        left = _dot(rest, rest)
+        turn = left / square
+        moved = pack(at + stepsize * direction, rest, turn * direction - rest)
+        far = far + stepsize * (2 * along + stepsize * length)
+        # Products of the new direction, which is conjugate to the old ones and orthogonal to what is left.
+        along, length = turn * (along + stepsize * length), left + turn**2 * length
+        return _Conjugate(moved, pack(left, far, along, length, largest, ~inside, taken + 1))
 
 
 class _Conjugate(NamedTuple):
-    """A search by conjugate gradients, in units where the distance is Euclidean."""
+    """A search by conjugate gradients, in units where the distance is Euclidean; packed, for XLA to copy at once."""
 
-    at: jax.Array
-    rest: jax.Array  # slope of the model there
-    square: jax.Array  # its squared length
-    direction: jax.Array
-    largest: jax.Array  # curvature seen
-    ended: jax.Array  # at the edge, or along such a direction
-    taken: jax.Array
+    vectors: jax.Array  # shape (3, p): where it is, the slope of the model there, the direction
+    scalars: jax.Array  # shape (7,): squared slope, at'at, at'd, d'd, largest curvature, ended at an edge, products
 
 
 def _dot(one: jax.Array, other: jax.Array) -> jax.Array:
     return products(one[None], other[None])[0, 0]
 
 
-def _to_edge(at: jax.Array, direction: jax.Array, radius: jax.Array) -> jax.Array:
-    """Return how far along the direction the distance from 0 is the radius, which `at` is within."""
-    square, along, length = _dot(at, at), _dot(at, direction), _dot(direction, direction)
-    room = jnp.maximum(radius**2 - square, 0)
+def _to_edge(far: jax.Array, along: jax.Array, length: jax.Array, radius: jax.Array) -> jax.Array:
+    """Return how far along a direction d the distance from 0 is the radius, from a place x within it.
+
+    `far`, `along` and `length` are x'x, x'd and d'd.
+    """
+    room = jnp.maximum(radius**2 - far, 0)
     root = jnp.sqrt(along**2 + length * room)
     # Of the two forms of the root, the one that does not cancel.
     return jnp.where(along > 0, room / (along + root), (root - along) / length)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
-from jaxgd.problem import Point
 from jaxgd.solvers.directions import Move
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
@@ -40,9 +39,9 @@ class Trail(NamedTuple):
             peak=jnp.maximum(self.peak, move.norm),
         )
 
-    def left(self, point: Point) -> jax.Array:
+    def left(self, norm: jax.Array) -> jax.Array:
         """Return the decrease left if the curvature is nowhere less than the least seen of late."""
-        return jnp.where(self.taken > 0, self.radius * point.norm**2 / 2, jnp.inf)
+        return jnp.where(self.taken > 0, self.radius * norm**2 / 2, jnp.inf)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["beta"])
@@ -61,9 +60,9 @@ class Conjugate:
         """Return an empty memory."""
         return Trail.begin(params)
 
-    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
+    def learn(self, memory: Trail, move: Move, grad: jax.Array) -> tuple[Trail, jax.Array]:
         """Take the move where it says so; return the memory and the direction, the last one while its line goes on."""
-        rows = pack(point.grad, move.change[1], move.direction)
+        rows = pack(grad, move.change[1], move.direction)
         (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
         if self.beta == "hager-zhang":
             beta = jnp.maximum((g_y - 2 * g_d * y_y / d_y) / d_y, 0.4 * move.slope / d_d)
@@ -77,12 +76,12 @@ class Conjugate:
         scale = -(move.slope**2 * move.stepsize**2) / (move.curvature * slope)
         known = -slope * s_s / (move.curvature * squared)
         memory = memory.learn(move, s_s, jnp.clip(scale, 0.1 * known, 10 * known))
-        return memory, jnp.where(move.over, memory.scale * (beta * move.direction - point.grad), move.direction)
+        return memory, jnp.where(move.over, memory.scale * (beta * move.direction - grad), move.direction)
 
-    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Trail, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return memory.left(point)
+        return memory.left(norm)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
@@ -98,7 +97,7 @@ class Gradient:
         """Return an empty memory."""
         return Trail.begin(params)
 
-    def learn(self, memory: Trail, move: Move, point: Point) -> tuple[Trail, jax.Array]:
+    def learn(self, memory: Trail, move: Move, grad: jax.Array) -> tuple[Trail, jax.Array]:
         """Take the move where it says so; return the memory and the direction."""
         s_s, y_y = jnp.sum(move.change**2, axis=1)
         long, short = s_s / move.curvature, move.curvature / y_y
@@ -108,9 +107,9 @@ class Gradient:
         # Where the curvature is negative its size still tells how far to go; a step lost in rounding was too short.
         far = jnp.where(clear, jnp.sqrt(s_s / y_y), 10 * memory.scale)
         memory = memory._replace(scale=jnp.where(blind, far, memory.scale))
-        return memory, -memory.scale * point.grad
+        return memory, -memory.scale * grad
 
-    def left(self, memory: Trail, point: Point, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Trail, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return MARGIN * memory.left(point)
+        return MARGIN * memory.left(norm)
