@@ -71,7 +71,8 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
     drop, noise = facts.before.loss - facts.point.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
     gain = jnp.where(jnp.abs(drop) > noise, drop, facts.gain)
-    progress = (moved & (drop > rounded_off(facts.before.loss, old.made))) | (facts.norm < 0.9 * old.least)
+    lower = facts.best.loss - facts.point.loss > rounded_off(facts.best.loss, old.made)
+    progress = (moved & lower) | (facts.norm < 0.9 * old.least)
     recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
     model = jnp.where(jnp.isfinite(facts.left), facts.left, old.model)
     peak, least = jnp.maximum(old.peak, facts.norm), jnp.minimum(old.least, facts.norm)
@@ -111,9 +112,10 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     """
     noise = rounded_off(facts.point.loss, seen.made)
     # The better the model says it is, the sooner a lack of progress is put down to rounding.
-    resting = ((seen.model <= noise / 10) & (seen.quiet >= PATIENCE)) | (
-        (seen.model <= noise) & (seen.quiet >= 5 * PATIENCE)
-    )
+    resting = (seen.model <= noise / 10) & (seen.quiet >= PATIENCE)
+    resting = resting | ((seen.model <= noise) & (seen.quiet >= 5 * PATIENCE))
+    small = seen.least <= jnp.sqrt(jnp.finfo(noise.dtype).eps) * seen.peak
+    resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
     hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0) | at_rounding(seen)
     # All lengths of step have been tried: what a model still promises is rounding, the less so the less it knows.
     promise = jnp.finfo(noise.dtype).eps ** (1 / 2 if whole else 3 / 4) * seen.made

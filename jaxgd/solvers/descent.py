@@ -13,7 +13,6 @@ from jaxgd.solvers.curvature import equilibrated
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
-from jaxgd.stop import TOL_LEARNT
 
 SCALING = 8  # Hessian-vector products at the start, for the scale
 
@@ -52,7 +51,10 @@ class Descent:
     name: str
     scaling: int = SCALING
 
-    tols = TOL_LEARNT
+    @property
+    def tols(self) -> dict[str, float]:
+        """What `tol` is where the user asks for none."""
+        return self.direction.tols
 
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of the matrix that the direction keeps."""
@@ -111,7 +113,7 @@ class Descent:
             trial=point.params + packed[0] * direction / scale,
             moved=moved,
             stuck=lost & ~state.scaled,
-            left=self.direction.left(memory, norm, descent),
+            left=self.direction.left(memory, scale * point.params, norm, descent),
             gain=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
             norm=norm,
@@ -162,7 +164,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search")
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search", scaling=0)
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -170,4 +172,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein")
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein", scaling=0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgd.flat import combination, pack, products
 from jaxgd.solvers.search import Line
+from jaxgd.stop import TOL_LEARNT
 
 
 class Move(NamedTuple):
@@ -42,6 +43,11 @@ class Direction(Protocol):
     moves learnt from since the last reset; the descent sets that to 0 where a line failed: the rest is then forgotten.
     """
 
+    @property
+    def tols(self) -> dict[str, float]:
+        """What `tol` is where the user asks for none."""
+        ...
+
     def begin(self, params: jax.Array) -> Any:
         """Return an empty memory."""
         ...
@@ -50,8 +56,8 @@ class Direction(Protocol):
         """Take the move where it says so; return the memory and the direction where the gradient is `grad`."""
         ...
 
-    def left(self, memory: Any, norm: jax.Array, slope: jax.Array) -> jax.Array:
-        """Return the decrease predicted to be left, by the gradient's length and the slope of the line that starts."""
+    def left(self, memory: Any, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+        """Return the decrease predicted to be left, by params, the gradient's length and the slope of the next line."""
         ...
 
 
@@ -76,6 +82,8 @@ class LimitedMemory:
     """
 
     size: int = 10
+
+    tols = TOL_LEARNT
 
     def begin(self, params: jax.Array) -> Memory:
         """Return an empty memory."""
@@ -105,9 +113,9 @@ class LimitedMemory:
         weights = pack(a, -scale * q).T.reshape(-1)
         return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
 
-    def left(self, memory: Memory, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Memory, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
-        del norm
+        del params, norm
         return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
 
 
@@ -140,6 +148,8 @@ class DenseInverse:
     Theory Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
     """
 
+    tols = TOL_LEARNT
+
     def begin(self, params: jax.Array) -> Inverse:
         """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
@@ -161,7 +171,7 @@ class DenseInverse:
         inverse = inverse + along[:, None] * s - s[:, None] * u
         return Inverse(inverse, scale, memory.taken + move.take), s * u_g - along * s_g - v
 
-    def left(self, memory: Inverse, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Inverse, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
-        del norm
+        del params, norm
         return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
 from jaxgd.solvers.directions import Move
+from jaxgd.stop import TOL
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
 MARGIN = 10  # by which the decrease left is overestimated where the gradient's length goes up and down
@@ -22,26 +23,32 @@ class Trail(NamedTuple):
     taken: jax.Array
     radius: jax.Array  # largest curvature radius s's / s'y seen of late
     peak: jax.Array  # longest gradient seen
+    stiff: jax.Array  # largest curvature y'y / s'y seen
 
     @classmethod
     def begin(cls, params: jax.Array) -> "Trail":
         """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
-        return cls(zero, zero, zero, zero)
+        return cls(zero, zero, zero, zero, zero)
 
-    def learn(self, move: Move, length: jax.Array, scale: jax.Array) -> "Trail":
-        """Take the move, whose squared length is given, where it says so; `scale` is what to assume next."""
+    def learn(self, move: Move, length: jax.Array, turn: jax.Array, scale: jax.Array) -> "Trail":
+        """Take the move, with s's and y'y as given, where it says so; `scale` is what to assume next."""
         radius = jnp.maximum(FADE * self.radius, length / move.curvature)
         return self._replace(
             scale=jnp.where(move.take, scale, self.scale),
             taken=self.taken + move.take,
             radius=jnp.where(move.take, radius, self.radius),
             peak=jnp.maximum(self.peak, move.norm),
+            stiff=jnp.where(move.take, jnp.maximum(self.stiff, turn / move.curvature), self.stiff),
         )
 
-    def left(self, norm: jax.Array) -> jax.Array:
-        """Return the decrease left if the curvature is nowhere less than the least seen of late."""
-        return jnp.where(self.taken > 0, self.radius * norm**2 / 2, jnp.inf)
+    def left(self, params: jax.Array, norm: jax.Array) -> jax.Array:
+        """Return the decrease left if the curvature is nowhere less than the least seen of late.
+
+        A gradient that rounding of the params makes up tells of none.
+        """
+        rounding = jnp.finfo(norm.dtype).eps * self.stiff * jnp.sqrt(jnp.sum(params**2))
+        return jnp.where(self.taken > 0, jnp.where(norm > rounding, self.radius * norm**2 / 2, 0), jnp.inf)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["beta"])
@@ -55,6 +62,8 @@ class Conjugate:
     """
 
     beta: str
+
+    tols = TOL
 
     def begin(self, params: jax.Array) -> Trail:
         """Return an empty memory."""
@@ -75,13 +84,13 @@ class Conjugate:
         # The same decrease as the last line's minimum gave, but no step that its curvature calls absurd.
         scale = -(move.slope**2 * move.stepsize**2) / (move.curvature * slope)
         known = -slope * s_s / (move.curvature * squared)
-        memory = memory.learn(move, s_s, jnp.clip(scale, 0.1 * known, 10 * known))
+        memory = memory.learn(move, s_s, y_y, jnp.clip(scale, 0.1 * known, 10 * known))
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - grad), move.direction)
 
-    def left(self, memory: Trail, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return memory.left(norm)
+        return memory.left(params, norm)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
@@ -93,6 +102,8 @@ class Gradient:
     Dai, Comput. Optim. Appl. 35 (2006), ABB).
     """
 
+    tols = TOL
+
     def begin(self, params: jax.Array) -> Trail:
         """Return an empty memory."""
         return Trail.begin(params)
@@ -103,13 +114,15 @@ class Gradient:
         long, short = s_s / move.curvature, move.curvature / y_y
         clear = y_y > (4 * jnp.finfo(y_y.dtype).eps * memory.peak) ** 2
         blind = move.moved & (move.stepsize > 0) & ~(move.take & clear)
-        memory = memory.learn(move._replace(take=move.take & clear), s_s, jnp.where(short < SHORT * long, short, long))
+        memory = memory.learn(
+            move._replace(take=move.take & clear), s_s, y_y, jnp.where(short < SHORT * long, short, long)
+        )
         # Where the curvature is negative its size still tells how far to go; a step lost in rounding was too short.
         far = jnp.where(clear, jnp.sqrt(s_s / y_y), 10 * memory.scale)
         memory = memory._replace(scale=jnp.where(blind, far, memory.scale))
         return memory, -memory.scale * grad
 
-    def left(self, memory: Trail, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def left(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return MARGIN * memory.left(norm)
+        return MARGIN * memory.left(params, norm)
