@@ -117,10 +117,11 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     small = seen.least <= jnp.sqrt(jnp.finfo(noise.dtype).eps) * seen.peak
     resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
     hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0) | at_rounding(seen)
-    # All lengths of step have been tried: what a model still promises is rounding, the less so the less it knows.
-    promise = jnp.finfo(noise.dtype).eps ** (1 / 2 if whole else 3 / 4) * seen.made
-    hidden = hidden | (seen.model <= promise)
+    # Steps of all lengths have been tried: what a model still promises beyond them is rounding of the gradient.
+    hidden = hidden | (seen.model <= jnp.finfo(noise.dtype).eps ** 0.75 * seen.made)
     tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
+    # Where rounding of the params changes the loss by all its size, beside a pole for one, nothing is known.
+    tried = tried & (facts.point.blur <= jnp.abs(facts.point.loss) + seen.made)
     return tried & (resting | (facts.stuck & hidden))
 
 

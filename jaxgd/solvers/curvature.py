@@ -152,12 +152,16 @@ def _equilibrated(matrix: jax.Array) -> jax.Array:
     itself would vanish where the matrix is indefinite.
     """
 
+    # In units of the largest, so that squares do not overflow.
+    largest = jnp.max(jnp.abs(matrix))
+    sizes = matrix / jnp.where(largest > 0, largest, 1)
+
     def balance(_: int, root: jax.Array) -> jax.Array:
-        rows = jnp.sqrt(jnp.sum((matrix / root[:, None] / root) ** 2, axis=1))
+        rows = jnp.sqrt(jnp.sum((sizes / root[:, None] / root) ** 2, axis=1))
         return root * jnp.where(rows > 0, jnp.sqrt(rows), 1)
 
     root = jax.lax.fori_loop(0, BALANCES, balance, jnp.ones_like(matrix[0]))
-    return jnp.where(jnp.any(matrix != 0, axis=1), root**2, 0)
+    return jnp.where(jnp.any(matrix != 0, axis=1), largest * root**2, 0)
 
 
 class Diagonal(NamedTuple):
