@@ -114,14 +114,17 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     # The better the model says it is, the sooner a lack of progress is put down to rounding.
     resting = (seen.model <= noise / 10) & (seen.quiet >= PATIENCE)
     resting = resting | ((seen.model <= noise) & (seen.quiet >= 5 * PATIENCE))
-    small = seen.least <= jnp.sqrt(jnp.finfo(noise.dtype).eps) * seen.peak
+    eps = jnp.finfo(noise.dtype).eps
+    small = seen.least <= jnp.sqrt(eps) * seen.peak
     resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
     hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0) | at_rounding(seen)
-    # Steps of all lengths have been tried: what a model still promises beyond them is rounding of the gradient.
-    hidden = hidden | (seen.model <= jnp.finfo(noise.dtype).eps ** 0.75 * seen.made)
+    # Steps of all lengths have been tried: what a model still promises is rounding, the less so the less it knows.
+    hidden = hidden | (seen.model <= eps ** (1 / 2 if whole else 3 / 4) * seen.made)
     tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
     # Where rounding of the params changes the loss by all its size, beside a pole for one, nothing is known.
     tried = tried & (facts.point.blur <= jnp.abs(facts.point.loss) + seen.made)
+    # Nor is a model that does not know every direction believed while the gradient is long.
+    tried = tried & (whole | (seen.least <= eps ** (1 / 3) * seen.peak))
     return tried & (resting | (facts.stuck & hidden))
 
 

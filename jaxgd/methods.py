@@ -68,8 +68,7 @@ def choose(
             " with bounds."
         )
         raise ValueError(msg)
-    if not curved and getattr(method, "scaling", 0):
-        method = dataclasses.replace(method, scaling=0)
+    method = method if curved else _unscaled(method)
     if squares and not least_squares:
         msg = f"`method` {method.name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
         raise ValueError(msg)
@@ -98,7 +97,7 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
     if isinstance(term, Simplex | Ball):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
-        solver = dataclasses.replace(LBFGS(), scaling=0) if term is None else ProjectedLBFGS()
+        solver = _unscaled(LBFGS() if term is None else ProjectedLBFGS())
         why = "no second derivatives: the loss holds a `jax.custom_vjp`"
     elif least_squares:
         few = size <= FEW_SQUARES
@@ -108,3 +107,11 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
     elif size <= FEW:
         solver, why = Newton(), "few parameters"
     return solver, f"{solver.name} (chosen: {why})"
+
+
+def _unscaled(method: Any) -> Any:
+    """Return the method without the products with the Hessian that scale the params at its start."""
+    curvature: Any = getattr(method, "curvature", None)
+    if getattr(curvature, "first", 0):
+        return dataclasses.replace(method, curvature=dataclasses.replace(curvature, first=0))
+    return dataclasses.replace(method, scaling=0) if getattr(method, "scaling", 0) else method

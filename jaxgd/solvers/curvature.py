@@ -13,6 +13,7 @@ from jaxgd.solvers.region import Dense, Implicit, Model, Step
 
 MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
 MOST_AT_ONCE = 1e3  # likewise at the start
+SCALING = 8  # products at the start for the scale of a method that learns the curvature
 BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
@@ -35,12 +36,21 @@ class Curvature(Protocol):
         """Whether it is known in every direction."""
         ...
 
-    def begin(self, params: jax.Array) -> Any:
+    @property
+    def first(self) -> int:
+        """Products that `begin` takes."""
+        ...
+
+    def begin(self, problem: Problem, params: jax.Array) -> Any:
         """Return the memory before any evaluation."""
         ...
 
     def learn(self, problem: Problem, memory: Any, before: Point, trial: Point, moved: jax.Array) -> Any:
         """Return the memory after a trial that was moved to, or not."""
+        ...
+
+    def forget(self, memory: Any, point: Point, lost: jax.Array) -> tuple[Any, Any]:
+        """Return the memory without what was learnt where no step was found, and whether there was anything."""
         ...
 
     def model(self, problem: Problem, memory: Any, point: Point) -> Model:
@@ -64,10 +74,11 @@ class Matrix(NamedTuple):
 class Exact:
     """The Hessian as a matrix, computed after every move."""
 
-    calm, computed, whole = 2, True, True  # the model knows every direction, but not how far it holds
+    calm, computed, whole, first = 2, True, True, 0  # the model knows every direction, but not how far it holds
 
-    def begin(self, params: jax.Array) -> Matrix:
+    def begin(self, problem: Problem, params: jax.Array) -> Matrix:
         """Return zeros."""
+        del problem
         return Matrix(jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype))
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
@@ -79,6 +90,11 @@ class Exact:
             return Matrix(rescaled(memory.scale, _equilibrated(hessian)), hessian)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
+
+    def forget(self, memory: Matrix, point: Point, lost: jax.Array) -> tuple[Matrix, Any]:
+        """Return the memory: it is computed, not learnt."""
+        del point
+        return memory, jnp.zeros_like(lost)
 
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
         """Return the model around the point."""
@@ -106,10 +122,11 @@ class SumOfSquares:
     Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
     """
 
-    calm, computed, whole, sum_of_squares = 2, True, True, True
+    calm, computed, whole, first, sum_of_squares = 2, True, True, 0, True
 
-    def begin(self, params: jax.Array) -> Pair:
+    def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
+        del problem
         zeros = jnp.zeros((2, params.size, params.size), params.dtype)
         return Pair(jnp.zeros_like(params), zeros, jnp.zeros((), jnp.int32))
 
@@ -128,6 +145,11 @@ class SumOfSquares:
             return Pair(rescaled(memory.scale, jnp.diagonal(square), forget=1), jnp.stack([square, hessian]), choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
+
+    def forget(self, memory: Pair, point: Point, lost: jax.Array) -> tuple[Pair, Any]:
+        """Return the memory: it is computed, not learnt."""
+        del point
+        return memory, jnp.zeros_like(lost)
 
     def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
         """Return the model around the point."""
@@ -151,17 +173,17 @@ def _equilibrated(matrix: jax.Array) -> jax.Array:
     Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices (2001). The diagonal of the matrix
     itself would vanish where the matrix is indefinite.
     """
-
-    # In units of the largest, so that squares do not overflow.
+    # So that squares do not overflow.
     largest = jnp.max(jnp.abs(matrix))
-    sizes = matrix / jnp.where(largest > 0, largest, 1)
+    unit = jnp.where(largest > float(jnp.finfo(matrix.dtype).max) ** 0.25, largest, 1)
+    sizes = matrix / unit
 
     def balance(_: int, root: jax.Array) -> jax.Array:
         rows = jnp.sqrt(jnp.sum((sizes / root[:, None] / root) ** 2, axis=1))
         return root * jnp.where(rows > 0, jnp.sqrt(rows), 1)
 
     root = jax.lax.fori_loop(0, BALANCES, balance, jnp.ones_like(matrix[0]))
-    return jnp.where(jnp.any(matrix != 0, axis=1), largest * root**2, 0)
+    return jnp.where(jnp.any(matrix != 0, axis=1), unit * root**2, 0)
 
 
 class Diagonal(NamedTuple):
@@ -182,10 +204,11 @@ class Products:
 
     sum_of_squares: bool = False
 
-    calm, computed, whole = 2, True, False
+    calm, computed, whole, first = 2, True, False, 0
 
-    def begin(self, params: jax.Array) -> Diagonal:
+    def begin(self, problem: Problem, params: jax.Array) -> Diagonal:
         """Return a scale of 1."""
+        del problem
         return Diagonal(jnp.ones_like(params), jnp.zeros((), params.dtype))
 
     def learn(self, problem: Problem, memory: Diagonal, before: Point, trial: Point, moved: jax.Array) -> Diagonal:
@@ -196,6 +219,11 @@ class Products:
             return balanced(memory, lambda vector: self._product(problem, trial.params, vector), MOST_CHANGE)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
+
+    def forget(self, memory: Diagonal, point: Point, lost: jax.Array) -> tuple[Diagonal, Any]:
+        """Return the memory: it is computed, not learnt."""
+        del point
+        return memory, jnp.zeros_like(lost)
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""

@@ -9,12 +9,10 @@ import jax.numpy as jnp
 
 from jaxgd.flat import once, pack, products, root
 from jaxgd.problem import Point, Problem, choose
-from jaxgd.solvers.curvature import equilibrated
+from jaxgd.solvers.curvature import SCALING, equilibrated
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
-
-SCALING = 8  # Hessian-vector products at the start, for the scale
 
 
 class DescentState(NamedTuple):

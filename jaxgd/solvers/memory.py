@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
-from jaxgd.solvers.curvature import rescaled
+from jaxgd.solvers.curvature import SCALING, equilibrated, rescaled
 from jaxgd.solvers.region import Implicit, Step
 from jaxgd.stop import CALM
 
@@ -18,34 +18,36 @@ class Pairs(NamedTuple):
     """Moves remembered, the newest last. s, y: change of params and of gradient, s'y = 1; zeros where there is none."""
 
     scale: jax.Array  # shape (p,)
+    units: jax.Array  # shape (p,): s and y are of units * params
     s: jax.Array  # shape (m, p)
     y: jax.Array  # shape (m, p)
     base: jax.Array  # theta, the curvature assumed where nothing is known; 0: not known yet
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "first"])
 @dataclass(frozen=True)
 class LimitedMemory:
     """The Hessian that limited-memory BFGS learns from the moves.
 
     Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.3: B = theta I - W M W', W = [Y, theta S],
-    M^-1 = [[-D, L'], [L, theta S'S]]. Pairs are scaled so that D = I.
+    M^-1 = [[-D, L'], [L, theta S'S]]. Pairs are scaled so that D = I, and the params as in `Descent`.
     """
 
     size: int = 10
+    first: int = SCALING
 
     calm, computed, whole = CALM, False, False
 
-    def begin(self, params: jax.Array) -> Pairs:
+    def begin(self, problem: Problem, params: jax.Array) -> Pairs:
         """Return an empty memory."""
         zeros = jnp.zeros((self.size, params.size), params.dtype)
-        return Pairs(jnp.zeros_like(params), zeros, zeros, jnp.zeros((), params.dtype))
+        units = equilibrated(lambda vector: problem.product(params, vector), params, self.first)
+        return Pairs(jnp.zeros_like(params), units, zeros, zeros, jnp.zeros((), params.dtype))
 
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
         """Take the change along the trial, moved to or not, where its curvature is positive."""
         del problem
-        change = trial.vectors - before.vectors
-        s, y = change[0], change[1]
+        s, y = memory.units * (trial.params - before.params), (trial.grad - before.grad) / memory.units
         s_s, s_y, y_y = products(jnp.stack([s, s, y]), jnp.stack([s, y, y])).diagonal()
         eps = jnp.finfo(s.dtype).eps
         take = jnp.isfinite(before.loss) & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y))
@@ -56,11 +58,17 @@ class LimitedMemory:
 
         # The first step is of length 1: nothing is known yet that could say more.
         first = moved & ~jnp.isfinite(before.loss)
-        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, trial.norm, memory.base))
-        after = Pairs(memory.scale, append(memory.s, s), append(memory.y, y), base)
+        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, _steep(memory, trial), memory.base))
+        after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
-        return after._replace(scale=rescaled(memory.scale, jnp.abs(curvatures)))
+        return after._replace(scale=rescaled(memory.scale, memory.units**2 * jnp.abs(curvatures)))
+
+    def forget(self, memory: Pairs, point: Point, lost: jax.Array) -> tuple[Pairs, Any]:
+        """Drop the moves remembered where no step was found; say whether there were any."""
+        kept = jnp.where(lost, 0, jnp.stack([memory.s, memory.y]))
+        base = jnp.where(lost, _steep(memory, point), memory.base)
+        return memory._replace(s=kept[0], y=kept[1], base=base), jnp.any(memory.s != 0)
 
     def model(self, problem: Problem, memory: Pairs, point: Point) -> Implicit:
         """Return the model around the point."""
@@ -68,8 +76,9 @@ class LimitedMemory:
         wings, middle = _compact(memory)
 
         def product(vector: jax.Array) -> jax.Array:
-            weights = jnp.matmul(middle, products(wings, vector[None])[:, 0], precision="highest")
-            return memory.base * vector - combination(weights, wings)
+            scaled = memory.units * vector
+            weights = jnp.matmul(middle, products(wings, scaled[None])[:, 0], precision="highest")
+            return memory.units * (memory.base * scaled - combination(weights, wings))
 
         return Implicit(point.grad, memory.scale, product)
 
@@ -77,6 +86,11 @@ class LimitedMemory:
         """Return 0: the products are with what was learnt."""
         del step, moved
         return 0
+
+
+def _steep(memory: Pairs, point: Point) -> jax.Array:
+    """Return the length of the gradient, scaled; as a curvature it makes the step along it of length 1."""
+    return jnp.sqrt(jnp.sum((point.grad / memory.units) ** 2))
 
 
 def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:

@@ -87,12 +87,12 @@ class TrustRegion:
             left=point.loss,
             gain=zero,
             stepsize=zero,
-            products=jnp.zeros((), jnp.int32),
+            products=jnp.full((), self.curvature.first, jnp.int32),
             saddle=no,
             radius=point.loss,
             promised=zero,
             slope=zero if problem.term is None else jnp.zeros_like(params),
-            memory=self.curvature.begin(params),
+            memory=self.curvature.begin(problem, params),
         )
 
     def step(self, problem: Problem, state: RegionState, trial: Point) -> RegionState:
@@ -111,17 +111,20 @@ class TrustRegion:
             slope = state.slope
             step = model.within(point.grad, jnp.ones_like(point.params), radius)
             aim = point.params + step.move
+        lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
+        # What was learnt may be wrong: the model is tried once more without it.
+        memory, again = self.curvature.forget(memory, point, lost)
         return RegionState(
             point=point,
             trial=aim,
             moved=moved,
-            stuck=~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss)),
+            stuck=lost & ~again,
             left=step.left,
             gain=verdict.gain,
             stepsize=length,
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
-            radius=step.radius,
+            radius=jnp.where(lost, jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,
             memory=memory,

@@ -165,9 +165,8 @@ class Implicit:
         left = _dot(rest, rest)
         turn = left / square
         moved = pack(at + stepsize * direction, rest, turn * direction - rest)
-        far = far + stepsize * (2 * along + stepsize * length)
-        # Products of the new direction, which is conjugate to the old ones and orthogonal to what is left.
-        along, length = turn * (along + stepsize * length), left + turn**2 * length
+        # Not by recurrence, which in float32 goes astray.
+        (far, _, along), _, (*_, length) = products(moved, moved)
         return _Conjugate(moved, pack(left, far, along, length, largest, ~inside, taken + 1))
 
 
