@@ -2,8 +2,8 @@
 
 A point is judged in float64, whatever was claimed of it. It solves its problem at tau if
 `f(x) <= f_best + tau * (f(start) - f_best)`, with `f_best` the lowest loss that any solver found (Moré and Wild, 2009).
-Many problems have several minima; so SciPy polishes the point, and what that gains, relative to the decrease made,
-says how far the method was from the minimum it went to: it descended at tau if the gain is below tau. A success that
+Many problems have several minima; so SciPy polishes the point, unless it is as low as any known, and what that gains,
+relative to the decrease made, says how far the method was from the minimum it went to: it descended at tau if the gain is below tau. A success that
 was claimed is false where the gain is above 1e-3; one is missed where it is below 1e-6 and nothing was claimed.
 """
 
@@ -93,9 +93,10 @@ def solved_and_judged(workers: Workers, task: Task, known: dict[str, Any], dtype
     answer = workers[dtype].ask("solve", kind=kind, name=name, **options)
     if "skipped" in answer:
         return answer["skipped"]
-    if "error" not in answer:
-        answer |= workers["float64"].ask("judge", kind=kind, name=name, x=answer.pop("x"), dtype=dtype)
     about = {key: known[kind][name][key] for key in ("f0", "f_best", "n")}
+    if "error" not in answer:
+        point = {"x": answer.pop("x"), "f0": about["f0"], "f_best": about["f_best"]}
+        answer |= workers["float64"].ask("judge", kind=kind, name=name, dtype=dtype, **point)
     return Record(kind=kind, name=name, dtype=dtype, solver=f"jaxgd {options['method']}", **about, **answer)
 
 

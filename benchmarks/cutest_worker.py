@@ -33,6 +33,7 @@ FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation",
 SECONDS = 15  # for each polish
 MOST = 50_000  # evaluations of a polish
 FEWER = 10_000  # evaluations of a solve, ours and SciPy's
+CLOSE = 1e-10  # to the lowest loss known, at which a polish could show nothing
 BFGS_SIZE = 500  # parameters above which BFGS's matrix is too large
 
 
@@ -134,8 +135,11 @@ def solve(kind: str, name: str, method: str, tol: float | None = None) -> dict[s
     }
 
 
-def judge(kind: str, name: str, x: list[float], dtype: str) -> dict[str, Any]:
-    """Return the loss at `x` in float64, how far `x` is outside the bounds, and the lowest loss a polish finds."""
+def judge(kind: str, name: str, x: list[float], dtype: str, f0: float, f_best: float) -> dict[str, Any]:
+    """Return the loss at `x` in float64, how far `x` is outside the bounds, and the lowest loss a polish finds.
+
+    A point within `CLOSE` of the lowest loss known, relative to the decrease from the start, is not polished.
+    """
     problem, point = flat(kind, name), np.asarray(x)
     violation = 0.0
     if problem.lower is not None:
@@ -144,7 +148,8 @@ def judge(kind: str, name: str, x: list[float], dtype: str) -> dict[str, Any]:
         outside = np.maximum(np.minimum(lower, problem.lower) - point, point - np.maximum(upper, problem.upper))
         violation = max(0.0, float(outside.max()))
     f = problem.value_and_grad(problem.clip(point))[0]
-    return {"f": f, "violation": violation, "lowest": min(f, polish(kind, name, tuple(x)))}
+    close = f <= f_best + CLOSE * (f0 - f_best)
+    return {"f": f, "violation": violation, "lowest": min(f, f_best if close else polish(kind, name, tuple(x)))}
 
 
 @functools.lru_cache(maxsize=64)

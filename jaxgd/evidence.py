@@ -117,7 +117,9 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     eps = jnp.finfo(noise.dtype).eps
     small = seen.least <= jnp.sqrt(eps) * seen.peak
     resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
-    hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0) | at_rounding(seen)
+    hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0)
+    # Towards infinity the gradient shrinks below its rounding at the start, but not what is left.
+    hidden = hidden | (at_rounding(seen) & (seen.model <= jnp.sqrt(eps) * seen.made))
     # Steps of all lengths have been tried: what a model still promises is rounding, the less so the less it knows.
     hidden = hidden | (seen.model <= eps ** (1 / 2 if whole else 3 / 4) * seen.made)
     tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])

@@ -122,8 +122,8 @@ class Stop:
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        # On one parameter a search that fails has closed in on the minimum from both sides.
-        pinned = facts.stuck & (size == 1)
+        # On one parameter a search that fails has closed in on the minimum from both sides, if its squares are finite.
+        pinned = facts.stuck & (size == 1) & fine & jnp.isfinite(facts.norm**2)
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, facts.stuck), (Status.DIVERGED, facts.stuck & ~here)]

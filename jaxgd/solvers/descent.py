@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxgd.flat import once, pack, products, root
 from jaxgd.problem import Point, Problem, choose
-from jaxgd.solvers.curvature import SCALING, equilibrated
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
+from jaxgd.solvers.scale import SCALING, scale_at
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
 
@@ -74,7 +74,7 @@ class Descent:
             stepsize=zero,
             norm=zero,
             products=jnp.full((), taken, jnp.int32),
-            scale=equilibrated(lambda vector: problem.product(params, vector), params, taken),
+            scale=scale_at(lambda vector: problem.product(params, vector), params, taken),
             scaled=jnp.full((), taken > 0),
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),

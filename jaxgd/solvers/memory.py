@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
-from jaxgd.solvers.curvature import SCALING, equilibrated, rescaled
 from jaxgd.solvers.region import Implicit, Step
+from jaxgd.solvers.scale import SCALING, rescaled, scale_at
 from jaxgd.stop import CALM
 
 
@@ -41,7 +41,7 @@ class LimitedMemory:
     def begin(self, problem: Problem, params: jax.Array) -> Pairs:
         """Return an empty memory."""
         zeros = jnp.zeros((self.size, params.size), params.dtype)
-        units = equilibrated(lambda vector: problem.product(params, vector), params, self.first)
+        units = scale_at(lambda vector: problem.product(params, vector), params, self.first)
         return Pairs(jnp.zeros_like(params), units, zeros, zeros, jnp.zeros((), params.dtype))
 
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
