@@ -3,8 +3,9 @@
 A point is judged in float64, whatever was claimed of it. It solves its problem at tau if
 `f(x) <= f_best + tau * (f(start) - f_best)`, with `f_best` the lowest loss that any solver found (Moré and Wild, 2009).
 Many problems have several minima; so SciPy polishes the point, unless it is as low as any known, and what that gains,
-relative to the decrease made, says how far the method was from the minimum it went to: it descended at tau if the gain is below tau. A success that
-was claimed is false where the gain is above 1e-3; one is missed where it is below 1e-6 and nothing was claimed.
+relative to the decrease made, says how far the method was from the minimum it went to: it descended at tau if the gain
+is below tau. A success that was claimed is false where the gain is above 1e-3; one is missed where it is below 1e-6 and
+nothing was claimed.
 """
 
 import argparse

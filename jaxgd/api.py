@@ -64,8 +64,7 @@ def minimize(
         fixed: true for parameters to hold as they are in `init`: a pytree in the shape of params or of its upper
             levels, of booleans or arrays of them; a dict may name only some.
         tol: decrease of the loss that may be left, relative to the decrease since the start: short for
-            `Stop(tol=tol)`. Default: 1e-20 in float64 and 1e-12 in float32 where curvature is computed, else 1e-14
-            and 1e-10.
+            `Stop(tol=tol)`, which says the default.
         stop: other tests to stop by.
         dtype: "float64" or "float32": solve in that type, whatever the global setting of JAX; NumPy arrays come back.
             Absent: the types of `init` and `data` decide, as everywhere in JAX.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,6 @@ from jaxgd.evidence import Evidence, Facts, at_floor, better, weigh
 from jaxgd.flat import pack
 from jaxgd.problem import Point
 
-# Asked for where the user asks for nothing:
-TOL = {"float32": 1e-10, "float64": 1e-14}
-TOL_LEARNT = {"float32": 1e-14, "float64": 1e-18}  # where the curvature is learnt, and may be much less where unseen
-TOL_COMPUTED = {"float32": 1e-12, "float64": 1e-20}  # where it is computed: a move more reaches it
 CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
 
 
@@ -43,6 +39,26 @@ class Status(IntEnum):
         return Status.CONVERGED <= self <= Status.PRECISION_FLOOR
 
 
+class Tolerance(NamedTuple):
+    """What `tol` is to a method, by float type."""
+
+    default: dict[str, float]  # where the user asks for none
+    margin: dict[str, float]  # what is demanded of the method's own estimate, of the `tol` asked for
+
+    def demanded(self, tol: Any, dtype: Any) -> jax.Array:
+        """Return what the estimate must come to, where the user asks for `tol`; 0 stands for nothing."""
+        default = self.default[str(dtype)]
+        return jnp.where(tol > 0, jnp.maximum(self.margin[str(dtype)] * tol, jnp.minimum(tol, default)), default)
+
+
+_EVEN = {"float32": 1.0, "float64": 1.0}
+TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN)
+# A curvature that is computed is sure: a move more reaches more.
+TOL_COMPUTED = Tolerance({"float32": 1e-12, "float64": 1e-20}, _EVEN)
+# One that is learnt may be much less where it is not seen yet.
+TOL_LEARNT = Tolerance({"float32": 1e-14, "float64": 1e-18}, {"float32": 1e-5, "float64": 1e-9})
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["tol", "gtol", "xtol", "ftol", "max_evals"], meta_fields=[])
 @dataclass(frozen=True, kw_only=True)
 class Stop:
@@ -50,8 +66,8 @@ class Stop:
 
     `tol`: the loss is estimated to be within `tol` of the best reachable, relative to the decrease since the start,
     `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it. Where no test is given,
-    `tol` is 0, which stands for 1e-20 in float64 and 1e-12 in float32 for methods that compute the curvature, and for
-    1e-14 and 1e-10 for the others.
+    `tol` is 0, which stands for 1e-20 in float64 and 1e-12 in float32 for methods that compute the curvature, for 1e-18
+    and 1e-14 for those that learn it, and for 1e-14 and 1e-10 for the others.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
     `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.
@@ -109,7 +125,7 @@ class Stop:
         )
         computed, tol = getattr(solver, "computed", False), self.tol
         if tol is not None:
-            tol = jnp.where(tol > 0, tol, getattr(solver, "tols", TOL)[str(trial.loss.dtype)])
+            tol = getattr(solver, "tols", TOL).demanded(tol, trial.loss.dtype)
         seen = weigh(old, facts, tol, computed=computed)
         status = self._status(solver, trial.params.size, seen, facts, evals + 1)
         moves = moves + (state.moved & (evals > 0))

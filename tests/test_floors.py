@@ -78,6 +78,7 @@ def test_imports_go_down(path):
         ("solvers.curvature", "solvers.scale"),
         ("solvers.memory", "stop"),
         ("solvers.directions", "stop"),
+        ("solvers.descent", "stop"),
         ("solvers.trail", "stop"),
         ("solvers.newton", "stop"),
         ("solvers.newton", "solvers.memory"),

@@ -13,6 +13,7 @@ from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Mov
 from jaxgd.solvers.scale import SCALING, scale_at
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
+from jaxgd.stop import Tolerance
 
 
 class DescentState(NamedTuple):
@@ -50,8 +51,8 @@ class Descent:
     scaling: int = SCALING
 
     @property
-    def tols(self) -> dict[str, float]:
-        """What `tol` is where the user asks for none."""
+    def tols(self) -> Tolerance:
+        """What `tol` is to the method."""
         return self.direction.tols
 
     def memory(self, size: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.flat import combination, pack, products
 from jaxgd.solvers.search import Line
-from jaxgd.stop import TOL_LEARNT
+from jaxgd.stop import TOL_LEARNT, Tolerance
 
 
 class Move(NamedTuple):
@@ -44,8 +44,8 @@ class Direction(Protocol):
     """
 
     @property
-    def tols(self) -> dict[str, float]:
-        """What `tol` is where the user asks for none."""
+    def tols(self) -> Tolerance:
+        """What `tol` is to the method."""
         ...
 
     def begin(self, params: jax.Array) -> Any:

@@ -12,7 +12,7 @@ from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
-from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT
+from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.terms import L1, Box
 
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
@@ -62,8 +62,8 @@ class TrustRegion:
         return self.curvature.computed
 
     @property
-    def tols(self) -> dict[str, float]:
-        """What `tol` is where the user asks for none."""
+    def tols(self) -> Tolerance:
+        """What `tol` is to the method."""
         return TOL_COMPUTED if self.computed else TOL_LEARNT
 
     @property
