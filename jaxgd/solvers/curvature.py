@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Dense, Implicit, Model, Step
-from jaxgd.solvers.scale import Diagonal, balanced, equilibrated, rescaled
-
-MOST_CHANGE = 3  # of the scale of a parameter, in a move, where it is learnt from products
+from jaxgd.solvers.scale import balanced, equilibrated, rescaled
 
 
 class Curvature(Protocol):
@@ -163,6 +161,13 @@ def _or_slope(hessian: jax.Array, point: Point) -> jax.Array:
     return jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, point.norm * jnp.eye(point.params.size))
 
 
+class Diagonal(NamedTuple):
+    """The scale alone."""
+
+    scale: jax.Array  # shape (p,)
+    moves: jax.Array  # learnt from
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sum_of_squares"])
 @dataclass(frozen=True)
 class Products:
@@ -186,7 +191,8 @@ class Products:
         del before
 
         def learnt() -> Diagonal:
-            return balanced(memory, lambda vector: self._product(problem, trial.params, vector), MOST_CHANGE)
+            scale = balanced(memory.scale, lambda vector: self._product(problem, trial.params, vector), memory.moves)
+            return Diagonal(scale, memory.moves + 1)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 

@@ -41,7 +41,7 @@ class Descent:
     """Move along a direction, as far as a search says.
 
     The params are scaled, so that their units matter little: by a diagonal that makes the rows of the Hessian at the
-    start of one length, from `scaling` products with it (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J.
+    start of length 1, from `scaling` products with it (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J.
     Optim. Theory Appl. 172 (2017)).
     """
 
@@ -98,10 +98,11 @@ class Descent:
         grad = point.grad / scale
         (square, size), _ = products(pack(grad, jnp.sign(grad)), pack(grad, jnp.sign(grad)))
         norm = root(square, size)
-        # The first step is of length 1: nothing is known yet that could say more.
-        first = (state.memory.scale == 0) | lost
+        # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
+        first = jnp.where(scaled, 1, 1 / norm)
         memory = state.memory._replace(
-            scale=jnp.where(first, 1 / norm, state.memory.scale), taken=jnp.where(failed, 0, state.memory.taken)
+            scale=jnp.where((state.memory.scale == 0) | lost, first, state.memory.scale),
+            taken=jnp.where(failed, 0, state.memory.taken),
         )
         move = Move.along(state, line, new - old, slope, moved=moved, over=over)
         memory, direction = self.direction.learn(memory, move, grad)

@@ -56,9 +56,9 @@ class LimitedMemory:
         def append(rows: jax.Array, row: jax.Array) -> jax.Array:
             return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
 
-        # The first step is of length 1: nothing is known yet that could say more.
-        first = moved & ~jnp.isfinite(before.loss)
-        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, _steep(memory, trial), memory.base))
+        # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
+        first, guess = moved & ~jnp.isfinite(before.loss), 1 if self.first else _steep(memory, trial)
+        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
         after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)

@@ -1,7 +1,7 @@
 """Scales of the params, in which their curvatures are alike."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,6 @@ MOST_AT_ONCE = 1e3  # change of a scale, by one of the products at the start
 SCALING = 8  # products at the start for the scale of a method that learns the curvature
 BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
-
-
-class Diagonal(NamedTuple):
-    """The scale alone."""
-
-    scale: jax.Array  # shape (p,)
-    moves: jax.Array  # learnt from
 
 
 def equilibrated(matrix: jax.Array) -> jax.Array:
@@ -38,28 +31,42 @@ def equilibrated(matrix: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(matrix != 0, axis=1), unit * root**2, 0)
 
 
-def balanced(memory: Diagonal, product: Callable[[jax.Array], jax.Array], most: float) -> Diagonal:
-    """Bring the rows of the scaled Hessian nearer to one length, by its product with signs.
+def balanced(scale: jax.Array, product: Callable[[jax.Array], jax.Array], time: Any, most: float = 3) -> jax.Array:
+    """Bring the rows of the scaled Hessian nearer to one length, by its product with signs, others each `time`.
 
     A scale changes by no more than a factor of `most`.
     """
-    index = jnp.arange(1, memory.scale.size + 1, dtype=memory.scale.dtype)
-    # Without a pattern, and others each time.
-    signs = jnp.sign(jnp.cos(1.61803399 * index * (memory.moves + 1) + 0.7 * index**2))
-    rows = jnp.abs(product(signs / memory.scale) / memory.scale)
+    rows = _rows(scale, product, time)
     mean = jnp.sqrt(jnp.mean(rows**2))
     known = jnp.isfinite(mean) & (mean > 0)
-    change = jnp.clip(jnp.sqrt(rows / jnp.where(known, mean, 1)), 1 / most, most)
-    return Diagonal(memory.scale * jnp.where(known & (rows > 0), change, 1), memory.moves + 1)
+    return scale * jnp.where(known, _change(rows / jnp.where(known, mean, 1), most), 1)
 
 
 def scale_at(product: Callable[[jax.Array], jax.Array], params: jax.Array, times: int) -> jax.Array:
-    """Return the scale of the params that so many products with the Hessian tell, shape `(p,)`."""
-    first = Diagonal(jnp.ones_like(params), jnp.zeros((), params.dtype))
+    """Return the scale in which the rows of the Hessian are of length 1, as so many products tell, shape `(p,)`."""
+    ones = jnp.ones_like(params)
     if not times:
-        return first.scale
-    scale = jax.lax.fori_loop(0, times, lambda _, memory: balanced(memory, product, MOST_AT_ONCE), first).scale
+        return ones
+
+    def improve(time: int, scale: jax.Array) -> jax.Array:
+        rows = _rows(scale, product, time)
+        return scale * jnp.where(jnp.all(jnp.isfinite(rows)), _change(rows, MOST_AT_ONCE), 1)
+
+    scale = jax.lax.fori_loop(0, times, improve, ones)
     return jnp.maximum(scale, jnp.finfo(scale.dtype).eps * jnp.max(scale))
+
+
+def _rows(scale: jax.Array, product: Callable[[jax.Array], jax.Array], time: Any) -> jax.Array:
+    """Return about how long the rows of the scaled Hessian are."""
+    index = jnp.arange(1, scale.size + 1, dtype=scale.dtype)
+    # Without a pattern.
+    signs = jnp.sign(jnp.cos(1.61803399 * index * (time + 1) + 0.7 * index**2))
+    return jnp.abs(product(signs / scale) / scale)
+
+
+def _change(rows: jax.Array, most: float) -> jax.Array:
+    """Return by how much to change the scale; not where a row is 0, of which nothing is known."""
+    return jnp.where(rows > 0, jnp.clip(jnp.sqrt(rows), 1 / most, most), 1)
 
 
 def rescaled(scale: jax.Array, curvatures: jax.Array, forget: float = FORGET) -> jax.Array:
