@@ -43,6 +43,10 @@ class Curvature(Protocol):
         """Return the memory after a trial that was moved to, or not."""
         ...
 
+    def reach(self, memory: Any, point: Point) -> Any:
+        """Return the first radius; inf: the length of the first step that the model would take."""
+        ...
+
     def forget(self, memory: Any, point: Point, lost: jax.Array) -> tuple[Any, Any]:
         """Return the memory without what was learnt where no step was found, and whether there was anything."""
         ...
@@ -84,6 +88,11 @@ class Exact:
             return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
+
+    def reach(self, memory: Matrix, point: Point) -> Any:
+        """Return inf."""
+        del memory, point
+        return jnp.inf
 
     def forget(self, memory: Matrix, point: Point, lost: jax.Array) -> tuple[Matrix, Any]:
         """Return the memory: it is computed, not learnt."""
@@ -140,6 +149,11 @@ class SumOfSquares:
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 
+    def reach(self, memory: Pair, point: Point) -> Any:
+        """Return 100 times the length of the params, as MINPACK does (More, Garbow and Hillstrom, ANL-80-74)."""
+        far = 100 * jnp.sqrt(jnp.sum((memory.scale * point.params) ** 2))
+        return jnp.where(far > 0, far, jnp.inf)
+
     def forget(self, memory: Pair, point: Point, lost: jax.Array) -> tuple[Pair, Any]:
         """Return the memory: it is computed, not learnt."""
         del point
@@ -195,6 +209,11 @@ class Products:
             return Diagonal(scale, memory.moves + 1)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
+
+    def reach(self, memory: Diagonal, point: Point) -> Any:
+        """Return inf."""
+        del memory, point
+        return jnp.inf
 
     def forget(self, memory: Diagonal, point: Point, lost: jax.Array) -> tuple[Diagonal, Any]:
         """Return the memory: it is computed, not learnt."""

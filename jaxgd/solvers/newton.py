@@ -103,6 +103,7 @@ class TrustRegion:
         memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
+        radius = jnp.where(jnp.isfinite(radius), radius, self.curvature.reach(memory, point))
         if isinstance(problem.term, Box | L1):
             box, slope = problem.term.face(point.params, point.grad)
             step = within_box(model, slope, radius, point.params, box)
