@@ -43,14 +43,6 @@ class Curvature(Protocol):
         """Return the memory after a trial that was moved to, or not."""
         ...
 
-    def reach(self, memory: Any, point: Point) -> Any:
-        """Return the first radius; inf: the length of the first step that the model would take."""
-        ...
-
-    def forget(self, memory: Any, point: Point, lost: jax.Array) -> tuple[Any, Any]:
-        """Return the memory without what was learnt where no step was found, and whether there was anything."""
-        ...
-
     def model(self, problem: Problem, memory: Any, point: Point) -> Model:
         """Return the model around the point."""
         ...
@@ -89,16 +81,6 @@ class Exact:
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
-    def reach(self, memory: Matrix, point: Point) -> Any:
-        """Return inf."""
-        del memory, point
-        return jnp.inf
-
-    def forget(self, memory: Matrix, point: Point, lost: jax.Array) -> tuple[Matrix, Any]:
-        """Return the memory: it is computed, not learnt."""
-        del point
-        return memory, jnp.zeros_like(lost)
-
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
         """Return the model around the point."""
         del problem
@@ -126,6 +108,7 @@ class SumOfSquares:
     """
 
     calm, computed, whole, first, sum_of_squares = 2, True, True, 0, True
+    reach = 100  # the first radius over the length of the params, as in MINPACK (More and others, ANL-80-74)
 
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
@@ -148,16 +131,6 @@ class SumOfSquares:
             return Pair(rescaled(memory.scale, jnp.diagonal(square), forget=1), jnp.stack([square, hessian]), choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
-
-    def reach(self, memory: Pair, point: Point) -> Any:
-        """Return 100 times the length of the params, as MINPACK does (More, Garbow and Hillstrom, ANL-80-74)."""
-        far = 100 * jnp.sqrt(jnp.sum((memory.scale * point.params) ** 2))
-        return jnp.where(far > 0, far, jnp.inf)
-
-    def forget(self, memory: Pair, point: Point, lost: jax.Array) -> tuple[Pair, Any]:
-        """Return the memory: it is computed, not learnt."""
-        del point
-        return memory, jnp.zeros_like(lost)
 
     def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
         """Return the model around the point."""
@@ -209,16 +182,6 @@ class Products:
             return Diagonal(scale, memory.moves + 1)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
-
-    def reach(self, memory: Diagonal, point: Point) -> Any:
-        """Return inf."""
-        del memory, point
-        return jnp.inf
-
-    def forget(self, memory: Diagonal, point: Point, lost: jax.Array) -> tuple[Diagonal, Any]:
-        """Return the memory: it is computed, not learnt."""
-        del point
-        return memory, jnp.zeros_like(lost)
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""

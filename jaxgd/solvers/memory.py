@@ -64,11 +64,6 @@ class LimitedMemory:
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
         return after._replace(scale=rescaled(memory.scale, memory.units**2 * jnp.abs(curvatures)))
 
-    def reach(self, memory: Pairs, point: Point) -> Any:
-        """Return inf."""
-        del memory, point
-        return jnp.inf
-
     def forget(self, memory: Pairs, point: Point, lost: jax.Array) -> tuple[Pairs, Any]:
         """Drop the moves remembered where no step was found; say whether there were any."""
         kept = jnp.where(lost, 0, jnp.stack([memory.s, memory.y]))

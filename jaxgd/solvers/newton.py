@@ -103,7 +103,10 @@ class TrustRegion:
         memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
-        radius = jnp.where(jnp.isfinite(radius), radius, self.curvature.reach(memory, point))
+        reach = getattr(self.curvature, "reach", None)
+        if reach is not None:
+            far = reach * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
+            radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         if isinstance(problem.term, Box | L1):
             box, slope = problem.term.face(point.params, point.grad)
             step = within_box(model, slope, radius, point.params, box)
@@ -113,8 +116,10 @@ class TrustRegion:
             step = model.within(point.grad, jnp.ones_like(point.params), radius)
             aim = point.params + step.move
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        # What was learnt may be wrong: the model is tried once more without it.
-        memory, again = self.curvature.forget(memory, point, lost)
+        again = jnp.zeros((), bool)
+        if isinstance(self.curvature, LimitedMemory):
+            # What was learnt may be wrong: the model is tried once more without it.
+            memory, again = self.curvature.forget(memory, point, lost)
         return RegionState(
             point=point,
             trial=aim,
