@@ -119,10 +119,11 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
     hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0)
     # Towards infinity the gradient shrinks below its rounding at the start, but not what is left.
-    hidden = hidden | (at_rounding(seen) & (seen.model <= jnp.sqrt(eps) * seen.made))
+    promising = jnp.isfinite(seen.model) & (seen.model > jnp.sqrt(eps) * seen.made)
+    hidden = hidden | (at_rounding(seen) & ~promising)
     # Steps of all lengths have been tried: what a model still promises is rounding, the less so the less it knows.
     hidden = hidden | (seen.model <= eps ** (1 / 2 if whole else 3 / 4) * seen.made)
-    tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1])
+    tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1]) | (at_rounding(seen) & ~promising)
     # Where rounding of the params changes the loss by all its size, beside a pole for one, nothing is known.
     tried = tried & (facts.point.blur <= jnp.abs(facts.point.loss) + seen.made)
     # Nor is a model that does not know every direction believed while the gradient is long.
