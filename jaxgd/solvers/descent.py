@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, pack, products, root
+from jaxgd.flat import once, pack, products
 from jaxgd.problem import Point, Problem, choose
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
-from jaxgd.solvers.scale import SCALING, scale_at
+from jaxgd.solvers.scale import SCALING, Units
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
 from jaxgd.stop import Tolerance
@@ -28,8 +28,7 @@ class DescentState(NamedTuple):
     stepsize: jax.Array  # of the last step
     norm: jax.Array  # length of the gradient, scaled
     products: jax.Array  # Hessian-vector products so far, an int32
-    scale: jax.Array  # of the params, shape (p,): what follows is of scale * params
-    scaled: jax.Array  # the scale is not 1 for all
+    units: Units | None  # of the params: what follows is in them
     direction: jax.Array
     line: jax.Array  # what the search knows, packed in one vector: XLA compiles and runs one operation, not twelve
     memory: Any  # what the direction remembers
@@ -75,8 +74,7 @@ class Descent:
             stepsize=zero,
             norm=zero,
             products=jnp.full((), taken, jnp.int32),
-            scale=scale_at(lambda vector: problem.product(params, vector), params, taken),
-            scaled=jnp.full((), taken > 0),
+            units=Units.at(lambda vector: problem.product(params, vector), params, taken) if taken else None,
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),
             memory=self.direction.begin(params),
@@ -85,21 +83,21 @@ class Descent:
     def step(self, problem: Problem, state: DescentState, trial: Point) -> DescentState:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
-        units = pack(state.scale, 1 / state.scale)
-        old, new = units * state.point.vectors, units * trial.vectors
+        old, new = _in(state.units, state.point.vectors), _in(state.units, trial.vectors)
         slope = products(new, state.direction[None])[1, 0]
         line = self.search.unpack(state.line)
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
         # Where no line has an answer, not even along the gradient, the scale is tried that the user gave.
         lost = failed & (state.memory.taken == 0)
-        scale, scaled = jnp.where(lost, 1, state.scale), state.scaled & ~lost
+        units, stuck = (None, lost) if state.units is None else state.units.dropped(lost)
         over, point = moved | failed, choose(moved, trial, state.point)
-        grad = point.grad / scale
-        (square, size), _ = products(pack(grad, jnp.sign(grad)), pack(grad, jnp.sign(grad)))
-        norm = root(square, size)
-        # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-        first = jnp.where(scaled, 1, 1 / norm)
+        here = _in(units, point.vectors)
+        grad, norm, first = here[1], point.norm, 1 / point.norm
+        if units is not None:
+            norm = units.length(grad)
+            # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
+            first = jnp.where(units.known, 1, 1 / norm)
         memory = state.memory._replace(
             scale=jnp.where((state.memory.scale == 0) | lost, first, state.memory.scale),
             taken=jnp.where(failed, 0, state.memory.taken),
@@ -110,20 +108,24 @@ class Descent:
         packed = choose(over, self.search.start(line, point.loss, descent).pack(), after.pack())
         return DescentState(
             point=point,
-            trial=point.params + packed[0] * direction / scale,
+            trial=point.params + packed[0] * (direction if units is None else direction / units.scale),
             moved=moved,
-            stuck=lost & ~state.scaled,
-            left=self.direction.left(memory, scale * point.params, norm, descent),
+            stuck=stuck,
+            left=self.direction.left(memory, here[0], norm, descent),
             gain=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
             norm=norm,
             products=state.products,
-            scale=scale,
-            scaled=scaled,
+            units=units,
             direction=direction,
             line=packed,
             memory=memory,
         )
+
+
+def _in(units: Units | None, vectors: jax.Array) -> jax.Array:
+    """Return params and gradient in the units."""
+    return vectors if units is None else pack(units.scale, 1 / units.scale) * vectors
 
 
 def LBFGS(memory: int = 10) -> Descent:  # noqa: N802 - a method is named as in the literature

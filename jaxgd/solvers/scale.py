@@ -1,15 +1,39 @@
 """Scales of the params, in which their curvatures are alike."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxgd.flat import pack, products, root
 
 MOST_AT_ONCE = 1e3  # change of a scale, by one of the products at the start
 SCALING = 8  # products at the start for the scale of a method that learns the curvature
 BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
+
+
+class Units(NamedTuple):
+    """The units that a method measures the params in."""
+
+    scale: jax.Array  # shape (p,): what is measured is scale * params
+    known: jax.Array  # the scale tells curvatures; else it is 1
+
+    @classmethod
+    def at(cls, product: Callable[[jax.Array], jax.Array], params: jax.Array, times: int) -> "Units":
+        """Return those that so many products with the Hessian tell."""
+        return cls(scale_at(product, params, times), jnp.ones((), bool))
+
+    def dropped(self, lost: jax.Array) -> tuple["Units", jax.Array]:
+        """Return those of the user where all is lost in these, and whether it is lost in those as well."""
+        return Units(jnp.where(lost, 1, self.scale), self.known & ~lost), lost & ~self.known
+
+    def length(self, grad: jax.Array) -> jax.Array:
+        """Return the length of a gradient that is in these units."""
+        rows = pack(grad, jnp.sign(grad))
+        (square, size), _ = products(rows, rows)
+        return root(square, size)
 
 
 def equilibrated(matrix: jax.Array) -> jax.Array:
