@@ -9,7 +9,7 @@ import numpy as np
 from jaxgd.flat import pack
 from jaxgd.problem import Point, choose, rounding
 
-PATIENCE = 10  # evaluations without measurable progress before the rounding floor is suspected
+PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 
 
@@ -74,7 +74,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
     lower = facts.best.loss - facts.point.loss > rounded_off(facts.best.loss, old.made)
     progress = (moved & lower) | (facts.norm < 0.9 * old.least)
     recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
-    model = jnp.where(jnp.isfinite(facts.left), facts.left, old.model)
+    # A model that promises a rise is made up by rounding.
+    left = jnp.where(facts.left >= 0, facts.left, jnp.inf)
+    model = jnp.where(jnp.isfinite(left), left, old.model)
     peak, least = jnp.maximum(old.peak, facts.norm), jnp.minimum(old.least, facts.norm)
     seen = Evidence(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
@@ -88,7 +90,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
         calm=old.calm,
         recent=recent,
     )
-    seen = seen._replace(left=_tail(facts.left, recent[0]) if computed else _left(seen))
+    seen = seen._replace(left=_tail(left, recent[0]) if computed else _left(seen))
     if tol is None:
         return seen
     short = facts.norm**2 <= tol * seen.peak**2
@@ -113,10 +115,10 @@ def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Arr
     noise = rounded_off(facts.point.loss, seen.made)
     # The better the model says it is, the sooner a lack of progress is put down to rounding.
     resting = (seen.model <= noise / 10) & (seen.quiet >= PATIENCE)
-    resting = resting | ((seen.model <= noise) & (seen.quiet >= 5 * PATIENCE))
+    resting = resting | ((seen.model <= noise) & (seen.quiet >= 3 * PATIENCE))
     eps = jnp.finfo(noise.dtype).eps
     small = seen.least <= jnp.sqrt(eps) * seen.peak
-    resting = resting | (small & (seen.quiet >= 50 * PATIENCE))
+    resting = resting | (small & (seen.quiet >= 25 * PATIENCE))
     hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0)
     # Towards infinity the gradient shrinks below its rounding at the start, but not what is left.
     promising = jnp.isfinite(seen.model) & (seen.model > jnp.sqrt(eps) * seen.made)

@@ -102,8 +102,6 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
-    elif size == 1 and term is None:
-        solver, why = LBFGS(1), "one parameter"
     elif size <= FEW:
         solver, why = Newton(), "few parameters"
     return solver, f"{solver.name} (chosen: {why})"

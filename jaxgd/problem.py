@@ -17,7 +17,7 @@ class Point(NamedTuple):
     vectors: Any  # shape (2, p): params, grad; with a term (3, p): and residual
     scalars: (
         jax.Array
-    )  # shape (4,): loss; of the residual the Euclidean length, the sum of sizes, and that times params
+    )  # shape (5,): loss; of the residual the Euclidean length, the sum of sizes, and that times params; sum of params
     aux: Any  # what the loss returned beside its value, or ()
 
     @property
@@ -55,6 +55,11 @@ class Point(NamedTuple):
         """What rounding of the params alone does to the loss."""
         return jnp.finfo(self.scalars.dtype).eps * self.scalars[3]
 
+    @property
+    def extent(self) -> jax.Array:
+        """The sum of the absolute params."""
+        return self.scalars[4]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -84,8 +89,8 @@ class Problem:
             loss = loss + self.term.value(params)
             vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
         sizes = jnp.abs(vectors)
-        (blur, _), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
-        return Point(vectors, pack(loss, root(square, size), size, blur), aux)
+        (blur, extent), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
+        return Point(vectors, pack(loss, root(square, size), size, blur, extent), aux)
 
     def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
         """Return the prox of the term, times the step size, at `params`."""
@@ -133,7 +138,7 @@ class Problem:
     def nowhere(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
         aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.aux)
-        scalars, zeros = jnp.array([jnp.inf, 0, 0, 0], params.dtype), jnp.zeros_like(params)
+        scalars, zeros = jnp.array([jnp.inf, 0, 0, 0, 0], params.dtype), jnp.zeros_like(params)
         return Point(pack(params, zeros, *(() if self.term is None else (zeros,))), scalars, aux)
 
 

@@ -194,7 +194,7 @@ _SENTENCES = {
     ),
     Status.BAD_START: "the loss or its gradient is not finite at the start: loss {r.loss}. Pass another `init`.",
     Status.UNBOUNDED: (
-        "the loss fell to {r.loss:.2g} and goes on falling: it has no minimum."
+        "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
         " Add what bounds it from below, such as a penalty on the parameters."
     ),
     Status.ZERO_GRADIENT: (

@@ -55,17 +55,17 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
     layout = program.layout(given.init)
     start = layout.flatten(given.init)
     # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
-    aside = start + 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
-    again, _ = program.solve(given._replace(init=layout.unflatten(aside)))
-    again_counts = np.asarray(again.counts)
-    again_counts = again_counts + np.array([0, counts[1], 0, counts[3]])
-    status = again_counts[0]
-    if program.recipe.sign * (again.loss - answer.loss) < 0:
-        note = " The gradient was exactly zero at the start, so it was left by a small step."
-        return again, again_counts, note
-    # Nothing lower beside it: the start is the minimum, unless the neighbour is flat as well.
-    status = Status.CONVERGED if Status(status).converged else Status.ZERO_GRADIENT
-    return answer, np.array([status, again_counts[1], 0, again_counts[3]]), ""
+    aside = 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
+    status = Status.CONVERGED
+    for neighbour in (start + aside, start - aside):
+        again, _ = program.solve(given._replace(init=layout.unflatten(neighbour)))
+        counts = np.asarray(again.counts) + np.array([0, counts[1], 0, counts[3]])
+        if program.recipe.sign * (again.loss - answer.loss) < 0:
+            note = " The gradient was exactly zero at the start, so it was left by a small step."
+            return again, counts, note
+        # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
+        status = status if Status(counts[0]).converged else Status.ZERO_GRADIENT
+    return answer, np.array([status, counts[1], 0, counts[3]]), ""
 
 
 def _blame(given: Inputs) -> str:

@@ -157,7 +157,8 @@ class Stop:
         rows += [(Status.CONVERGED, flat)]
         rows += [(Status.ZERO_GRADIENT, first & flat & (facts.steep == 0))]
         huge = float(jnp.finfo(facts.point.loss.dtype).max) ** 0.75
-        rows += [(Status.UNBOUNDED, facts.trial.loss < -huge), (Status.BAD_START, first & ~fine)]
+        endless = (facts.trial.loss < -huge) | (moved & (facts.point.extent > huge) & (facts.point.loss < seen.first))
+        rows += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]
         status = jnp.zeros((), jnp.int32)
         for reason, met in rows:
             status = jnp.where(met, int(reason), status)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products
+from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
@@ -177,7 +177,8 @@ class Verdict(NamedTuple):
     def radius(self, radius: jax.Array, before: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the next radius, in the scale `after`, given the last in the scale `before`, and the move's length."""
         scaled = pack(before * self.move, after * self.move)
-        (old, _), (_, new) = jnp.sqrt(products(scaled, scaled))
+        (square, _), (_, other) = products(scaled, scaled)
+        old, new = root(pack(square, other), jnp.sum(jnp.abs(scaled), axis=1))
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
