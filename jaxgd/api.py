@@ -1,6 +1,5 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
-import dataclasses
 import difflib
 import time
 import warnings
@@ -17,7 +16,7 @@ from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Program, clock
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
 from jaxgd.solve import in_bursts, second_look
-from jaxgd.stop import Status, Stop
+from jaxgd.stop import DEFAULT, Status, Stop
 
 
 def minimize(
@@ -120,7 +119,7 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
 
 
 def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
-    known = {"progress", "tol", *(field.name for field in dataclasses.fields(Ask))} - _OWN
+    known = {"progress", "tol", *Ask._fields} - _OWN
     for name in options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
@@ -128,7 +127,7 @@ def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any])
             raise TypeError(msg)
     progress = options.pop("progress", False)
     stop = _rule(options.pop("tol", None), options.pop("stop", None))
-    return _solve(dataclasses.replace(ask, stop=stop, **options), progress=progress, level=4)
+    return _solve(ask._replace(stop=stop, **options), progress=progress, level=4)
 
 
 _OWN = {"loss", "data", "init", "sign", "least_squares"}
@@ -160,7 +159,7 @@ def _solve(ask: Ask, *, progress: bool, level: int = 3) -> Result:
 def _rule(tol: Any, stop: Stop | None) -> Stop:
     """Return the rule to stop by, from the two arguments that may give it."""
     if stop is None:
-        return _DEFAULT if tol is None else Stop(tol=tol)
+        return DEFAULT if tol is None else Stop(tol=tol)
     if not isinstance(stop, Stop):
         msg = f"`stop` must be a `jaxgd.Stop`; got {stop!r}. Write `tol={stop!r}` or `stop=Stop(gtol=...)`."
         raise TypeError(msg)
@@ -170,7 +169,6 @@ def _rule(tol: Any, stop: Stop | None) -> Stop:
     return stop
 
 
-_DEFAULT = Stop()
 _PRECISIONS = ("float32", "float64", np.float32, np.float64, jnp.float32, jnp.float64, np.dtype("f4"), np.dtype("f8"))
 _AS_IT_IS = nullcontext()
 _LAST_SUCCESS = int(Status.PRECISION_FLOOR)

@@ -52,9 +52,13 @@ def as_jax_has_them(tree: Any) -> Any:
     """
 
     def convert(leaf: Any) -> Any:
-        return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)) if isinstance(leaf, np.ndarray) else leaf
+        small = isinstance(leaf, jax.Array) or leaf.dtype.itemsize <= 4  # noqa: PLR2004 - bytes, of float32
+        return leaf if small else leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
 
-    return tree if jax.config.jax_enable_x64 else jax.tree.map(convert, tree)  # type: ignore[attr-defined]
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(map(convert, leaves))
 
 
 def cast(tree: Any, dtype: np.dtype) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,18 +12,17 @@ from jaxgd import added, closure, inputs, traced
 from jaxgd.methods import choose, named
 from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, cache, precision
-from jaxgd.stop import Stop
+from jaxgd.stop import DEFAULT, Stop
 
 
-@dataclasses.dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """What a user asks for, as passed to the front door."""
 
     loss: Callable[..., Any]
     data: Any = None
     init: Any = None
     method: Any = "auto"
-    stop: Stop = dataclasses.field(default_factory=Stop)
+    stop: Stop = DEFAULT
     dtype: Any = None
     trace: bool = False
     has_aux: bool = False

@@ -163,3 +163,6 @@ class Stop:
         for reason, met in rows:
             status = jnp.where(met, int(reason), status)
         return status
+
+
+DEFAULT = Stop()
