@@ -51,6 +51,12 @@ def root(square: jax.Array, size: jax.Array) -> jax.Array:
     return jnp.where(inside, jnp.sqrt(square), size)
 
 
+def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the eigenvalues of a symmetric matrix, the lowest first, and its eigenvectors as columns."""
+    # One number is its own spectrum: LAPACK would be called for each lane.
+    return (matrix[0], jnp.ones_like(matrix)) if matrix.size == 1 else jnp.linalg.eigh(matrix)
+
+
 def combination(weights: jax.Array, rows: jax.Array) -> jax.Array:
     """Return the sum of `rows`, shape `(k, p)`, each times its weight, shape `(k,)`; computed as `products` are."""
     if rows.shape[1] <= SHORT:

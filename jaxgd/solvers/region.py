@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products
+from jaxgd.flat import pack, products, spectrum
 from jaxgd.terms import Box
 
 TRIES = 2  # points on each projected path, beside the one where it meets its first bound
@@ -71,7 +71,7 @@ class Dense(NamedTuple):
         """
         scaled = self.hessian / (self.scale[:, None] * self.scale)
         # What is held has a curvature of 1 and no slope, so that it stays.
-        curvatures, basis = jnp.linalg.eigh(jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size)))
+        curvatures, basis = spectrum(jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size)))
         slopes = jnp.matmul(free * grad / self.scale, basis, precision="highest")
         eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
         largest = jnp.max(jnp.abs(curvatures))
