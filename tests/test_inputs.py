@@ -432,10 +432,12 @@ def test_options_inside_jit_and_vmap(transform, option):
     ("loss", "init"),
     [
         (jnp.sum, np.zeros(3)),
+        (jnp.sum, np.zeros(1)),
         (lambda x: x**3, None),
         (lambda x: x**3, -1.0),
         (lambda x: -(x**2), 1.0),
         (lambda x: -jnp.exp(x), 1.0),
+        (lambda x: jnp.exp(-x) - x, 1.0),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -445,11 +447,11 @@ def test_unbounded(loss, init, dtype):
     assert "penalty" in result.message
 
 
-@pytest.mark.parametrize(("loss", "init"), [(lambda x: jnp.exp(-x) - x, 1.0), (lambda x: -jnp.log(x), 50.0)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
-def test_no_minimum_is_never_converged(loss, init, dtype):
-    assert not minimize(loss, init=init, dtype=dtype).converged
+def test_no_minimum_is_never_converged(dtype):
+    """The status depends on where the curvature underflows."""
+    assert not minimize(lambda x: -jnp.log(x), init=50.0, dtype=dtype).converged
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
