@@ -67,7 +67,9 @@ class Program:
         self._whole = Layout.of(recipe.traced.start)
         self._free = None if fixed is None else np.flatnonzero(~fixed)
         self.size = self._whole.size if self._free is None else self._free.size
-        self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
+        # A program made while JAX traces is called again outside.
+        with jax.ensure_compile_time_eval():
+            self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
         self.method = self._choose(recipe.method, terms.term if terms else None)[1]
