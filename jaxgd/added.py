@@ -10,12 +10,18 @@ from jax.core import Tracer
 from jaxgd.terms import L1, Box, Terms
 
 
-def as_terms(bounds: Any, l1: Any, l2: Any, term: Any, start: Any, fixed: Any = None) -> tuple[Terms | None, str]:
-    """Return what is added to the loss, or None, and what the user should know; `start` gives the shape of params."""
+def as_terms(
+    bounds: Any, l1: Any, l2: Any, term: Any, start: Any, fixed: Any = None, lanes: int | None = None
+) -> tuple[Terms | None, str]:
+    """Return what is added to the loss, or None, and what the user should know; `start` gives the shape of params.
+
+    With `lanes`, a weight of shape `(lanes,)` and a bound with `lanes` before the shape of its parameter stand for
+    numbers that differ by lane.
+    """
     if bounds is None and l1 is None and l2 is None and term is None:
         return None, ""
-    ridge = None if l2 is None else _weight(l2, "l2")
-    box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed)
+    ridge = None if l2 is None else _weight(l2, "l2", lanes)
+    box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed, lanes)
     if term is not None:
         if isinstance(term, type) or not (hasattr(term, "prox") and hasattr(term, "inside")):
             msg = f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`; got {term!r}."
@@ -25,10 +31,19 @@ def as_terms(bounds: Any, l1: Any, l2: Any, term: Any, start: Any, fixed: Any = 
             raise ValueError(msg)
     elif l1 is not None:
         _check_real(start)
-        term = L1(_weight(l1, "l1"), box)
+        term = L1(_weight(l1, "l1", lanes), box)
     else:
         term = box
     return Terms(term, ridge), note
+
+
+def by_lane(terms: Terms, start: Any) -> list[bool]:
+    """Return for each leaf of the terms whether it differs by lane: it has an axis more than one lane's has."""
+    ends = [leaf.ndim for leaf in jax.tree.leaves(start)] * 2
+    box = terms.term if isinstance(terms.term, Box) else getattr(terms.term, "box", None)
+    alone = [0] * (len(jax.tree.leaves(terms.term)) - (len(ends) if box else 0)) + (ends if box else [])
+    leaves = jax.tree.leaves(terms)
+    return [np.ndim(leaf) > dims for leaf, dims in zip(leaves, [*alone, 0][: len(leaves)], strict=True)]
 
 
 def as_mask(fixed: Any, start: Any) -> np.ndarray | None:
@@ -51,9 +66,13 @@ def as_mask(fixed: Any, start: Any) -> np.ndarray | None:
     return mask
 
 
-def _weight(value: Any, name: str) -> Any:
+def _weight(value: Any, name: str, lanes: int | None) -> Any:
     if isinstance(value, Tracer):
         return value
+    if lanes is not None and np.shape(value) == (lanes,):
+        for weight in (np.min(value), np.max(value)):
+            _weight(weight, name, None)
+        return np.asarray(value)
     if np.ndim(value) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         msg = f"`{name}` must be one number; got {value!r}."
         raise TypeError(msg)
@@ -71,42 +90,45 @@ def _check_real(start: Any) -> None:
             raise TypeError(msg)
 
 
-def _as_box(bounds: Any, start: Any, fixed: Any) -> tuple[Box, str]:
+def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box, str]:
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):  # noqa: PLR2004 - lower and upper
         msg = f"`bounds` must be a pair (lower, upper), each a number or in the shape of params; got {bounds!r}."
         raise ValueError(msg)
     ends: list[list[Any]] = []
     for end, name, default in zip(bounds, ("bounds[0]", "bounds[1]"), (-np.inf, np.inf), strict=True):
-        ends.append([_bound(*given, name, default) for given in _spread(end, start, name, default)])
+        ends.append([_bound(*given, name, default, lanes) for given in _spread(end, start, name, default)])
     structure, leaves = jax.tree.structure(start), jax.tree.leaves_with_path(start)
     still = _spread(False if fixed is None else fixed, start, "fixed", missing=False)
     outside = 0
     for lower, upper, (path, leaf), (_, held, _) in zip(*ends, leaves, still, strict=True):
         if isinstance(lower, Tracer) or isinstance(upper, Tracer):
             continue
-        crossed = np.argwhere(~(np.asarray(lower) <= np.asarray(upper)))
+        lower, upper = np.broadcast_arrays(lower, upper)
+        crossed = np.argwhere(~(lower <= upper))
         if len(crossed):
             at = tuple(map(int, crossed[0]))
             where = jax.tree_util.keystr(path) + (str(list(at)) if at else "")
             msg = (
-                f"`bounds` cross at params{where}: lower {np.asarray(lower)[at]} is above upper"
-                f" {np.asarray(upper)[at]}. Swap them, or use -inf and inf where there is no bound."
+                f"`bounds` cross at params{where}: lower {lower[at]} is above upper"
+                f" {upper[at]}. Swap them, or use -inf and inf where there is no bound."
             )
             raise ValueError(msg)
-        if not isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
+        if lanes is None and not isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
             outside += int(np.sum(((np.asarray(leaf) < lower) | (np.asarray(leaf) > upper)) & ~np.asarray(held)))
     note = f" {outside} of the start's numbers lay outside the bounds and were moved inside." if outside else ""
     return Box(structure.unflatten(ends[0]), structure.unflatten(ends[1])), note
 
 
-def _bound(path: str, leaf: Any, like: Any, name: str, missing: float) -> Any:
-    """Return one bound as an array in the shape and type of its parameter."""
+def _bound(path: str, leaf: Any, like: Any, name: str, missing: float, lanes: int | None) -> Any:
+    """Return one bound as an array in the shape and type of its parameter, after the lanes if it differs by lane."""
+    by_lane = lanes is not None and np.ndim(leaf) == len(like.shape) + 1 and len(leaf) == lanes
+    shape = (lanes, *like.shape) if by_lane else like.shape
     if jnp.issubdtype(like.dtype, jnp.complexfloating):
         msg = f"`bounds` cannot order the complex parameter params{path}. Split it into real and imaginary parts."
         raise TypeError(msg)
-    if np.shape(leaf) != like.shape and np.ndim(leaf):
+    if np.shape(leaf) != shape and np.ndim(leaf):
         try:
-            fits = np.broadcast_shapes(np.shape(leaf), like.shape) == like.shape
+            fits = np.broadcast_shapes(np.shape(leaf), shape) == shape
         except ValueError:
             fits = False
         if not fits:
@@ -116,13 +138,13 @@ def _bound(path: str, leaf: Any, like: Any, name: str, missing: float) -> Any:
             )
             raise ValueError(msg)
     if isinstance(leaf, Tracer | jax.Array):
-        return jnp.broadcast_to(leaf, like.shape).astype(jax.dtypes.canonicalize_dtype(like.dtype))
+        return jnp.broadcast_to(leaf, shape).astype(jax.dtypes.canonicalize_dtype(like.dtype))
     if np.asarray(leaf).dtype == object:
         leaf = np.array([missing if item is None else item for item in np.ravel(leaf)]).reshape(np.shape(leaf))
     if np.asarray(leaf).dtype.kind not in "biuf":
         msg = f"`{name}{path}` must be real numbers, or None where there is no bound; got {leaf!r}."
         raise TypeError(msg)
-    return np.broadcast_to(np.asarray(leaf, like.dtype), like.shape)
+    return np.broadcast_to(np.asarray(leaf, like.dtype), shape)
 
 
 def _spread(tree: Any, start: Any, name: str, missing: Any) -> list[tuple[str, Any, Any]]:

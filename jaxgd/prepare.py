@@ -40,14 +40,26 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     data, init = inputs.as_arrays(ask.data, "data"), ask.init
     if init is not None:
         init = inputs.as_start(init, inputs.float_type(data))
+    return find(ask, *in_types(ask, data, init))
+
+
+def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:
+    """Return arrays in the types in which they are computed with."""
     if ask.dtype is not None:
         data, init = inputs.cast((data, init), np.dtype(ask.dtype))
-    data, init = inputs.as_jax_has_them((data, init))
+    return inputs.as_jax_has_them((data, init))
+
+
+def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Program, Inputs, str]:
+    """Return the program for these arrays, found or new, what to call it with, and what the user should know.
+
+    With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all.
+    """
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))
     places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
     functions = (ask.loss, *(leaves[i] for i in places))
-    numbers = [leaf for leaf in leaves if isinstance(leaf, _NUMBERS)]
+    numbers = numbers_of(leaves)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
@@ -65,14 +77,21 @@ def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
         recipe = Recipe(None, functions, method, options, places, choose, *flags)
-        program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like)
+        program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
-    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed)
+    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
     return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
 
 def _new_program(
-    rest: Hashable, recipe: Recipe, ask: Ask, data: Any, init: Any, arrays: list[Any], like: np.dtype
+    rest: Hashable,
+    recipe: Recipe,
+    ask: Ask,
+    data: Any,
+    init: Any,
+    arrays: list[Any],
+    like: np.dtype,
+    lanes: int | None,
 ) -> tuple[Program, list[Any]]:
     """Record the loss and return its program, kept in the cache, with the arrays that it takes."""
     name = traced.name_of(ask.loss)
@@ -103,7 +122,7 @@ def _new_program(
     if baked:
         cache.put(key, _READS_CLOSURE)
         key = (key, _contents(baked))
-    terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start)
+    terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start, lanes=lanes)
     fixed = added.as_mask(ask.fixed, record_of.start)
     recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
     program = Program(recipe, terms, fixed)
@@ -125,6 +144,11 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
         raise traced.LossError(msg)
     vector = as_vector(residuals, jax.numpy.result_type(np.float32, *(leaf.real.dtype for leaf in leaves)))
     return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
+
+
+def numbers_of(options: Any) -> list[Any]:
+    """Return the numbers among the leaves of a method and a stop; the other leaves are functions."""
+    return [leaf for leaf in jax.tree.leaves(options) if isinstance(leaf, _NUMBERS)]
 
 
 _READS_CLOSURE = object()

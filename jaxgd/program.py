@@ -78,6 +78,7 @@ class Program:
         self.advance = jax.jit(self._advance)
         self.answer = jax.jit(self._answer)
         self.rows = jax.jit(self._rows)
+        self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
 
     def on_device(self, numbers: list[Any]) -> list[Any]:
         """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""
@@ -100,7 +101,8 @@ class Program:
         """Return how the params lie in the vector; what is held still is as in `init`."""
         return self._whole if self._free is None else Held(self._whole, self._free, self._whole.flatten(init))
 
-    def _bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
+    def bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
+        """Return what a run is of: the problem, the method and the rule to stop by."""
         recipe = self.recipe
         functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
         leaves = list(inputs.numbers)
@@ -129,13 +131,13 @@ class Program:
         return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
 
     def _begin(self, inputs: Inputs) -> Run:
-        problem, solver, _ = self._bind(inputs)
+        problem, solver, _ = self.bind(inputs)
         rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
         start = problem.layout.flatten(inputs.init)
         return begin(problem, solver, problem.inside(start), rows)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
-        return advance(*self._bind(inputs), run, ticks)
+        return advance(*self.bind(inputs), run, ticks)
 
     def _answer(self, inputs: Inputs, run: Run) -> Answer:
         best, sign = run.best, self.recipe.sign

@@ -44,17 +44,17 @@ class Run(NamedTuple):
     @property
     def status(self) -> jax.Array:
         """The `Status`, an int32."""
-        return self.counts[0]
+        return self.counts[..., 0]
 
     @property
     def evals(self) -> jax.Array:
         """Evaluations of loss and gradient."""
-        return self.counts[1]
+        return self.counts[..., 1]
 
     @property
     def moves(self) -> jax.Array:
         """Accepted steps."""
-        return self.counts[2]
+        return self.counts[..., 2]
 
 
 def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -> Run:

@@ -52,13 +52,9 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
         return answer, counts, _blame(given)
     if counts[0] != Status.ZERO_GRADIENT:
         return answer, counts, ""
-    layout = program.layout(given.init)
-    start = layout.flatten(given.init)
-    # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
-    aside = 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
     status = Status.CONVERGED
-    for neighbour in (start + aside, start - aside):
-        again, _ = program.solve(given._replace(init=layout.unflatten(neighbour)))
+    for side in (1, -1):
+        again, _ = program.solve(given._replace(init=aside(program, given.init, side)))
         counts = np.asarray(again.counts) + np.array([0, counts[1], 0, counts[3]])
         if program.recipe.sign * (again.loss - answer.loss) < 0:
             note = " The gradient was exactly zero at the start, so it was left by a small step."
@@ -66,6 +62,15 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
         # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
         status = status if Status(counts[0]).converged else Status.ZERO_GRADIENT
     return answer, np.array([status, counts[1], 0, counts[3]]), ""
+
+
+def aside(program: Program, init: Any, side: int) -> Any:
+    """Return a start a small step beside `init`, on one side or the other (1, -1)."""
+    layout = program.layout(init)
+    start = layout.flatten(init)
+    # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
+    step = 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
+    return layout.unflatten(start + side * step)
 
 
 def _blame(given: Inputs) -> str:
