@@ -121,6 +121,11 @@ class Layout:
         """Return the pytree of slopes that `vector` holds."""
         return self.unflatten(vector)
 
+    def rows(self, leaf: int, rows: jax.Array) -> jax.Array:
+        """Return `rows`, one for each number of a leaf, with rows of zeros for the numbers of the others."""
+        before, after = sum(self._sizes[:leaf]), sum(self._sizes[leaf + 1 :])
+        return jnp.pad(rows, [(before, after), *[(0, 0)] * (rows.ndim - 1)]) if before or after else rows
+
 
 @dataclass(frozen=True)
 class Held:
@@ -141,6 +146,10 @@ class Held:
     def slopes(self, vector: jax.Array) -> Any:
         """Return the pytree with the free entries from `vector`, and zeros elsewhere."""
         return self.layout.unflatten(jnp.zeros_like(self.rest).at[self.free].set(vector))
+
+    def rows(self, leaf: int, rows: jax.Array) -> jax.Array:
+        """Return `rows`, one for each number of a leaf, of the free entries."""
+        return self.layout.rows(leaf, rows)[self.free]
 
     @property
     def dtype(self) -> np.dtype:

@@ -24,6 +24,7 @@ WIDEST = {"cpu": 2048, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
 SHARE = 8  # part of a device's memory that a pool may take
 MOST_WORKERS = 16
+LONGEST = 1 << 20  # evaluations in a turn
 GLANCE = 0.25  # seconds in which the host looks at a pool, to print and to end
 
 
@@ -259,7 +260,7 @@ class Solve:
             halt = self._halt.is_set()
             owner, block = taken or (np.full(len(idle[0]) if idle else most, -1, np.int32), idle)
             held += int(np.sum(owner >= 0))
-            full = held + most > width or self._next >= self.batch.size
+            full = held + most > width or self._next >= self.batch.size or halt
             began, compiled = time.perf_counter(), clock.seconds
             pool, ended = lanes.turn(shared, pool, owner, block, Orders(ticks if full else 0, np.inf, halt))
             if width not in lanes.widths:
@@ -269,7 +270,7 @@ class Solve:
                 continue
             held = self._keep(ended)
             seconds = time.perf_counter() - began
-            ticks = max(1, ticks // 2) if seconds > GLANCE else 2 * ticks if seconds < GLANCE / 4 else ticks
+            ticks = max(1, ticks // 2) if seconds > GLANCE else min(2 * ticks, LONGEST) if seconds < GLANCE / 4 else ticks
             with self._lock:
                 self.slots += int(ended.ticks) * width
             smaller = width // SHRINK

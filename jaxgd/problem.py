@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgd.dots import Cut
 from jaxgd.flat import Held, Layout, pack, products, root
 from jaxgd.terms import Term
 
@@ -73,12 +74,16 @@ class Problem:
     ridge: Any = None  # half of it times the squared length of the params is added to the loss
     backward: bool = False  # the gradient can be differentiated in reverse mode alone
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
+    cut: Cut | None = None  # the loss, cut at the products of data and params
 
     def value(self, params: jax.Array) -> tuple[jax.Array, Any]:
         """Return the loss to minimize at the flat `params`, in their type, and aux."""
         value, aux = self.loss(self.layout.unflatten(params))
+        return self._smooth(value, params), aux
+
+    def _smooth(self, value: jax.Array, params: jax.Array) -> jax.Array:
         value = self.sign * value.astype(params.dtype)
-        return value if self.ridge is None else value + self.ridge / 2 * jnp.sum(params**2), aux
+        return value if self.ridge is None else value + self.ridge / 2 * jnp.sum(params**2)
 
     def at(self, params: jax.Array) -> Point:
         """Evaluate loss and gradient at the flat `params`."""
@@ -112,7 +117,23 @@ class Problem:
 
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
-        return jax.vmap(self._curvature(params))(jnp.eye(params.size, dtype=params.dtype))
+        eye = jnp.eye(params.size, dtype=params.dtype)
+        if self.cut is None or self.backward:
+            return jax.vmap(self._curvature(params))(eye)
+        tree, cut = self.layout.unflatten(params), self.cut
+        factors = cut.factors(tree)
+        rows = [self.layout.rows(leaf, data) for data, (leaf, _) in zip(factors, cut.dots.places, strict=True)]
+
+        def value(params: jax.Array, products: list[jax.Array]) -> jax.Array:
+            return self._smooth(cut(self.layout.unflatten(params), products), params)
+
+        slopes = jax.grad(value, (0, 1))
+        at = (params, cut.products(tree, factors))
+        bent, turned = jax.vmap(lambda *along: jax.jvp(slopes, at, along)[1])(eye, rows)
+        for turn, row in zip(turned, rows, strict=True):
+            along = tuple(range(1, row.ndim))
+            bent = bent + jnp.tensordot(turn, row, (along, along), precision="highest")
+        return bent
 
     def _curvature(self, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """Return the product of the Hessian at `params` with a vector, as a function of the vector."""

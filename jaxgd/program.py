@@ -119,7 +119,8 @@ class Program:
             return value + still, aux
 
         backward = recipe.derivatives is not Derivatives.ALL
-        problem = Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, backward, recipe.has_aux)
+        cut = recipe.traced.cut(inputs.data, inputs.arrays)
+        problem = Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, backward, recipe.has_aux, cut)
         return problem, solver, stop
 
     def _penalty_of_held(self, init: Any, term: Any, ridge: Any) -> Any:

@@ -1,5 +1,6 @@
 """A user's loss, called once: its computation is recorded, checked, and evaluated from the record ever after."""
 
+import functools
 import inspect
 import re
 import traceback
@@ -12,6 +13,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from jaxgd.dots import Cut, Dots
 
 
 class Derivatives(Enum):
@@ -35,6 +38,15 @@ class Traced:
         """Return the loss's value and aux."""
         value, *aux = jax.core.eval_jaxpr(self.jaxpr, self.constants, *jax.tree.leaves((params, data, arrays)))
         return value, jax.tree.unflatten(jax.tree.structure(self.aux), aux)
+
+    @functools.cached_property
+    def dots(self) -> Dots | None:
+        """The record cut at the products of data and params, or None."""
+        return Dots.of(self.jaxpr, len(jax.tree.leaves(self.start)))
+
+    def cut(self, data: Any, arrays: Any) -> Cut | None:
+        """Return the loss cut at the products of data and params, or None."""
+        return None if self.dots is None else Cut(self.dots, self.constants, jax.tree.leaves((data, arrays)))
 
     @property
     def calls_host(self) -> bool:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.problem import Point, Problem
-from jaxgd.solvers.region import Dense, Implicit, Model, Step
+from jaxgd.solvers.dense import Dense
+from jaxgd.solvers.region import Implicit, Model, Step
 from jaxgd.solvers.scale import balanced, equilibrated, rescaled
 
 

@@ -7,12 +7,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products, spectrum
+from jaxgd.flat import pack, products
 from jaxgd.terms import Box
 
 TRIES = 2  # points on each projected path, beside the one where it meets its first bound
 SWEEPS = 4  # guesses of which bounds hold the step, at most
-ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
 MOST_PRODUCTS = 250  # in one solve by conjugate gradients
 
@@ -50,63 +49,6 @@ class Model(Protocol):
         Where the radius is infinite, it is the length of a Newton step with each curvature taken as positive.
         """
         ...
-
-
-class Dense(NamedTuple):
-    """A model whose Hessian is a matrix, solved by its spectrum."""
-
-    grad: jax.Array
-    scale: jax.Array
-    hessian: jax.Array  # shape (p, p)
-
-    def times(self, steps: jax.Array) -> jax.Array:
-        """Return H times each of the `steps`."""
-        return jnp.matmul(steps, self.hessian, precision="highest")
-
-    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
-        """Return the exact minimizer.
-
-        Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
-        algorithm 7.3.1.
-        """
-        scaled = self.hessian / (self.scale[:, None] * self.scale)
-        # What is held has a curvature of 1 and no slope, so that it stays.
-        curvatures, basis = spectrum(jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size)))
-        slopes = jnp.matmul(free * grad / self.scale, basis, precision="highest")
-        eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
-        largest = jnp.max(jnp.abs(curvatures))
-        # Curvatures below this are rounding of the largest.
-        blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
-        newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
-        far = jnp.sqrt(jnp.sum((slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest)) ** 2))
-        curved = (far > 0) & (largest > 0)
-        radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
-        lowest = curvatures[0]
-        least = jnp.maximum(0, blur - lowest)
-
-        def improve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            multiplier, below = bracket
-            # In units of the radius, so that squares do not overflow.
-            parts = slopes / (radius * (curvatures + multiplier))
-            square = jnp.sum(parts**2)
-            rate = square / jnp.sum(parts**2 / (curvatures + multiplier))
-            below = jnp.where(square > 1, jnp.maximum(below, multiplier), below)
-            better = multiplier + rate * (jnp.sqrt(square) - 1)
-            return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below * multiplier)), multiplier), below
-
-        # Above the answer at first; after one round Newton's method stays on its other side.
-        most = least + jnp.sqrt(jnp.sum((slopes / radius) ** 2))
-        multiplier, _ = jax.lax.fori_loop(0, ROUNDS, improve, (most, least))
-        along = -slopes / (curvatures + multiplier)
-        # The hard case: what is missing to the radius is filled up along the most negative curvature.
-        missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
-        down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
-        negative = lowest < -blur
-        along = along.at[0].set(jnp.where(negative, down, along[0]))
-        left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
-        promised = -jnp.sum(along * (slopes + curvatures * along / 2))
-        move = free * jnp.matmul(basis, along, precision="highest") / self.scale
-        return Step(move, promised, left, radius, jnp.zeros((), jnp.int32))
 
 
 @dataclass(frozen=True)

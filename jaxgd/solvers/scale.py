@@ -10,7 +10,7 @@ from jaxgd.flat import pack, products, root
 
 MOST_AT_ONCE = 1e3  # change of a scale, by one of the products at the start
 SCALING = 8  # products at the start for the scale of a method that learns the curvature
-BALANCES = 12  # rounds of equilibration; each halves the logarithm of what is out of balance
+BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
 
@@ -47,11 +47,21 @@ def equilibrated(matrix: jax.Array) -> jax.Array:
     unit = jnp.where(largest > float(jnp.finfo(matrix.dtype).max) ** 0.25, largest, 1)
     sizes = matrix / unit
 
+    # Rows and columns are the same; XLA on CPU sums columns faster.
     def balance(_: int, root: jax.Array) -> jax.Array:
-        rows = jnp.sqrt(jnp.sum((sizes / root[:, None] / root) ** 2, axis=1))
+        rows = jnp.sqrt(jnp.sum((sizes / root[:, None] / root) ** 2, axis=0))
         return root * jnp.where(rows > 0, jnp.sqrt(rows), 1)
 
-    root = jax.lax.fori_loop(0, BALANCES, balance, jnp.ones_like(matrix[0]))
+    root = jax.lax.fori_loop(0, 2, balance, jnp.ones_like(matrix[0]))
+    # No entry is above 1 any more: the squares are taken once, and what is balanced is 1 / root^2.
+    squares = (sizes / root[:, None] / root) ** 2
+
+    def refine(_: int, inverse: jax.Array) -> jax.Array:
+        rows = inverse * jnp.sum(squares * inverse[:, None], axis=0)
+        return inverse * jnp.where(rows > 0, jax.lax.rsqrt(jnp.where(rows > 0, rows, 1)), 1)
+
+    inverse = jax.lax.fori_loop(0, BALANCES, refine, jnp.ones_like(root))
+    root = root * jax.lax.rsqrt(inverse)
     return jnp.where(jnp.any(matrix != 0, axis=1), unit * root**2, 0)
 
 

@@ -1,0 +1,140 @@
+"""A quadratic model whose Hessian is a matrix, minimized within a distance by its spectrum."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from jaxgd.flat import spectrum
+from jaxgd.solvers.region import Step
+
+ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
+
+
+class Dense(NamedTuple):
+    """A model whose Hessian is a matrix."""
+
+    grad: jax.Array
+    scale: jax.Array
+    hessian: jax.Array  # shape (p, p)
+
+    def times(self, steps: jax.Array) -> jax.Array:
+        """Return H times each of the `steps`."""
+        return jnp.matmul(steps, self.hessian, precision="highest")
+
+    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+        """Return the exact minimizer."""
+        scaled = self.hessian / (self.scale[:, None] * self.scale)
+        # What is held has a curvature of 1 and no slope, so that it stays.
+        matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size))
+        step = _minimized(matrix, free * grad / self.scale, radius)
+        return step._replace(move=free * step.move / self.scale)
+
+
+@custom_vmap
+def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
+    """Return the minimizer of slopes's + s'matrix s / 2 over |s| <= radius.
+
+    Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
+    algorithm 7.3.1.
+    """
+    return _by_spectrum(*spectrum(matrix), slopes, radius)
+
+
+def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
+    slopes = jnp.matmul(slopes, basis, precision="highest")
+    eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
+    largest = jnp.max(jnp.abs(curvatures))
+    # Curvatures below this are rounding of the largest.
+    blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
+    newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
+    far = jnp.sqrt(jnp.sum((slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest)) ** 2))
+    curved = (far > 0) & (largest > 0)
+    radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
+    lowest = curvatures[0]
+    least = jnp.maximum(0, blur - lowest)
+
+    def improve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        multiplier, below = bracket
+        # In units of the radius, so that squares do not overflow.
+        parts = slopes / (radius * (curvatures + multiplier))
+        square = jnp.sum(parts**2)
+        rate = square / jnp.sum(parts**2 / (curvatures + multiplier))
+        below = jnp.where(square > 1, jnp.maximum(below, multiplier), below)
+        better = multiplier + rate * (jnp.sqrt(square) - 1)
+        return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below * multiplier)), multiplier), below
+
+    # Above the answer at first; after one round Newton's method stays on its other side.
+    most = least + jnp.sqrt(jnp.sum((slopes / radius) ** 2))
+    multiplier, _ = jax.lax.fori_loop(0, ROUNDS, improve, (most, least))
+    along = -slopes / (curvatures + multiplier)
+    # The hard case: what is missing to the radius is filled up along the most negative curvature.
+    missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
+    down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
+    negative = lowest < -blur
+    along = along.at[0].set(jnp.where(negative, down, along[0]))
+    left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
+    promised = -jnp.sum(along * (slopes + curvatures * along / 2))
+    return Step(jnp.matmul(basis, along, precision="highest"), promised, left, radius, jnp.zeros((), jnp.int32))
+
+
+@_minimized.def_vmap
+def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, Any]:
+    """Solve by elimination where the minimum of the model is near, which it mostly is, and by the spectrum elsewhere."""
+    full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
+    step, sure = _by_elimination(*full)
+    step = jax.lax.platform_dependent(*full, step, sure, cpu=_one_by_one, default=_together)
+    return step, jax.tree.map(lambda _: True, step)
+
+
+def _one_by_one(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
+    """Solve by the spectrum where the step is not sure, lane by lane.
+
+    A spectrum costs as much as several evaluations of a small loss; and where two programs run at once, one of all
+    lanes together may block the threads of XLA on CPU for ever.
+    """
+
+    def onwards(carry: tuple[jax.Array, Step]) -> tuple[jax.Array, Step]:
+        unsure, step = carry
+        lane = jnp.argmax(unsure)
+        one = _by_spectrum(*spectrum(matrices[lane]), slopes[lane], radii[lane])
+        return unsure.at[lane].set(False), jax.tree.map(lambda rows, row: rows.at[lane].set(row), step, one)
+
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), onwards, (~sure, step))[1]
+
+
+def _together(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
+    """Solve by the spectrum, all lanes if any is not sure."""
+
+    def again() -> Step:
+        other = jax.vmap(lambda *one: _by_spectrum(*spectrum(one[0]), *one[1:]))(matrices, slopes, radii)
+        return jax.tree.map(lambda a, b: jnp.where(sure.reshape(-1, *[1] * (a.ndim - 1)), a, b), step, other)
+
+    return jax.lax.cond(jnp.all(sure), lambda: step, again)
+
+
+def _by_elimination(matrices: jax.Array, slopes: jax.Array, radii: jax.Array) -> tuple[Step, jax.Array]:
+    """Return Newton's steps, shape `(lanes, p)`, and whether they are the minimizers, without doubt."""
+    size, eps = slopes.shape[1], jnp.finfo(slopes.dtype).eps
+    # Lanes last, so that a vector instruction serves several.
+    table = jnp.concatenate([jnp.transpose(matrices, (1, 2, 0)), -slopes.T[:, None]], axis=1)
+    largest = jnp.max(jnp.abs(table[:, :-1]), axis=(0, 1))
+
+    def eliminate(row: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        table, lowest = carry
+        pivot = table[row, row]
+        scaled = table[row] / pivot
+        rest = table - table[:, row][:, None] * scaled
+        own = (jnp.arange(size) == row)[:, None, None]
+        return jnp.where(own, scaled, rest), jnp.minimum(lowest, pivot)
+
+    table, lowest = jax.lax.fori_loop(0, size, eliminate, (table, largest))
+    moves = table[:, -1].T
+    length = jnp.sqrt(jnp.sum(moves**2, axis=1))
+    left = -jnp.sum(moves * slopes, axis=1) / 2
+    limited = jnp.isfinite(radii)
+    clear = lowest > jnp.where(limited, 4 * size * eps, jnp.sqrt(eps)) * largest
+    sure = clear & jnp.isfinite(length) & (~limited | (length <= radii)) & (largest > 0)
+    radii = jnp.where(limited, radii, jnp.where(length > 0, length, 1))
+    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32)), sure
