@@ -1,7 +1,7 @@
 """Minimize a loss written in `jax.numpy`: `jaxgd.minimize(loss, data)`."""
 
 from jaxgd import losses
-from jaxgd.api import least_squares, maximize, minimize
+from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
@@ -35,4 +35,5 @@ __all__ = [
     "losses",
     "maximize",
     "minimize",
+    "minimize_many",
 ]

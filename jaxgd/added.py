@@ -103,14 +103,14 @@ def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box
     for lower, upper, (path, leaf), (_, held, _) in zip(*ends, leaves, still, strict=True):
         if isinstance(lower, Tracer) or isinstance(upper, Tracer):
             continue
-        lower, upper = np.broadcast_arrays(lower, upper)
-        crossed = np.argwhere(~(lower <= upper))
+        below, above = np.broadcast_arrays(lower, upper)
+        crossed = np.argwhere(~(below <= above))
         if len(crossed):
             at = tuple(map(int, crossed[0]))
             where = jax.tree_util.keystr(path) + (str(list(at)) if at else "")
             msg = (
-                f"`bounds` cross at params{where}: lower {lower[at]} is above upper"
-                f" {upper[at]}. Swap them, or use -inf and inf where there is no bound."
+                f"`bounds` cross at params{where}: lower {below[at]} is above upper"
+                f" {above[at]}. Swap them, or use -inf and inf where there is no bound."
             )
             raise ValueError(msg)
         if lanes is None and not isinstance(leaf, Tracer | jax.ShapeDtypeStruct):

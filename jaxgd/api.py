@@ -1,22 +1,13 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
 import difflib
-import time
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-
-from jaxgd.prepare import Ask, prepare
-from jaxgd.program import Answer, Program, clock
-from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
-from jaxgd.solve import in_bursts, second_look
-from jaxgd.stop import DEFAULT, Status, Stop
+from jaxgd.answer import rule, solved, solved_many
+from jaxgd.prepare import Ask
+from jaxgd.result import Result
+from jaxgd.stop import Stop
 
 
 def minimize(
@@ -78,10 +69,67 @@ def minimize(
         TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
 
     """
-    stop = _rule(tol, stop)
-    return _solve(
+    stop = rule(tol, stop)
+    return solved(
         Ask(loss, data, init, method, stop, dtype, trace, has_aux, bounds, l1, l2, term, fixed), progress=progress
     )
+
+
+def minimize_many(
+    loss: Callable[..., Any],
+    data: Any = None,
+    init: Any = None,
+    *,
+    in_axes: Any = None,
+    kind: str = "minimize",
+    progress: bool = False,
+    tol: Any = None,
+    stop: Stop | None = None,
+    **options: Any,
+) -> Result:
+    """Solve many problems of one shape at once: one for each entry of the leading axis of `data`.
+
+    >>> import numpy as np, jax.numpy as jnp, jaxgd
+    >>> def mse(theta, y):
+    ...     return jnp.mean((y - theta) ** 2)
+    >>> stores = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 9.0]])
+    >>> result = jaxgd.minimize_many(mse, stores)
+    >>> result.params.round(3).tolist(), len(result), result[1].converged
+    ([2.0, 5.0], 2, True)
+
+    Lanes share nothing but the machine: each stops by itself, one that fails changes no other, and its place is taken
+    by a problem that waits. A loss is written for one problem; do not sum losses of many, which would share one step.
+
+    Args:
+        loss: as for `minimize`, of one problem.
+        data: pytree of arrays, problems first; kept where it is, and taken in by blocks. Or `Groups(data, by=labels)`.
+        init: one start for all problems, or one for each, problems first.
+        in_axes: pair of the axes of `init` and `data` along which the problems lie, as in `jax.vmap`: whole numbers, or
+            None for what all problems have in common, or pytrees of these. Absent: 0 for `data`, and 0 for `init` if it
+            has one start for each problem.
+        kind: "minimize", "maximize" or "least_squares".
+        progress: print how many problems are done as the solve goes.
+        tol: as for `minimize`; may differ by problem, as may the numbers of `stop`, step sizes, `bounds`, `l1` and
+            `l2`: an array of one number for each.
+        stop: likewise.
+        **options: those of `minimize`.
+
+    Returns:
+        A `Result` of NumPy arrays, problems first; `result[i]` is that of one, `result.table()` a pandas table.
+        Printed, it says how many converged, why others did not, and what it cost. Ctrl-C returns what is done; the rest
+        is `INTERRUPTED`. It warns once where some did not converge; `result.check()` raises.
+
+    Raises:
+        TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
+        MemoryError: where not even one problem fits the device.
+
+    """
+    asks = {"minimize": {}, "maximize": {"sign": -1}, "least_squares": {"least_squares": True}}
+    if kind not in asks:
+        msg = f"`kind` must be one of {', '.join(map(repr, asks))}; got {kind!r}."
+        raise ValueError(msg)
+    ask = Ask(loss, data, init, stop=rule(tol, stop), **asks[kind])
+    return solved_many(_with(minimize_many, ask, options), in_axes, progress=progress)
 
 
 def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
@@ -119,92 +167,17 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
 
 
 def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
-    known = {"progress", "tol", *Ask._fields} - _OWN
+    progress = options.pop("progress", False)
+    ask = ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None)))
+    return solved(_with(caller, ask, options), progress=progress, level=4)
+
+
+def _with(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Ask:
+    """Return what is asked for with the options; one that is not there is an error that names the nearest."""
+    known = {"progress", "tol", *Ask._fields} - {"loss", "data", "init", "sign", "least_squares"}
     for name in options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             msg = f"{caller.__name__}() has no option `{name}`; the nearest is `{nearest}`. All: {sorted(known)}."
             raise TypeError(msg)
-    progress = options.pop("progress", False)
-    stop = _rule(options.pop("tol", None), options.pop("stop", None))
-    return _solve(ask._replace(stop=stop, **options), progress=progress, level=4)
-
-
-_OWN = {"loss", "data", "init", "sign", "least_squares"}
-
-
-def _solve(ask: Ask, *, progress: bool, level: int = 3) -> Result:
-    began, compiled = time.perf_counter(), clock.seconds
-    with _precision(ask.dtype):
-        program, given, note = prepare(ask)
-        answer, rows = in_bursts(program, given, progress=progress) if progress or ask.trace else program.solve(given)
-        if isinstance(answer.counts, Tracer):
-            return _report(program, answer, answer.counts, rows, ask.stop)
-        # On the host at once: everything that follows asks for the status.
-        counts = np.asarray(answer.counts)
-        failed = counts[0] > _LAST_SUCCESS
-        if failed:
-            answer, counts, more = second_look(program, given, answer, counts)
-            note += more
-        if ask.dtype is not None:
-            answer = jax.tree.map(np.asarray, answer)
-    spent = clock.seconds - compiled
-    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, counts, rows, ask.stop, seconds, note)
-    if failed and not result.converged:
-        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
-    return result
-
-
-def _rule(tol: Any, stop: Stop | None) -> Stop:
-    """Return the rule to stop by, from the two arguments that may give it."""
-    if stop is None:
-        return DEFAULT if tol is None else Stop(tol=tol)
-    if not isinstance(stop, Stop):
-        msg = f"`stop` must be a `jaxgd.Stop`; got {stop!r}. Write `tol={stop!r}` or `stop=Stop(gtol=...)`."
-        raise TypeError(msg)
-    if tol is not None:
-        msg = f"`tol={tol!r}` and `stop={stop!r}` are both given. Write `stop=Stop(tol=..., ...)`."
-        raise ValueError(msg)
-    return stop
-
-
-_PRECISIONS = ("float32", "float64", np.float32, np.float64, jnp.float32, jnp.float64, np.dtype("f4"), np.dtype("f8"))
-_AS_IT_IS = nullcontext()
-_LAST_SUCCESS = int(Status.PRECISION_FLOOR)
-
-
-def _precision(dtype: Any) -> AbstractContextManager[Any]:
-    """Return the context in which arrays of type `dtype` exist."""
-    if dtype is None:
-        return _AS_IT_IS
-    if dtype not in _PRECISIONS:
-        msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
-        raise ValueError(msg)
-    return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
-
-
-def _report(
-    program: Program,
-    answer: Answer,
-    counts: Any,
-    rows: Any,
-    stop: Stop,
-    seconds: Seconds | None = None,
-    note: str = "",
-) -> Result:
-    trace = Trace(*rows) if rows else None
-    return Result(
-        params=answer.params,
-        loss=answer.loss,
-        grad=answer.grad,
-        residual=answer.residual,
-        aux=answer.aux,
-        trace=trace,
-        counts=counts,
-        evidence=answer.evidence,
-        tests=stop,
-        method=program.method,
-        seconds=seconds,
-        note=note,
-    )
+    return ask._replace(**options)

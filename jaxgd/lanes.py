@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.evidence import Evidence
 from jaxgd.program import Answer, Inputs, Program, clock
 from jaxgd.run import Run, tick
 from jaxgd.stop import Status
@@ -104,6 +105,7 @@ class Lanes:
         self.compiling = 0.0  # seconds that the first width took to compile
         self.tail = 0.0  # seconds spent on pools wider than needed, in all calls
         self.widths: set[int] = set()  # compiled
+        self.lock = threading.Lock()  # so that what several workers need is compiled once
 
     def inputs(self, shared: list[Any], given: list[Any]) -> Inputs:
         """Return the inputs of one lane, of what all have in common and its own."""
@@ -169,6 +171,9 @@ class Lanes:
     def _told(self, runs: Run, orders: Orders) -> Run:
         """Return the runs after what the host says of them."""
         running, status = runs.status == Status.RUNNING, runs.status
+        # Ten times what the model says is left.
+        reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).left
+        status = jnp.where(running & (reach > orders.ceiling), int(Status.OUTDONE), status)
         status = jnp.where(running & orders.halt, int(Status.INTERRUPTED), status)
         return runs._replace(counts=runs.counts.at[:, 0].set(status))
 
@@ -186,9 +191,15 @@ def _beside(flags: jax.Array, leaf: jax.Array) -> jax.Array:
 class Solve:
     """One solve of a batch by several pools, each in a thread of its own."""
 
-    def __init__(self, lanes: Lanes, batch: Batch, watch: Callable[[int, int], None] | None = None) -> None:
-        """Prepare; `watch` is told how many lanes are done of how many."""
-        self.lanes, self.batch, self.watch = lanes, batch, watch
+    def __init__(
+        self, lanes: Lanes, batch: Batch, watch: Callable[[int, int], None] | None = None, *, rivals: bool = False
+    ) -> None:
+        """Prepare; `watch` is told how many lanes are done of how many.
+
+        `rivals`: only the lowest loss of all lanes matters, and those that cannot reach it are given up.
+        """
+        self.lanes, self.batch, self.watch, self.rivals = lanes, batch, watch, rivals
+        self.ceiling = np.inf
         self.columns: Any = None  # of the answers, each (lanes, ...), on the host
         self.rows: list[tuple[np.ndarray, Any]] = []
         self.done = self.slots = 0  # lanes; evaluations made in all slots together
@@ -198,9 +209,10 @@ class Solve:
 
     def run(self) -> None:
         """Solve; Ctrl-C ends all lanes and keeps what is done."""
-        places = _places()
+        places = _places(alone=self.lanes.program.recipe.traced.may_block)
         needed = math.ceil(self.batch.size / (len(places) * self._processes))
         width = _width_for(min(needed, self._widest(places[0])))
+        self._most = width // PART
         settings = _settings()
         with ThreadPoolExecutor(len(places)) as threads:
             working = [threads.submit(self._work, place, width, settings) for place in places]
@@ -213,11 +225,33 @@ class Solve:
 
     def collected(self) -> tuple[Answer, Any]:
         """Return the answers and the rows of the trace, in the order of the problems."""
-        answer = self.columns
-        missing = np.flatnonzero(answer.counts[:, 0] == Status.RUNNING)
-        answer.counts[missing, 0] = Status.INTERRUPTED
-        answer.loss[missing] = np.nan
-        return answer, None
+        columns, rows = self.columns, self._rows()
+        if self._processes > 1:
+            columns, rows = _gathered((columns, rows), self._owned())
+        missing = columns.counts[:, 0] == Status.RUNNING
+        columns.counts[missing, 0] = Status.INTERRUPTED
+        columns.loss[missing] = np.nan
+        return columns, rows
+
+    def _owned(self) -> np.ndarray:
+        """Return which process solves each problem."""
+        return np.arange(self.batch.size) // self._most % self._processes
+
+    def _rows(self) -> Any:
+        """Return the rows of all lanes, as long as the longest."""
+        if not self.rows:
+            return None
+        longest = max(int(np.max(rows[-1])) for _, rows in self.rows)
+        whole = jax.tree.map(
+            lambda leaf: np.zeros(
+                (self.batch.size, *([longest] if leaf.ndim > 1 else []), *leaf.shape[2:]), leaf.dtype
+            ),
+            self.rows[0][1],
+        )
+        for owner, rows in self.rows:
+            for column, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(rows), strict=True):
+                column[owner] = leaf[:, :longest] if leaf.ndim > 1 else leaf
+        return whole
 
     def _widest(self, device: Any) -> int:
         """Return the widest pool that the device's memory or cache is for."""
@@ -262,7 +296,9 @@ class Solve:
             held += int(np.sum(owner >= 0))
             full = held + most > width or self._next >= self.batch.size or halt
             began, compiled = time.perf_counter(), clock.seconds
-            pool, ended = lanes.turn(shared, pool, owner, block, Orders(ticks if full else 0, np.inf, halt))
+            orders = Orders(ticks if full else 0, self.ceiling, halt)
+            with nullcontext() if width in lanes.widths else lanes.lock:
+                pool, ended = lanes.turn(shared, pool, owner, block, orders)
             if width not in lanes.widths:
                 lanes.widths.add(width)
                 lanes.compiling = max(lanes.compiling, clock.seconds - compiled)
@@ -270,7 +306,9 @@ class Solve:
                 continue
             held = self._keep(ended)
             seconds = time.perf_counter() - began
-            ticks = max(1, ticks // 2) if seconds > GLANCE else min(2 * ticks, LONGEST) if seconds < GLANCE / 4 else ticks
+            ticks = (
+                max(1, ticks // 2) if seconds > GLANCE else min(2 * ticks, LONGEST) if seconds < GLANCE / 4 else ticks
+            )
             with self._lock:
                 self.slots += int(ended.ticks) * width
             smaller = width // SHRINK
@@ -309,21 +347,37 @@ class Solve:
                 column[owner] = leaf
             if rows:
                 self.rows.append((owner, rows))
+            won = answer.counts[:, 0] <= Status.PRECISION_FLOOR
+            if self.rivals and np.any(won):
+                self.ceiling = min(self.ceiling, float(np.min(self.lanes.program.recipe.sign * answer.loss[won])))
             self.done += len(owner)
             if self.watch and len(owner):
                 self.watch(self.done, self.batch.size)
         return int(ended.running) + int(ended.ended)
 
 
-def _places() -> list[Any]:
-    """Return the device of each worker: on CPU one worker a core, elsewhere two, of which one is always computing."""
+def _places(*, alone: bool) -> list[Any]:
+    """Return the device of each worker: on CPU one worker a core, elsewhere two, of which one is always computing.
+
+    `alone`: on CPU one program must not run beside another.
+    """
     devices = jax.local_devices()
     preferred = jax.config.jax_default_device  # type: ignore[attr-defined]
     if preferred is not None:
         devices = [preferred] if not isinstance(preferred, str) else jax.local_devices(backend=preferred)[:1]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = max(1, cores // len(devices)) if devices[0].platform == "cpu" else 2
+    if alone and devices[0].platform == "cpu":
+        return devices[:1]
     return (devices * each)[: max(len(devices), MOST_WORKERS)]
+
+
+def _gathered(tree: Any, owned: np.ndarray) -> Any:
+    """Return arrays, lanes first, of which each process has the lanes it owns, whole on each."""
+    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
+
+    every = multihost_utils.process_allgather(tree)
+    return jax.tree.map(lambda leaf: np.array(leaf[owned, np.arange(len(owned))]), every)
 
 
 def _settings() -> list[Callable[[], Any]]:
@@ -344,8 +398,8 @@ def _settings() -> list[Callable[[], Any]]:
 def _width_for(lanes: int) -> int:
     """Return the widest pool that so many lanes fill."""
     width = NARROWEST
-    while width * SHRINK <= lanes:
-        width *= SHRINK
+    while width * 2 <= lanes:
+        width *= 2
     return width
 
 

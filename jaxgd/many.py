@@ -108,8 +108,12 @@ def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answ
         counts = counts + again.counts * np.array([0, 1, 0, 1], np.int32)
         lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts[:, 0] == Status.ZERO_GRADIENT)
         calm &= (again.counts[:, 0] >= Status.CONVERGED) & (again.counts[:, 0] <= Status.PRECISION_FLOOR)
-        taken = again._replace(counts=np.column_stack([again.counts[:, 0], counts[:, 1], again.counts[:, 2], counts[:, 3]]))
-        own = jax.tree.map(lambda old, new, lower=lower: np.where(_beside(lower, old), new, old), own._replace(counts=counts), taken)
+        taken = again._replace(
+            counts=np.column_stack([again.counts[:, 0], counts[:, 1], again.counts[:, 2], counts[:, 3]])
+        )
+        own = jax.tree.map(
+            lambda old, new, lower=lower: np.where(_beside(lower, old), new, old), own._replace(counts=counts), taken
+        )
         counts = own.counts
     # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
     still = (counts[:, 0] == Status.ZERO_GRADIENT) & calm
@@ -129,7 +133,8 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
     if in_axes is not None and not (isinstance(in_axes, tuple | list) and len(in_axes) == 2):  # noqa: PLR2004
         msg = f"`in_axes` must be a pair, of `init` and `data`, as in `jax.vmap`; got {in_axes!r}. Write (None, 0)."
         raise ValueError(msg)
-    asked = (None, 0) if in_axes is None else in_axes
+    # Without data only the starts can differ.
+    asked = (None if data is not None else 0, 0) if in_axes is None else in_axes
     axes = (_spread(asked[0], init, "init"), _spread(asked[1], data, "data"))
     sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(ask, options)
     if not sizes:
@@ -144,7 +149,7 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
         raise ValueError(msg)
     size = next(iter(sizes.values()))
     leaves = jax.tree.leaves(init)
-    if in_axes is None and leaves and all(np.shape(leaf)[:1] == (size,) for leaf in leaves):
+    if in_axes is None and data is not None and leaves and all(np.shape(leaf)[:1] == (size,) for leaf in leaves):
         first = [0] * len(leaves)
         one = _of_one(data, axes[1])
         if _takes(ask, _of_one(init, first), one):

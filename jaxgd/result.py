@@ -1,6 +1,6 @@
 """What a solve returns: it explains itself when printed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from jaxgd.evidence import Evidence
 from jaxgd.problem import rounding
+from jaxgd.sentences import SENTENCES, shown
 from jaxgd.stop import Status
 
 
@@ -48,31 +49,49 @@ class Trace:
 
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a move and a column for each parameter."""
-        try:
-            import pandas as pd  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            msg = "A table needs pandas: pip install 'jaxgd[pandas]'."
-            raise ImportError(msg) from error
         columns: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ("loss", "grad_norm", "stepsize")}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            name = "params" + jax.tree_util.keystr(path)
-            flat = np.asarray(leaf).reshape(len(leaf), -1)
-            single = np.ndim(leaf) == 1
-            columns |= {name if single else f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
-        return pd.DataFrame(columns).rename_axis("move")
+        return _frame(columns | _columns(self.params)).rename_axis("move")
+
+
+def _columns(params: Any) -> dict[str, np.ndarray]:
+    """Return a column for each parameter, by name; the rows lie first."""
+    columns: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name, rows = "params" + jax.tree_util.keystr(path), np.asarray(leaf)
+        flat, single = rows.reshape(len(rows), -1), rows.ndim == 1
+        columns |= {name if single else f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
+    return columns
+
+
+def _frame(columns: dict[str, Any], index: Any = None) -> Any:
+    try:
+        import pandas as pd  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = "A table needs pandas: pip install 'jaxgd[pandas]'."
+        raise ImportError(msg) from error
+    return pd.DataFrame(columns, index=index)
+
+
+class Optimum(NamedTuple):
+    """One of the minima that several starts found."""
+
+    loss: float
+    params: Any
+    starts: int  # that reached it
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "loss", "grad", "residual", "aux", "trace", "counts", "evidence", "tests"],
     meta_fields=["method"],
-    drop_fields=["seconds", "note"],
+    drop_fields=["seconds", "note", "slots", "labels", "optima"],
 )
 @dataclass(frozen=True)
 class Result:
     """The best point found, how good it is, why the solve ended, and what it cost.
 
-    A pytree of arrays, so it passes through `jit` and `vmap`; under `vmap` every array has a leading axis.
+    A pytree of arrays, so it passes through `jit` and `vmap`. Of many problems, by `minimize_many` or under `vmap`,
+    every array has a leading axis of lanes, and `result[i]` is that of one.
     """
 
     params: Any  # the user's own pytree
@@ -87,6 +106,9 @@ class Result:
     method: str = ""  # what was used, and why where it was chosen
     seconds: Seconds | None = None
     note: str = ""  # what the caller should know beside the verdict
+    slots: int | None = None  # of many: evaluations made in all slots of the pools, also in those that stood idle
+    labels: Any = None  # of groups: what each lane is called
+    optima: list[Optimum] | None = None  # of several starts: the distinct minima found, the lowest first
 
     @property
     def status(self) -> Any:
@@ -128,6 +150,41 @@ class Result:
         norm = jnp.max(jnp.stack(largest), axis=0)
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
 
+    def __len__(self) -> int:
+        """Return how many lanes there are."""
+        if np.ndim(self.counts) < 2:  # noqa: PLR2004 - lanes and counts
+            msg = "This is the result of one problem; it has no lanes."
+            raise TypeError(msg)
+        return len(self.counts)
+
+    def __getitem__(self, lane: Any) -> "Result":
+        """Return the result of one lane, or of several as a slice or an array of their numbers picks them."""
+        size = len(self)
+        if isinstance(lane, int) and not -size <= lane < size:
+            msg = f"lane {lane} is not there; there are {size}, from 0."
+            raise IndexError(msg)
+
+        tree = replace(self, seconds=None, slots=None, labels=None, tests=None)
+        # A rule that is one for all lanes has no axis of lanes.
+        own = {name: test[lane] for name, test in vars(self.tests).items() if np.ndim(test)}
+        tests = replace(self.tests, **own) if own else self.tests
+        labels = self.labels if self.labels is None else self.labels[lane]
+        return replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
+
+    def table(self) -> Any:
+        """Return a pandas `DataFrame`, a row a lane: status, loss, gradient, cost, and a column for each parameter."""
+        size = len(self)
+        columns: dict[str, Any] = {
+            "status": [Status(code).name for code in np.asarray(self.status)],
+            "converged": np.asarray(self.converged),
+            "loss": np.asarray(self.loss),
+            "grad_norm": np.asarray(self.grad_norm),
+            "evals": np.asarray(self.evals),
+            "moves": np.asarray(self.moves),
+        }
+        index = np.arange(size) if self.labels is None else self.labels
+        return _frame(columns | _columns(self.params), index).rename_axis("lane" if self.labels is None else "group")
+
     @property
     def message(self) -> str:
         """Why the solve ended, with the numbers, and what to do if it failed."""
@@ -138,76 +195,54 @@ class Result:
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
             noise = float(rounding(self.loss))
-            return _SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise) + self.note
+            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise) + self.note
 
     def check(self) -> "Result":
         """Return the result itself; raise `NotConverged` with the message if it did not converge."""
         if not np.all(self.converged):
-            raise NotConverged(self.message)
+            failed = f": {'; '.join(self._failed())}" if np.ndim(self.counts) > 1 else ""
+            raise NotConverged(self.message + failed)
         return self
+
+    def _failed(self, most: int = 3) -> list[str]:
+        """Return what ended the lanes that failed, one of each status first."""
+        lanes = np.flatnonzero(~np.asarray(self.converged))
+        _, first = np.unique(np.asarray(self.status)[lanes], return_index=True)
+        shown = [*lanes[first], *np.delete(lanes, first)][:most]
+        said = [
+            f"lane {lane}{self._called(lane)} ({self[int(lane)].status.name}): {self[int(lane)].message}"
+            for lane in shown
+        ]
+        return [*said, f"and {len(lanes) - most} more, in `~result.converged`"] if len(lanes) > most else said
+
+    def _called(self, lane: int) -> str:
+        return "" if self.labels is None else f", {self.labels[lane]!r}"
 
     def __str__(self) -> str:
         """Say what was found, how good it is, why it ended, and what it cost."""
         if isinstance(self.counts, Tracer):
             return f"Result(being traced by JAX, method={self.method!r})"
+        seconds = self.seconds
+        spent = "" if seconds is None else f", {seconds.compile:.2g} s compiling and {seconds.run:.2g} s running"
         if not isinstance(self.status, Status):
-            return f"{self.status.size} results: {self.message}. Method: {self.method}."
+            return self._of_lanes(spent)
         verdict = "Converged" if self.converged else "Not converged"
-        spent = (
-            ""
-            if self.seconds is None
-            else f", {self.seconds.compile:.2g} s compiling and {self.seconds.run:.2g} s running"
-        )
         return "\n".join(
             [
                 f"{verdict} ({self.status.name}): {self.message}",
-                f"  params     {_shown(self.params)}",
+                f"  params     {shown(self.params)}",
                 f"  loss       {float(self.loss):.10g}, largest gradient component {self.grad_norm:.2g}",
                 f"  method     {self.method}",
                 f"  cost       {self.evals} evaluations, {self.moves} moves{spent}",
             ]
         )
 
-
-_SENTENCES = {
-    Status.RUNNING: "still running after {r.evals} evaluations.",
-    Status.CONVERGED: (
-        "the loss can fall by an estimated {e.left:.1e} at most, after a decrease of {e.made:.3g} since the start."
-    ),
-    Status.SMALL_GRADIENT: "largest gradient component {r.grad_norm:.2g} <= gtol {s.gtol:.2g}.",
-    Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",
-    Status.SMALL_DECREASE: "the last move lowered the loss by {e.recent[0]:.2g}, within ftol {s.ftol:.2g} of its size.",
-    Status.PRECISION_FLOOR: (
-        "no decrease is left that the float type can resolve; rounding hides changes of the loss below {noise:.1e}."
-    ),
-    Status.MAX_EVALS: (
-        "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."
-        " Raise it with `stop=Stop(max_evals=...)`, or ask for less with `tol`."
-    ),
-    Status.STUCK: (
-        "no step along the gradient lowers the loss any more, though its largest component is {r.grad_norm:.2g}."
-        " The loss may not be smooth here (a kink, a custom derivative), or float32 too coarse: try `dtype='float64'`."
-    ),
-    Status.DIVERGED: (
-        "the steps led to where the loss is not finite, after {r.evals} evaluations; the best point seen is returned."
-        " Use a smaller step size, or `method='auto'`, which needs none."
-    ),
-    Status.BAD_START: "the loss or its gradient is not finite at the start: loss {r.loss}. Pass another `init`.",
-    Status.UNBOUNDED: (
-        "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
-        " Add what bounds it from below, such as a penalty on the parameters."
-    ),
-    Status.ZERO_GRADIENT: (
-        "the gradient is exactly zero at the start, which a minimum, a saddle and a loss flat there have in common."
-        " Pass another `init`."
-    ),
-    Status.INTERRUPTED: "interrupted after {r.evals} evaluations; the best point so far is returned.",
-}
-
-
-def _shown(tree: Any, most: int = 8) -> str:
-    """Return a pytree's numbers, or its shapes where there are many."""
-    leaves = jax.tree.leaves(tree)
-    if sum(np.size(leaf) for leaf in leaves) <= most:
-        return str(jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree))
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
+    def _of_lanes(self, spent: str) -> str:
+        evals = np.asarray(self.evals)
+        useful = "" if not self.slots else f", {evals.sum() / self.slots:.0%} of those made were useful"
+        lines = [
+            f"{int(np.sum(self.converged))} of {len(evals)} problems converged: {self.message}.",
+            f"  method     {self.method}",
+            f"  cost       {evals.sum()} evaluations, {evals.mean():.1f} a lane, {evals.max()} at most{useful}{spent}",
+        ]
+        return "\n".join(lines + [f"  failed     {text}" for text in self._failed()])

@@ -32,6 +32,7 @@ class Status(IntEnum):
     UNBOUNDED = 10
     ZERO_GRADIENT = 11
     INTERRUPTED = 12
+    OUTDONE = 13
 
     @property
     def converged(self) -> bool:

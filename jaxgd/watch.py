@@ -38,3 +38,19 @@ def _line(run: Run, sign: int) -> str:
     status = Status(int(run.status))
     verdict = "" if status is Status.RUNNING else f" | {status.name}"
     return f"evals: {int(run.evals)} | loss: {sign * float(seen.loss):.8g} | largest gradient: {largest:.1e}{verdict}"
+
+
+class LanesProgress:
+    """Print how many of many problems are done, how fast, and how long the rest will take."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._began = self._last = time.perf_counter()
+
+    def __call__(self, done: int, size: int) -> None:
+        """Print a line every half second, and at the end."""
+        now = time.perf_counter()
+        if done < size and now - self._last < 0.5:  # noqa: PLR2004 - seconds
+            return
+        self._last, rate = now, done / (now - self._began)
+        print(f"done: {done} of {size} | {rate:.3g} a second | {(size - done) / rate:.3g} s left")

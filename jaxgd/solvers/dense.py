@@ -81,7 +81,7 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
 
 @_minimized.def_vmap
 def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, Any]:
-    """Solve by elimination where the minimum of the model is near, which it mostly is, and by the spectrum elsewhere."""
+    """Solve by elimination where the minimum of the model is near, as it mostly is, and by the spectrum elsewhere."""
     full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
     step, sure = _by_elimination(*full)
     step = jax.lax.platform_dependent(*full, step, sure, cpu=_one_by_one, default=_together)

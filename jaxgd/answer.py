@@ -1,0 +1,115 @@
+"""From what was asked to a result: choose the precision, run, look twice, report, warn."""
+
+import dataclasses
+import time
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxgd import many
+from jaxgd.prepare import Ask, prepare
+from jaxgd.program import Answer, Program, clock
+from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
+from jaxgd.solve import in_bursts, second_look
+from jaxgd.stop import DEFAULT, Status, Stop
+from jaxgd.watch import LanesProgress
+
+
+def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
+    """Return the result of one problem; a warning names the caller `level` calls up."""
+    began, compiled = time.perf_counter(), clock.seconds
+    with _precision(ask.dtype):
+        program, given, note = prepare(ask)
+        answer, rows = in_bursts(program, given, progress=progress) if progress or ask.trace else program.solve(given)
+        if isinstance(answer.counts, Tracer):
+            return _report(program, answer, answer.counts, rows, ask.stop)
+        # On the host at once: everything that follows asks for the status.
+        counts = np.asarray(answer.counts)
+        failed = counts[0] > _LAST_SUCCESS
+        if failed:
+            answer, counts, more = second_look(program, given, answer, counts)
+            note += more
+        if ask.dtype is not None:
+            answer = jax.tree.map(np.asarray, answer)
+    spent = clock.seconds - compiled
+    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
+    result = _report(program, answer, counts, rows, ask.stop, seconds, note)
+    if failed and not result.converged:
+        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+    return result
+
+
+def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Result:
+    """Return the result of many problems, lanes first."""
+    began, compiled = time.perf_counter(), clock.seconds
+    with _precision(ask.dtype):
+        program, batch, note = many.read(ask, in_axes)
+        outcome = many.solve(program, batch, LanesProgress() if progress else None)
+    answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
+    seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
+    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note)
+    result = dataclasses.replace(result, slots=outcome.slots)
+    if seconds and not np.all(result.converged):
+        bad = int(np.sum(~np.asarray(result.converged)))
+        msg = f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
+        warnings.warn(msg, NotConvergedWarning, stacklevel=level)
+    return result
+
+
+def rule(tol: Any, stop: Stop | None) -> Stop:
+    """Return the rule to stop by, from the two arguments that may give it."""
+    if stop is None:
+        return DEFAULT if tol is None else Stop(tol=tol)
+    if not isinstance(stop, Stop):
+        msg = f"`stop` must be a `jaxgd.Stop`; got {stop!r}. Write `tol={stop!r}` or `stop=Stop(gtol=...)`."
+        raise TypeError(msg)
+    if tol is not None:
+        msg = f"`tol={tol!r}` and `stop={stop!r}` are both given. Write `stop=Stop(tol=..., ...)`."
+        raise ValueError(msg)
+    return stop
+
+
+_PRECISIONS = ("float32", "float64", np.float32, np.float64, jnp.float32, jnp.float64, np.dtype("f4"), np.dtype("f8"))
+_AS_IT_IS = nullcontext()
+_LAST_SUCCESS = int(Status.PRECISION_FLOOR)
+
+
+def _precision(dtype: Any) -> AbstractContextManager[Any]:
+    """Return the context in which arrays of type `dtype` exist."""
+    if dtype is None:
+        return _AS_IT_IS
+    if dtype not in _PRECISIONS:
+        msg = f"`dtype` must be 'float32' or 'float64'; got {dtype!r}."
+        raise ValueError(msg)
+    return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
+
+
+def _report(
+    program: Program,
+    answer: Answer,
+    counts: Any,
+    rows: Any,
+    stop: Stop,
+    seconds: Seconds | None = None,
+    note: str = "",
+) -> Result:
+    trace = Trace(*rows) if rows else None
+    return Result(
+        params=answer.params,
+        loss=answer.loss,
+        grad=answer.grad,
+        residual=answer.residual,
+        aux=answer.aux,
+        trace=trace,
+        counts=counts,
+        evidence=answer.evidence,
+        tests=stop,
+        method=program.method,
+        seconds=seconds,
+        note=note,
+    )

@@ -1,0 +1,55 @@
+"""What results say: a sentence for each status, and how params are shown."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd.stop import Status
+
+SENTENCES = {
+    Status.RUNNING: "still running after {r.evals} evaluations.",
+    Status.CONVERGED: (
+        "the loss can fall by an estimated {e.left:.1e} at most, after a decrease of {e.made:.3g} since the start."
+    ),
+    Status.SMALL_GRADIENT: "largest gradient component {r.grad_norm:.2g} <= gtol {s.gtol:.2g}.",
+    Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",
+    Status.SMALL_DECREASE: "the last move lowered the loss by {e.recent[0]:.2g}, within ftol {s.ftol:.2g} of its size.",
+    Status.PRECISION_FLOOR: (
+        "no decrease is left that the float type can resolve; rounding hides changes of the loss below {noise:.1e}."
+    ),
+    Status.MAX_EVALS: (
+        "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."
+        " Raise it with `stop=Stop(max_evals=...)`, or ask for less with `tol`."
+    ),
+    Status.STUCK: (
+        "no step along the gradient lowers the loss any more, though its largest component is {r.grad_norm:.2g}."
+        " The loss may not be smooth here (a kink, a custom derivative), or float32 too coarse: try `dtype='float64'`."
+    ),
+    Status.DIVERGED: (
+        "the steps led to where the loss is not finite, after {r.evals} evaluations; the best point seen is returned."
+        " Use a smaller step size, or `method='auto'`, which needs none."
+    ),
+    Status.BAD_START: "the loss or its gradient is not finite at the start: loss {r.loss}. Pass another `init`.",
+    Status.UNBOUNDED: (
+        "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
+        " Add what bounds it from below, such as a penalty on the parameters."
+    ),
+    Status.ZERO_GRADIENT: (
+        "the gradient is exactly zero at the start, which a minimum, a saddle and a loss flat there have in common."
+        " Pass another `init`."
+    ),
+    Status.OUTDONE: (
+        "given up after {r.evals} evaluations: another start has a lower loss than this one can still reach, as far as"
+        " its model tells."
+    ),
+    Status.INTERRUPTED: "interrupted after {r.evals} evaluations; the best point so far is returned.",
+}
+
+
+def shown(tree: Any, most: int = 8) -> str:
+    """Return a pytree's numbers, or its shapes where there are many."""
+    leaves = jax.tree.leaves(tree)
+    if sum(np.size(leaf) for leaf in leaves) <= most:
+        return str(jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree))
+    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
