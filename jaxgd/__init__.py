@@ -2,6 +2,7 @@
 
 from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
+from jaxgd.groups import Groups
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
@@ -19,6 +20,7 @@ __all__ = [
     "BarzilaiBorwein",
     "ConjugateGradient",
     "GradientDescent",
+    "Groups",
     "LevenbergMarquardt",
     "Newton",
     "NewtonCG",

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import many
+from jaxgd import groups, many, starts
+from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Program, clock
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
@@ -40,25 +41,46 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     result = _report(program, answer, counts, rows, ask.stop, seconds, note)
     if failed and not result.converged:
-        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+        _warn(result, level + 1)
     return result
 
 
 def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Result:
     """Return the result of many problems, lanes first."""
     began, compiled = time.perf_counter(), clock.seconds
+    watch, labels = LanesProgress() if progress else None, None
     with _precision(ask.dtype):
-        program, batch, note = many.read(ask, in_axes)
-        outcome = many.solve(program, batch, LanesProgress() if progress else None)
+        if isinstance(ask.data, Groups):
+            program, outcome, labels, note = groups.solve(ask, in_axes, watch)
+        else:
+            program, batch, note = many.read(ask, in_axes)
+            outcome = many.solve(program, batch, watch)
     answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note)
-    result = dataclasses.replace(result, slots=outcome.slots)
+    result = dataclasses.replace(result, slots=outcome.slots, labels=labels)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
         msg = f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
         warnings.warn(msg, NotConvergedWarning, stacklevel=level)
     return result
+
+
+def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Result:
+    """Return the best of the results from several starts."""
+    began, compiled = time.perf_counter(), clock.seconds
+    with _precision(ask.dtype):
+        program, outcome, optima, note = starts.solve(ask, count, LanesProgress() if progress else None)
+    spent = clock.seconds - compiled + outcome.compiling
+    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
+    result = _report(program, outcome.answer, outcome.answer.counts, None, ask.stop, seconds, note)
+    if not result.converged:
+        _warn(result, level + 1)
+    return dataclasses.replace(result, optima=optima)
+
+
+def _warn(result: Result, level: int) -> None:
+    warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
 
 
 def rule(tol: Any, stop: Stop | None) -> Stop:

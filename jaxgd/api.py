@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.answer import rule, solved, solved_many
+from jaxgd.answer import rule, solved, solved_from, solved_many
 from jaxgd.prepare import Ask
 from jaxgd.result import Result
 from jaxgd.stop import Stop
@@ -27,6 +27,7 @@ def minimize(
     progress: bool = False,
     trace: bool = False,
     has_aux: bool = False,
+    starts: int | None = None,
 ) -> Result:
     """Find the parameters that make `loss(params, data)` smallest.
 
@@ -61,6 +62,9 @@ def minimize(
         progress: print as the solve goes.
         trace: keep loss, gradient norm, step size and params of every move in `result.trace`.
         has_aux: the loss returns a pair, see above.
+        starts: solve from so many starts, spread over the bounds or around `init`, which is the first of them; starts
+            that cannot reach the lowest loss are given up. The result is that of the best, `result.optima` lists the
+            different minima found and how many starts reached each.
 
     Returns:
         A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
@@ -69,10 +73,8 @@ def minimize(
         TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
 
     """
-    stop = rule(tol, stop)
-    return solved(
-        Ask(loss, data, init, method, stop, dtype, trace, has_aux, bounds, l1, l2, term, fixed), progress=progress
-    )
+    ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed)
+    return solved(ask, progress=progress) if starts is None else solved_from(ask, starts, progress=progress)
 
 
 def minimize_many(

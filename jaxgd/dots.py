@@ -34,8 +34,9 @@ class Dots:
         if not cut:
             return None
         invars = [*jaxpr.invars, *(equation.outvars[0] for equation, _ in cut)]
-        rest = jaxpr.replace(eqns=[equation for equation, _ in kept], invars=invars, debug_info=None)
-        factors = jaxpr.replace(outvars=[data for _, (data, _) in cut], debug_info=None)
+        names = jaxpr.debug_info.with_unknown_names()
+        rest = jaxpr.replace(eqns=[equation for equation, _ in kept], invars=invars, debug_info=names)
+        factors = jaxpr.replace(outvars=[data for _, (data, _) in cut], debug_info=names)
         return cls(rest, factors, tuple(place for _, (_, place) in cut))
 
 

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import added, inputs
+from jaxgd import added
 from jaxgd.lanes import Batch, Lanes, Solve
 from jaxgd.methods import named
-from jaxgd.prepare import Ask, find, in_types, numbers_of
+from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
 from jaxgd.program import Answer, Program
 from jaxgd.solve import aside
 from jaxgd.stop import Status
 
+Watch = Callable[[int, int], None]  # told how many lanes are done of how many
 Axes = list[int | None]  # of the leaves of a pytree: the axis along which lanes follow each other
 
 
@@ -30,9 +31,7 @@ class Outcome(NamedTuple):
 
 def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     """Return the program of one problem, the batch of all, and what the user should know."""
-    data, init = inputs.as_arrays(ask.data, "data"), ask.init
-    if init is not None:
-        init = inputs.as_start(init, inputs.float_type(data))
+    data, init = as_given(ask)
     l1, l2 = (np.asarray(weight) if isinstance(weight, list) else weight for weight in (ask.l1, ask.l2))
     options = (named(ask.method), ask.stop, l1, l2)
     ask = ask._replace(l1=l1, l2=l2)
@@ -64,12 +63,12 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     leaves = [given if own else leaf for given, leaf, own in zip(full, leaves, mapped, strict=True)]
     count = len(axes_init) + len(axes[1])
     types = [leaf.dtype for leaf in jax.tree.leaves((one.init, own_data))]
-    types += [jax.dtypes.canonicalize_dtype(np.result_type(leaf)) for leaf in leaves[count:]]
+    types += [jnp.result_type(leaf) for leaf in leaves[count:]]
     return program, Batch(size, structure, leaves, mapped, types), note
 
 
-def solve(program: Program, batch: Batch, watch: Callable[[int, int], None] | None = None) -> Outcome:
-    """Solve all problems of the batch."""
+def solve(program: Program, batch: Batch, watch: Watch | None = None, *, rivals: bool = False) -> Outcome:
+    """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss."""
     key = (batch.structure, batch.mapped)
     lanes = program.lanes.setdefault(key, Lanes(program, *key))
     if any(isinstance(leaf, Tracer) for leaf in batch.leaves):
@@ -77,7 +76,7 @@ def solve(program: Program, batch: Batch, watch: Callable[[int, int], None] | No
         given = [leaf.astype(dtype) for leaf, dtype in batch.given]
         answer, rows = jax.vmap(lambda given: program.solve(lanes.inputs(batch.shared, given)))(given)
         return Outcome(answer, rows)
-    running = Solve(lanes, batch, watch)
+    running = Solve(lanes, batch, watch, rivals=rivals)
     running.run()
     answer, rows = running.collected()
     return Outcome(_looked_at_twice(program, batch, answer), rows, running.slots, running.compiling)

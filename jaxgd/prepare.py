@@ -37,10 +37,13 @@ class Ask(NamedTuple):
 
 def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     """Return the program for what was asked, found or new, what to call it with, and what the user should know."""
+    return find(ask, *in_types(ask, *as_given(ask)))
+
+
+def as_given(ask: Ask) -> tuple[Any, Any]:
+    """Return data and start as arrays, in the types in which they were given."""
     data, init = inputs.as_arrays(ask.data, "data"), ask.init
-    if init is not None:
-        init = inputs.as_start(init, inputs.float_type(data))
-    return find(ask, *in_types(ask, data, init))
+    return data, init if init is None else inputs.as_start(init, inputs.float_type(data))
 
 
 def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:

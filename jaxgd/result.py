@@ -47,6 +47,11 @@ class Trace:
     params: Any  # the user's pytree, each leaf with a leading axis of length n
     count: Any
 
+    def trimmed(self) -> "Trace":
+        """Return the rows that are filled, of one solve."""
+        rows = jax.tree.map(lambda column: column[: int(self.count)], replace(self, count=None))
+        return replace(rows, count=self.count)
+
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a move and a column for each parameter."""
         columns: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ("loss", "grad_norm", "stepsize")}
@@ -169,7 +174,9 @@ class Result:
         own = {name: test[lane] for name, test in vars(self.tests).items() if np.ndim(test)}
         tests = replace(self.tests, **own) if own else self.tests
         labels = self.labels if self.labels is None else self.labels[lane]
-        return replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
+        found = replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
+        trim = found.trace is not None and np.ndim(found.counts) == 1
+        return replace(found, trace=found.trace.trimmed()) if trim else found
 
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a lane: status, loss, gradient, cost, and a column for each parameter."""

@@ -1,0 +1,168 @@
+"""Groups of unequal size: one model for each label, for a loss that averages over rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd import inputs, many
+from jaxgd.prepare import Ask
+from jaxgd.program import Program
+from jaxgd.traced import name_of
+
+SIZES = 4  # different lengths to which groups are filled up, at most: one program each
+APART = 1e-3  # relative difference between a loss and its mean over rows that rounding does not explain
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows with a label each, for `minimize_many`: one problem for each label, in the order of the sorted labels.
+
+    >>> import jax.numpy as jnp, jaxgd
+    >>> def mse(theta, y):
+    ...     return jnp.mean((y - theta) ** 2)
+    >>> result = jaxgd.minimize_many(mse, jaxgd.Groups([1.0, 2.0, 3.0, 7.0, 9.0], by=["a", "a", "a", "b", "b"]))
+    >>> result.labels.tolist(), result.params.round(3).tolist()
+    (['a', 'b'], [2.0, 8.0])
+
+    The loss must be a mean over the rows of its data, plus what does not depend on them; this is checked on the first
+    group. Groups are filled up with copies of a row that weigh nothing, to a few lengths.
+
+    Args:
+        data: pytree of arrays, each with the rows first, all of one length.
+        by: the label of each row: numbers or strings, array-like of shape `(rows,)`.
+
+    """
+
+    data: Any
+    by: Any
+
+
+class Sorted:
+    """The rows of groups, one group after the other."""
+
+    def __init__(self, groups: Groups) -> None:
+        """Read and check."""
+        data, labels = inputs.as_arrays(groups.data, "data"), np.asarray(groups.by)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+            if np.shape(leaf)[:1] != labels.shape:
+                where = "data" + jax.tree_util.keystr(path)
+                msg = f"`{where}` has shape {np.shape(leaf)}; `by` has shape {labels.shape}: one label for each row."
+                raise ValueError(msg)
+        missing = np.array([label != label for label in labels.tolist()])  # noqa: PLR0124 - NaN alone is not itself
+        if np.any(missing):
+            msg = f"`by` has no label for {int(np.sum(missing))} of {len(labels)} rows. Drop these rows, or label them."
+            raise ValueError(msg)
+        self.labels, of_row, self.counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        self._order, self._data = np.argsort(of_row, kind="stable"), data
+
+    def rows(self, groups: np.ndarray, length: int) -> tuple[Any, np.ndarray]:
+        """Return the rows of these groups, each filled up to `length`, and their weights."""
+        place, counts = np.arange(length), self.counts[groups, None]
+        filled = self._order[self.starts[groups, None] + np.minimum(place, counts - 1)]
+        weights = np.where(place < counts, 1 / counts, 0)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
+
+
+def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, many.Outcome, np.ndarray, str]:
+    """Solve a problem for each group; return the program of the longest, the outcome, the labels and the note."""
+    if ask.has_aux:
+        msg = "`has_aux=True` cannot be had with `Groups`: what a loss returns of filled-up rows is not yours."
+        raise ValueError(msg)
+    rows = Sorted(ask.data)
+    size, outcomes, program, note = len(rows.labels), [], None, ""
+    for length in lengths(rows.counts):
+        below = max((other for other in lengths(rows.counts) if other < length), default=0)
+        groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
+        data, weights = rows.rows(groups, length)
+        weighted = _weighted_residuals(ask.loss) if ask.least_squares else _weighted(ask.loss)
+        own = _of_groups(ask, groups, size)._replace(loss=weighted, data=(data, weights))
+        program, batch, note = many.read(own, in_axes if in_axes is None else (in_axes[0], 0))
+        if not outcomes:
+            _check(ask, rows, program, weighted)
+        outcomes.append((groups, many.solve(program, batch, watch)))
+    return program, _merged(size, outcomes), rows.labels, note
+
+
+def lengths(counts: np.ndarray) -> list[int]:
+    """Return the lengths to which groups of so many rows are filled up, so that few rows are filled in.
+
+    Found by dynamic programming over the different counts, of which many are thinned out first.
+    """
+    sizes = np.unique(counts)
+    if len(sizes) > 64:  # noqa: PLR2004 - enough to choose among
+        sizes = np.unique(np.quantile(sizes, np.linspace(0, 1, 64), method="higher"))
+    upto = np.searchsorted(np.sort(counts), sizes, side="right")
+    many_, best = len(sizes), {(-1, 0): (0.0, [])}
+    for parts in range(1, SIZES + 1):
+        for last in range(many_):
+            options = [
+                (cost + sizes[last] * (upto[last] - (upto[first] if first >= 0 else 0)), [*chosen, int(sizes[last])])
+                for first in range(-1, last)
+                for cost, chosen in [best.get((first, parts - 1), (np.inf, []))]
+            ]
+            best[last, parts] = min(options, key=lambda option: option[0])
+    return min((best[many_ - 1, parts] for parts in range(1, SIZES + 1)), key=lambda option: option[0])[1]
+
+
+def _weighted(loss: Callable[..., Any]) -> Callable[..., Any]:
+    def weighted(params: Any, data: Any) -> jax.Array:
+        rows, weights = data
+        values = jax.vmap(lambda row: loss(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
+        return jnp.sum(weights * values)
+
+    return weighted
+
+
+def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:
+    def weighted(params: Any, data: Any) -> Any:
+        rows, weights = data
+        values = jax.vmap(lambda row: residuals(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
+        return jax.tree.map(lambda leaf: leaf * (weights > 0).reshape(-1, *[1] * (leaf.ndim - 1)), values)
+
+    return weighted
+
+
+def _of_groups(ask: Ask, groups: np.ndarray, size: int) -> Ask:
+    """Return what is asked for of these groups: what has an entry for each group is cut to theirs."""
+
+    def cut(leaf: Any) -> Any:
+        return np.asarray(leaf)[groups] if np.shape(leaf)[:1] == (size,) and size > 1 else leaf
+
+    init = ask.init if ask.init is None else inputs.as_arrays(ask.init, "init")
+    return ask._replace(init=jax.tree.map(cut, init), l1=cut(ask.l1), l2=cut(ask.l2))
+
+
+def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any]) -> None:
+    """Refuse a loss that is no mean over rows, by its value on one group."""
+    group = np.array([int(np.argmax(rows.counts))])
+    data, weights = jax.tree.map(lambda leaf: leaf[0], rows.rows(group, int(rows.counts[group[0]])))
+    layout = program.layout(program.start)
+    place = jnp.cos(1 + jnp.arange(program.size, dtype=layout.dtype)) / 10
+    params = layout.unflatten(layout.flatten(program.start) + place)
+    data = jax.tree.map(jnp.asarray, data)
+    whole, mean = (jax.tree.leaves(f) for f in (ask.loss(params, data), weighted(params, (data, jnp.asarray(weights)))))
+    for one, other in zip(whole, mean, strict=True):
+        off, scale = jnp.max(jnp.abs(one.ravel() - other.ravel())), jnp.max(jnp.abs(one)) + jnp.max(jnp.abs(other))
+        if off > APART * scale:
+            msg = (
+                f"`loss` {name_of(ask.loss)} is no mean over rows: for all {int(rows.counts[group[0]])} rows of group"
+                f" {rows.labels[group[0]]!r} it is {one}, and {other} as the mean of its values for each row. Use"
+                " jnp.mean over the rows, not a sum; or fill up the groups yourself and pass arrays, groups first."
+            )
+            raise ValueError(msg)
+
+
+def _merged(size: int, outcomes: list[tuple[np.ndarray, many.Outcome]]) -> many.Outcome:
+    """Return the outcomes as one, in the order of the labels."""
+    parts = [outcome.answer._replace(aux=()) for _, outcome in outcomes]
+    whole = jax.tree.map(lambda leaf: np.zeros((size, *leaf.shape[1:]), leaf.dtype), parts[0])
+    for (groups, _), part in zip(outcomes, parts, strict=True):
+        for column, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+            column[groups] = leaf
+    compiling = sum(outcome.compiling for _, outcome in outcomes)
+    return many.Outcome(whole, None, sum(outcome.slots or 0 for _, outcome in outcomes), compiling)
