@@ -169,14 +169,16 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
 
 
 def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
-    progress = options.pop("progress", False)
-    ask = ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None)))
-    return solved(_with(caller, ask, options), progress=progress, level=4)
+    progress, starts = options.pop("progress", False), options.pop("starts", None)
+    ask = _with(caller, ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None))), options)
+    if starts is None:
+        return solved(ask, progress=progress, level=4)
+    return solved_from(ask, starts, progress=progress, level=4)
 
 
 def _with(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Ask:
     """Return what is asked for with the options; one that is not there is an error that names the nearest."""
-    known = {"progress", "tol", *Ask._fields} - {"loss", "data", "init", "sign", "least_squares"}
+    known = {"progress", "starts", "tol", *Ask._fields} - {"loss", "data", "init", "sign", "least_squares"}
     for name in options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -20,6 +20,7 @@ from jaxgd.stop import Status
 
 NARROWEST = 8  # lanes; the others are this times powers of 4
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
+TAIL = 64  # evaluations in a pool wider than needed, before it is made smaller: that has to be compiled
 PART = 8  # of its width, that a pool takes in at once
 WIDEST = {"cpu": 2048, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
@@ -102,8 +103,6 @@ class Lanes:
         self.program, self.structure, self.mapped = program, structure, mapped
         self.turn = jax.jit(self._turn, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
-        self.compiling = 0.0  # seconds that the first width took to compile
-        self.tail = 0.0  # seconds spent on pools wider than needed, in all calls
         self.widths: set[int] = set()  # compiled
         self.lock = threading.Lock()  # so that what several workers need is compiled once
 
@@ -217,7 +216,9 @@ class Solve:
         with ThreadPoolExecutor(len(places)) as threads:
             working = [threads.submit(self._work, place, width, settings) for place in places]
             try:
-                wait(working)
+                # Not for ever at once: a lock is not always given up for Ctrl-C.
+                while wait(working, GLANCE).not_done:
+                    pass
             except KeyboardInterrupt:
                 self._halt.set()
             for worker in working:
@@ -286,7 +287,7 @@ class Solve:
         """Keep a pool full while problems wait, and make it smaller when they no longer do."""
         lanes, most = self.lanes, width // PART
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
-        pool, held, ticks = lanes.empty(shared, idle, width), 0, 16
+        pool, held, ticks, tail = lanes.empty(shared, idle, width), 0, 16, 0
         while True:
             taken = self._take(most) if held + most <= width else None
             if taken is None and held == 0:
@@ -295,13 +296,11 @@ class Solve:
             owner, block = taken or (np.full(len(idle[0]) if idle else most, -1, np.int32), idle)
             held += int(np.sum(owner >= 0))
             full = held + most > width or self._next >= self.batch.size or halt
-            began, compiled = time.perf_counter(), clock.seconds
+            began = time.perf_counter()
             orders = Orders(ticks if full else 0, self.ceiling, halt)
             with nullcontext() if width in lanes.widths else lanes.lock:
                 pool, ended = lanes.turn(shared, pool, owner, block, orders)
-            if width not in lanes.widths:
-                lanes.widths.add(width)
-                lanes.compiling = max(lanes.compiling, clock.seconds - compiled)
+            lanes.widths.add(width)
             if not full:
                 continue
             held = self._keep(ended)
@@ -312,11 +311,10 @@ class Solve:
             with self._lock:
                 self.slots += int(ended.ticks) * width
             smaller = width // SHRINK
-            if taken is None and held <= smaller and smaller >= NARROWEST:
-                lanes.tail += seconds
-                if smaller in lanes.widths or lanes.tail > lanes.compiling:
-                    width, most = smaller, smaller // PART
-                    pool, idle = lanes.shrink(pool, width), self.batch.block(0, most)
+            tail = tail + int(ended.ticks) if taken is None and held <= smaller else 0
+            if tail > TAIL and smaller >= NARROWEST:
+                width, most, tail = smaller, smaller // PART, 0
+                pool, idle = lanes.shrink(pool, width), self.batch.block(0, most)
 
     def _take(self, most: int) -> tuple[np.ndarray, list[Any]] | None:
         """Return the next problems that wait, and their numbers; -1 for those that are not to be taken in."""

@@ -135,7 +135,11 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
     # Without data only the starts can differ.
     asked = (None if data is not None else 0, 0) if in_axes is None else in_axes
     axes = (_spread(asked[0], init, "init"), _spread(asked[1], data, "data"))
-    sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(ask, options)
+    sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
+    if not sizes and ask.bounds is not None:
+        # Nothing but the bounds can differ: they have an axis more than the params, which are vectors at most.
+        ends = [np.shape(leaf) for leaf in jax.tree.leaves(ask.bounds)]
+        sizes = {"bounds": shape[0] for shape in ends if len(shape) > 1}
     if not sizes:
         msg = (
             f"nothing differs by lane, with `in_axes={in_axes!r}`. Give `data` or `init` an axis of problems, or an"
@@ -196,17 +200,15 @@ def _sizes(tree: Any, axes: Axes, name: str) -> dict[str, int]:
     return sizes
 
 
-def _option_sizes(ask: Ask, options: Any) -> dict[str, int]:
+def _option_sizes(options: Any) -> dict[str, int]:
     """Return how many numbers each option has that has one for each lane."""
     named_options = dict(zip(("method", "stop", "l1", "l2"), options, strict=True))
     paths = jax.tree_util.tree_leaves_with_path(named_options)
-    sizes = {
+    return {
         jax.tree_util.keystr(path[:1])[2:-2] + jax.tree_util.keystr(path[1:]): len(leaf)
         for path, leaf in paths
         if not callable(leaf) and np.ndim(leaf) == 1
     }
-    del ask
-    return sizes
 
 
 def _lanes_first(tree: Any, axes: Axes) -> Any:

@@ -63,6 +63,13 @@ def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Prog
     places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
     functions = (ask.loss, *(leaves[i] for i in places))
     numbers = numbers_of(leaves)
+    for number in numbers:
+        if np.ndim(number):
+            msg = (
+                f"`method` or `stop` holds an array of shape {np.shape(number)} where one number belongs. One number"
+                " for each of many problems is for `jaxgd.minimize_many`."
+            )
+            raise ValueError(msg)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.

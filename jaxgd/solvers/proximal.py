@@ -58,21 +58,21 @@ class GradientDescent:
         size, momentum = self.stepsize, self.momentum
         if not (callable(size) or isinstance(size, Tracer)):
             _check_number(size, "stepsize", "a positive number or a function of the step number")
-            if not 0 < size < float("inf"):
+            if not np.all((np.asarray(size) > 0) & (np.asarray(size) < np.inf)):
                 msg = f"`stepsize` must be positive and finite; got {size!r}. Use `maximize` to go uphill."
                 raise ValueError(msg)
             # One type, so that a number of another type compiles nothing anew.
-            object.__setattr__(self, "stepsize", float(size))
+            object.__setattr__(self, "stepsize", np.asarray(size, float) if np.ndim(size) else float(size))
         if momentum is None:
             if self.nesterov:
                 msg = "`nesterov=True` needs a `momentum`, such as 0.9."
                 raise ValueError(msg)
         elif not isinstance(momentum, Tracer):
             _check_number(momentum, "momentum", "a number")
-            if not 0 <= momentum < 1:
+            if not np.all((np.asarray(momentum) >= 0) & (np.asarray(momentum) < 1)):
                 msg = f"`momentum` must be at least 0 and less than 1; got {momentum!r}. The usual value is 0.9."
                 raise ValueError(msg)
-            object.__setattr__(self, "momentum", float(momentum))
+            object.__setattr__(self, "momentum", np.asarray(momentum, float) if np.ndim(momentum) else float(momentum))
 
     @property
     def name(self) -> str:
@@ -133,7 +133,8 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
 
 
 def _check_number(value: Any, name: str, kind: str) -> None:
-    if not isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) or np.ndim(value):
+    # An array holds a number for each lane of `minimize_many`.
+    if not isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) or np.ndim(value) > 1:
         msg = f"`{name}` must be {kind}; got {value!r}."
         raise TypeError(msg)
 
