@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+CLOSED = 2  # rows of a matrix whose spectrum is found without LAPACK, at most
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
 
 
@@ -53,8 +54,30 @@ def root(square: jax.Array, size: jax.Array) -> jax.Array:
 
 def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the eigenvalues of a symmetric matrix, the lowest first, and its eigenvectors as columns."""
-    # One number is its own spectrum: LAPACK would be called for each lane.
-    return (matrix[0], jnp.ones_like(matrix)) if matrix.size == 1 else jnp.linalg.eigh(matrix)
+    # In closed form where there is one: LAPACK would be called for each lane.
+    if matrix.size == 1:
+        return matrix[0], jnp.ones_like(matrix)
+    if matrix.size == CLOSED**2:
+        return _spectrum_of_two(matrix)
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _spectrum_of_two(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the spectrum of a symmetric matrix of two rows, by Jacobi's rotation."""
+    (high, off), (_, low) = matrix
+    gap = (low - high) / 2
+    # The smaller of the two tangents that make the matrix diagonal; in units of the largest, so that no square is inf.
+    unit = jnp.maximum(jnp.abs(gap), jnp.abs(off))
+    unit = jnp.where(unit > 0, unit, 1)
+    long = jnp.abs(gap / unit) + jnp.sqrt((gap / unit) ** 2 + (off / unit) ** 2)
+    tangent = jnp.where(off == 0, 0, jnp.where(gap < 0, -1, 1) * (off / unit) / jnp.where(long > 0, long, 1))
+    cosine = jax.lax.rsqrt(1 + tangent**2)
+    sine = tangent * cosine
+    first, second = high - tangent * off, low + tangent * off
+    values, vectors = pack(first, second), pack(pack(cosine, sine), pack(-sine, cosine))
+    swap = first > second
+    return jnp.where(swap, values[::-1], values), jnp.where(swap, vectors[:, ::-1], vectors)
 
 
 def combination(weights: jax.Array, rows: jax.Array) -> jax.Array:

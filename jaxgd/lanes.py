@@ -20,7 +20,7 @@ from jaxgd.stop import Status
 
 NARROWEST = 8  # lanes; the others are this times powers of 4
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
-TAIL = 64  # evaluations in a pool wider than needed, before it is made smaller: that has to be compiled
+TAIL = 64  # evaluations in a pool wider than needed, before a narrower one is compiled
 PART = 8  # of its width, that a pool takes in at once
 WIDEST = {"cpu": 2048, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
@@ -91,6 +91,7 @@ class Orders(NamedTuple):
     """What the host tells a pool for a turn."""
 
     ticks: Any  # evaluations to make at most, unless enough lanes end before
+    least: Any  # lanes left running at which to stop
     ceiling: Any  # lanes that cannot get below this loss are given up; inf: none
     halt: Any  # end all lanes
 
@@ -122,7 +123,7 @@ class Lanes:
         """Take the block in, advance until as many lanes have ended as a block holds, and let those leave."""
         most = owner.size
         pool = self._taken(shared, pool, owner, block)
-        ticks, runs = self._advanced(shared, pool, orders.ticks, most)
+        ticks, runs = self._advanced(shared, pool, orders, most)
         pool = pool._replace(runs=self._told(runs, orders))
         ended = (pool.owner >= 0) & (pool.runs.status != Status.RUNNING)
         slots = jnp.nonzero(ended, size=most, fill_value=pool.owner.size)[0]
@@ -147,8 +148,8 @@ class Lanes:
         runs = jax.vmap(lambda given: self.program.begin(self.inputs(shared, given)))(block)
         return jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), pool, Pool(owner, block, runs))
 
-    def _advanced(self, shared: list[Any], pool: Pool, ticks: Any, most: int) -> tuple[jax.Array, Run]:
-        """Tick until `ticks` evaluations were made, all lanes have ended, or `most` of them."""
+    def _advanced(self, shared: list[Any], pool: Pool, orders: Orders, most: int) -> tuple[jax.Array, Run]:
+        """Tick as the orders say, until all lanes have ended, or `most` of them."""
 
         def step(given: list[Any], run: Run) -> Run:
             return tick(*self.program.bind(self.inputs(shared, given)), run)
@@ -157,7 +158,7 @@ class Lanes:
             made, runs = carry
             running = jnp.sum((pool.owner >= 0) & (runs.status == Status.RUNNING))
             ended = jnp.sum(pool.owner >= 0) - running
-            return (made < ticks) & (running > 0) & (ended < most)
+            return (made < orders.ticks) & (running > orders.least) & (ended < most)
 
         def onwards(carry: tuple[jax.Array, Run]) -> tuple[jax.Array, Run]:
             made, runs = carry
@@ -297,7 +298,11 @@ class Solve:
             held += int(np.sum(owner >= 0))
             full = held + most > width or self._next >= self.batch.size or halt
             began = time.perf_counter()
-            orders = Orders(ticks if full else 0, self.ceiling, halt)
+            ready = [other for other in lanes.widths if other < width]
+            last = self._next >= self.batch.size
+            # When nothing waits, the host looks in where the pool may become narrower.
+            limit, least = (min(ticks, TAIL), max(ready, default=0)) if last else (ticks, 0)
+            orders = Orders(limit if full else 0, least, self.ceiling, halt)
             with nullcontext() if width in lanes.widths else lanes.lock:
                 pool, ended = lanes.turn(shared, pool, owner, block, orders)
             lanes.widths.add(width)
@@ -310,11 +315,22 @@ class Solve:
             )
             with self._lock:
                 self.slots += int(ended.ticks) * width
-            smaller = width // SHRINK
-            tail = tail + int(ended.ticks) if taken is None and held <= smaller else 0
-            if tail > TAIL and smaller >= NARROWEST:
-                width, most, tail = smaller, smaller // PART, 0
-                pool, idle = lanes.shrink(pool, width), self.batch.block(0, most)
+            if taken is None:
+                tail = tail + int(ended.ticks) if held <= width // SHRINK else 0
+                narrow = self._narrower(width, held, tail)
+                if narrow < width:
+                    width, most, tail = narrow, narrow // PART, 0
+                    pool, idle = lanes.shrink(pool, width), self.batch.block(0, most)
+
+    def _narrower(self, width: int, held: int, tail: int) -> int:
+        """Return the width for the lanes that are left, a narrower one if it is compiled or worth compiling."""
+        ready = [other for other in self.lanes.widths if held <= other < width]
+        if tail > TAIL:
+            fitting = NARROWEST
+            while fitting < held:
+                fitting *= SHRINK
+            ready += [fitting] if fitting < width else []
+        return min(ready, default=width)
 
     def _take(self, most: int) -> tuple[np.ndarray, list[Any]] | None:
         """Return the next problems that wait, and their numbers; -1 for those that are not to be taken in."""

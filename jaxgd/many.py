@@ -138,8 +138,8 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
     sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
     if not sizes and ask.bounds is not None:
         # Nothing but the bounds can differ: they have an axis more than the params, which are vectors at most.
-        ends = [np.shape(leaf) for leaf in jax.tree.leaves(ask.bounds)]
-        sizes = {"bounds": shape[0] for shape in ends if len(shape) > 1}
+        counts = [np.shape(leaf)[0] for leaf in jax.tree.leaves(ask.bounds) if np.ndim(leaf) > 1]
+        sizes = {"bounds": counts[0]} if counts else {}
     if not sizes:
         msg = (
             f"nothing differs by lane, with `in_axes={in_axes!r}`. Give `data` or `init` an axis of problems, or an"

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxgd.flat import spectrum
+from jaxgd.flat import CLOSED, spectrum
 from jaxgd.solvers.region import Step
 
+BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
 
@@ -84,22 +85,32 @@ def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, 
     """Solve by elimination where the minimum of the model is near, as it mostly is, and by the spectrum elsewhere."""
     full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
     step, sure = _by_elimination(*full)
-    step = jax.lax.platform_dependent(*full, step, sure, cpu=_one_by_one, default=_together)
+    step = jax.lax.platform_dependent(*full, step, sure, cpu=_by_blocks, default=_together)
     return step, jax.tree.map(lambda _: True, step)
 
 
-def _one_by_one(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
-    """Solve by the spectrum where the step is not sure, lane by lane.
+def _by_blocks(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
+    """Solve by the spectrum where the step is not sure, some lanes at a time.
 
-    A spectrum costs as much as several evaluations of a small loss; and where two programs run at once, one of all
-    lanes together may block the threads of XLA on CPU for ever.
+    A spectrum costs as much as several evaluations of a small loss; and where two programs run at once, spectra of
+    several lanes in one call of LAPACK may block the threads of XLA on CPU for ever: they are found one by one.
     """
+    lanes, size = slopes.shape
 
     def onwards(carry: tuple[jax.Array, Step]) -> tuple[jax.Array, Step]:
         unsure, step = carry
-        lane = jnp.argmax(unsure)
-        one = _by_spectrum(*spectrum(matrices[lane]), slopes[lane], radii[lane])
-        return unsure.at[lane].set(False), jax.tree.map(lambda rows, row: rows.at[lane].set(row), step, one)
+        block = jnp.nonzero(unsure, size=min(BLOCK, lanes), fill_value=lanes)[0]
+        own = [leaf.at[block].get(mode="clip") for leaf in (matrices, slopes, radii)]
+
+        def find(at: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, spectrum(own[0][at]))
+
+        blank = (jnp.zeros_like(own[1]), jnp.zeros_like(own[0]))
+        count = jnp.minimum(jnp.sum(unsure), len(block))
+        spectra = jax.vmap(spectrum)(own[0]) if size <= CLOSED else jax.lax.fori_loop(0, count, find, blank)
+        solved = jax.vmap(_by_spectrum)(*spectra, *own[1:])
+        step = jax.tree.map(lambda rows, new: rows.at[block].set(new, mode="drop"), step, solved)
+        return unsure.at[block].set(False, mode="drop"), step
 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), onwards, (~sure, step))[1]
 
