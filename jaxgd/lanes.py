@@ -18,11 +18,13 @@ from jaxgd.program import Answer, Inputs, Program, clock
 from jaxgd.run import Run, tick
 from jaxgd.stop import Status
 
+REFILLS = 4  # times that a pool is filled, at least
+WORTH = 64  # lanes worth a pool
 NARROWEST = 8  # lanes; the others are this times powers of 4
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
 TAIL = 64  # evaluations in a pool wider than needed, before a narrower one is compiled
-PART = 8  # of its width, that a pool takes in at once
-WIDEST = {"cpu": 2048, "other": 32768}
+PART = 4  # of its width, that a pool takes in at once
+WIDEST = {"cpu": 1024, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
 SHARE = 8  # part of a device's memory that a pool may take
 MOST_WORKERS = 16
@@ -211,7 +213,8 @@ class Solve:
         """Solve; Ctrl-C ends all lanes and keeps what is done."""
         places = _places(alone=self.lanes.program.recipe.traced.may_block)
         needed = math.ceil(self.batch.size / (len(places) * self._processes))
-        width = _width_for(min(needed, self._widest(places[0])))
+        # Pools that are refilled some times over waste less than one that holds all.
+        width = _width_for(min(max(needed // REFILLS, min(needed, WORTH)), self._widest(places[0])))
         self._most = width // PART
         settings = _settings()
         with ThreadPoolExecutor(len(places)) as threads:
