@@ -122,7 +122,7 @@ def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box
 def _bound(path: str, leaf: Any, like: Any, name: str, missing: float, lanes: int | None) -> Any:
     """Return one bound as an array in the shape and type of its parameter, after the lanes if it differs by lane."""
     by_lane = lanes is not None and np.ndim(leaf) == len(like.shape) + 1 and len(leaf) == lanes
-    shape = (lanes, *like.shape) if by_lane else like.shape
+    shape: tuple[Any, ...] = (lanes, *like.shape) if by_lane else like.shape
     if jnp.issubdtype(like.dtype, jnp.complexfloating):
         msg = f"`bounds` cannot order the complex parameter params{path}. Split it into real and imaginary parts."
         raise TypeError(msg)

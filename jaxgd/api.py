@@ -126,7 +126,11 @@ def minimize_many(
         MemoryError: where not even one problem fits the device.
 
     """
-    asks = {"minimize": {}, "maximize": {"sign": -1}, "least_squares": {"least_squares": True}}
+    asks: dict[str, dict[str, Any]] = {
+        "minimize": {},
+        "maximize": {"sign": -1},
+        "least_squares": {"least_squares": True},
+    }
     if kind not in asks:
         msg = f"`kind` must be one of {', '.join(map(repr, asks))}; got {kind!r}."
         raise ValueError(msg)

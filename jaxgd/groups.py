@@ -74,7 +74,7 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
         msg = "`has_aux=True` cannot be had with `Groups`: what a loss returns of filled-up rows is not yours."
         raise ValueError(msg)
     rows = Sorted(ask.data)
-    size, outcomes, program, note = len(rows.labels), [], None, ""
+    size, outcomes = len(rows.labels), []
     for length in lengths(rows.counts):
         below = max((other for other in lengths(rows.counts) if other < length), default=0)
         groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
@@ -85,7 +85,7 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
         if not outcomes:
             _check(ask, rows, program, weighted)
         outcomes.append((groups, many.solve(program, batch, watch)))
-    return program, _merged(size, outcomes), rows.labels, note
+    return program, _merged(size, outcomes), rows.labels, note  # type: ignore[reportPossiblyUnboundVariable]
 
 
 def lengths(counts: np.ndarray) -> list[int]:

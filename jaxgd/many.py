@@ -9,8 +9,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added
-from jaxgd.lanes import Batch, Lanes, Solve
+from jaxgd.lanes import Solve
 from jaxgd.methods import named
+from jaxgd.pool import Batch, Lanes
 from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
 from jaxgd.program import Answer, Program
 from jaxgd.solve import aside
@@ -79,7 +80,16 @@ def solve(program: Program, batch: Batch, watch: Watch | None = None, *, rivals:
     running = Solve(lanes, batch, watch, rivals=rivals)
     running.run()
     answer, rows = running.collected()
+    _put_starts(batch, answer)
     return Outcome(_looked_at_twice(program, batch, answer), rows, running.slots, running.compiling)
+
+
+def _put_starts(batch: Batch, answer: Answer) -> None:
+    """Put the starts where a lane was never begun."""
+    never = (answer.counts[:, 0] == Status.INTERRUPTED) & (answer.counts[:, 1] == 0)
+    columns = jax.tree.leaves(answer.params)
+    for column, leaf, own in zip(columns, batch.leaves[: len(columns)], batch.mapped, strict=False):
+        column[never] = leaf[never] if own else leaf
 
 
 def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
@@ -153,7 +163,7 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
     size = next(iter(sizes.values()))
     leaves = jax.tree.leaves(init)
     if in_axes is None and data is not None and leaves and all(np.shape(leaf)[:1] == (size,) for leaf in leaves):
-        first = [0] * len(leaves)
+        first: Axes = [0] * len(leaves)
         one = _of_one(data, axes[1])
         if _takes(ask, _of_one(init, first), one):
             if _takes(ask, init, one):

@@ -175,8 +175,8 @@ class Result:
         tests = replace(self.tests, **own) if own else self.tests
         labels = self.labels if self.labels is None else self.labels[lane]
         found = replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
-        trim = found.trace is not None and np.ndim(found.counts) == 1
-        return replace(found, trace=found.trace.trimmed()) if trim else found
+        one = np.ndim(found.counts) == 1
+        return replace(found, trace=found.trace.trimmed()) if found.trace is not None and one else found
 
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a lane: status, loss, gradient, cost, and a column for each parameter."""
@@ -218,7 +218,7 @@ class Result:
         shown = [*lanes[first], *np.delete(lanes, first)][:most]
         said = [
             f"lane {lane}{self._called(lane)} ({self[int(lane)].status.name}): {self[int(lane)].message}"
-            for lane in shown
+            for lane in map(int, shown)
         ]
         return [*said, f"and {len(lanes) - most} more, in `~result.converged`"] if len(lanes) > most else said
 

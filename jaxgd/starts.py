@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import many
@@ -55,7 +56,7 @@ def _starts(ask: Ask, count: int) -> Any:
     width = np.where(boxed, upper, 1) - np.where(boxed, lower, 0)
     points = np.where(boxed, np.where(boxed, lower, 0) + places * width, np.clip(around, lower, upper))
     points[0] = start
-    return jax.tree.map(np.asarray, jax.vmap(layout.unflatten)(points.astype(layout.dtype)))
+    return jax.tree.map(np.asarray, jax.vmap(layout.unflatten)(jnp.asarray(points, layout.dtype)))
 
 
 def _optima(answer: Any, order: np.ndarray) -> list[Optimum]:

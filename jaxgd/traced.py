@@ -54,14 +54,6 @@ class Traced:
         text = str(self.jaxpr)
         return "pure_callback" in text or "io_callback" in text
 
-    @property
-    def may_block(self) -> bool:
-        """Whether it holds what may wait for ever where two programs run at once on CPU.
-
-        LAPACK, FFT and host functions wait in a thread of XLA for others of its threads, which may all wait so.
-        """
-        return bool(re.search(rf"= ({'|'.join(_BLOCKING)})\b", str(self.jaxpr)))
-
     def derivatives(self, data: Any, arrays: Any) -> Derivatives:
         """Return which of the loss's derivatives JAX has."""
         if "custom_vjp" not in str(self.jaxpr):
@@ -78,10 +70,6 @@ class Traced:
         return Derivatives.BACKWARD
 
 
-_BLOCKING = (
-    *("cholesky", "eig", "eigh", "fft", "geqrf", "geqp3", "hessenberg", "householder_product", "lu", "ormqr", "qr"),
-    *("schur", "svd", "sylvester", "triangular_solve", "tridiagonal", "pure_callback", "io_callback", "debug_callback"),
-)
 Loss = Callable[[Any, Any, Any], Any]  # of params, data or None, and the arrays the user's loss closes over
 
 

@@ -12,7 +12,7 @@ from problems import PROBLEMS, X
 from solvers import SOLVERS
 
 import jaxgd
-from jaxgd import Groups, Status, Stop, lanes, minimize, minimize_many
+from jaxgd import Groups, Status, Stop, lanes, minimize, minimize_many, places
 
 RNG = np.random.default_rng(3)
 STORES = RNG.normal(size=(50, 7)).astype(np.float32)
@@ -104,7 +104,7 @@ def test_order_and_neighbours_change_no_bit_and_width_no_more_than_rounding(monk
     plain = minimize_many(ridge, data)
     order = RNG.permutation(300)
     assert same(minimize_many(ridge, (data[0][order], data[1][order])), plain[order])
-    monkeypatch.setattr(lanes, "MOST_WORKERS", 1)
+    monkeypatch.setattr(places, "MOST_WORKERS", 1)
     assert same(minimize_many(ridge, data), plain)
     monkeypatch.setattr(lanes, "WIDEST", {"cpu": 256, "other": 256})
     wide = minimize_many(ridge, data)
@@ -294,7 +294,11 @@ GOOD = (np.ones((4, 6)), np.ones((4, 6)))
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: minimize_many(line, (np.ones((4, 6)), np.ones((5, 6)))), ValueError, "`data[0]` has 4, `data[1]` has 5"),
+        (
+            lambda: minimize_many(line, (np.ones((4, 6)), np.ones((5, 6)))),
+            ValueError,
+            "`data[0]` has 4, `data[1]` has 5",
+        ),
         (lambda: minimize_many(mse, np.ones((0, 3))), ValueError, "empty"),
         (lambda: minimize_many(line, (np.ones((4, 6)), 1.0)), ValueError, "`data[1]` of shape () has no axis 0"),
         (lambda: minimize_many(line, GOOD, in_axes=(None, (0, 2))), ValueError, "no axis 2"),
@@ -306,14 +310,22 @@ GOOD = (np.ones((4, 6)), np.ones((4, 6)))
         (lambda: minimize_many(line, GOOD, l2=-np.ones(4)), ValueError, "0 or more"),
         (lambda: minimize_many(line, GOOD, kind="minimise"), ValueError, "`kind` must be one of"),
         (lambda: minimize_many(line, GOOD, stpo=1), TypeError, "nearest is `stop`"),
-        (lambda: minimize_many(lambda w, y: jnp.sum((w - y) ** 2), np.ones((4, 4)), np.zeros(4)), ValueError, "Say which"),
+        (
+            lambda: minimize_many(lambda w, y: jnp.sum((w - y) ** 2), np.ones((4, 4)), np.zeros(4)),
+            ValueError,
+            "Say which",
+        ),
         (lambda: minimize(mse, STORES[0], method=jaxgd.GradientDescent(np.ones(3))), ValueError, "minimize_many"),
         (lambda: minimize(mse, STORES[0], stop=Stop(gtol=np.ones(3))), ValueError, "minimize_many"),
         (lambda: jaxgd.GradientDescent(-np.ones(3)), ValueError, "positive"),
         (lambda: minimize(mse, STORES[0], starts=0), ValueError, "1 or more"),
         (lambda: minimize_many(mse, Groups(np.ones(5), by=[1, 2])), ValueError, "one label for each row"),
         (lambda: minimize_many(mse, Groups(np.ones(2), by=[1, np.nan])), ValueError, "no label for 1 of 2"),
-        (lambda: minimize_many(lambda t, y: jnp.sum((y - t) ** 2), Groups(np.ones(3), by=[1, 1, 2])), ValueError, "no mean"),
+        (
+            lambda: minimize_many(lambda t, y: jnp.sum((y - t) ** 2), Groups(np.ones(3), by=[1, 1, 2])),
+            ValueError,
+            "no mean",
+        ),
     ],
 )
 def test_bad_input(call, error, words):
@@ -323,7 +335,7 @@ def test_bad_input(call, error, words):
 
 
 def test_one_lane_that_does_not_fit(monkeypatch):
-    monkeypatch.setattr(lanes, "_memory", lambda _: 10)
+    monkeypatch.setattr(lanes, "memory_of", lambda _: 10)
     with pytest.raises(MemoryError, match="`data` of one lane"):
         minimize_many(mse, STORES)
 

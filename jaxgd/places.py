@@ -1,0 +1,60 @@
+"""Where pools run: the devices of workers, their memory, and the settings that a thread brings along."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+MOST_WORKERS = 16
+_BLOCKING = (
+    r"= (cholesky|eigh?|fft|geq\w+|hessenberg|householder\w+|lu|ormqr|qr|schur|svd|sylvester|tri\w+|\w+_callback)\b"
+)
+
+
+def may_block(jaxpr: Any) -> bool:
+    """Whether a loss holds what may wait for ever where two programs run at once on CPU.
+
+    LAPACK, FFT and host functions wait in a thread of XLA for others of its threads, which may all wait so.
+    """
+    return bool(re.search(_BLOCKING, str(jaxpr)))
+
+
+def places(*, alone: bool) -> list[Any]:
+    """Return the device of each worker: on CPU one worker a core, elsewhere two, of which one is always computing.
+
+    `alone`: on CPU one program must not run beside another.
+    """
+    devices = jax.local_devices()
+    preferred = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if preferred is not None:
+        devices = [preferred] if not isinstance(preferred, str) else jax.local_devices(backend=preferred)[:1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = max(1, cores // len(devices)) if devices[0].platform == "cpu" else 2
+    if alone and devices[0].platform == "cpu":
+        return devices[:1]
+    return (devices * each)[: max(len(devices), MOST_WORKERS)]
+
+
+def settings() -> list[Callable[[], Any]]:
+    """Return contexts that bring this thread's settings of JAX to another."""
+    config: Any = jax.config
+    wide, precision, promotion = (
+        config.jax_enable_x64,
+        config.jax_default_matmul_precision,
+        config.jax_numpy_dtype_promotion,
+    )
+    return [
+        lambda: jax.enable_x64(wide),
+        lambda: jax.default_matmul_precision(precision),
+        lambda: jax.numpy_dtype_promotion(promotion),
+    ]
+
+
+def memory_of(device: Any) -> int:
+    """Return the bytes of memory of a device."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33

@@ -1,0 +1,175 @@
+"""Pools of lanes: what a program of many solves is compiled to, and what it is given."""
+
+import threading
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.evidence import Evidence
+from jaxgd.program import Answer, Inputs, Program
+from jaxgd.run import Run, tick
+from jaxgd.stop import Status
+
+
+class Batch(NamedTuple):
+    """The inputs of many lanes: leaves of `Inputs`, those that differ by lane with the lanes first."""
+
+    size: int
+    structure: Any
+    leaves: list[Any]
+    mapped: tuple[bool, ...]  # whether a leaf differs by lane
+    types: list[Any]  # in which a leaf is computed with
+
+    @property
+    def shared(self) -> list[Any]:
+        """What all lanes have in common; 0 elsewhere."""
+        return [0 if mapped else leaf for leaf, mapped in zip(self.leaves, self.mapped, strict=True)]
+
+    @property
+    def given(self) -> list[tuple[Any, Any]]:
+        """What differs by lane, each with its type."""
+        return [pair for *pair, mapped in zip(self.leaves, self.types, self.mapped, strict=True) if mapped]  # type: ignore[misc]
+
+    def block(self, start: int, length: int) -> list[Any]:
+        """Return what differs of the lanes from `start` on."""
+        if length > self.size:
+            # Filled up with the last.
+            lanes = np.minimum(np.arange(length), self.size - 1)
+            return [leaf[lanes].astype(dtype) for leaf, dtype in self.given]
+        return [_slice(leaf, start, length, dtype) for leaf, dtype in self.given]
+
+    def picked(self, lanes: np.ndarray) -> "Batch":
+        """Return the batch of these lanes alone."""
+        leaves = [leaf[lanes] if mapped else leaf for leaf, mapped in zip(self.leaves, self.mapped, strict=True)]
+        return self._replace(size=len(lanes), leaves=leaves)
+
+
+def _slice(leaf: Any, start: int, length: int, dtype: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return np.asarray(leaf[start : start + length], dtype)
+    return _sliced(leaf, start, length).astype(dtype)
+
+
+_sliced = jax.jit(jax.lax.dynamic_slice_in_dim, static_argnums=2)
+
+
+class Pool(NamedTuple):
+    """Slots for as many lanes as the pool is wide."""
+
+    owner: jax.Array  # int32, shape (w,): number of the problem in each slot; -1: the slot is free
+    given: list[jax.Array]  # each (w, ...): what differs by lane
+    runs: Run  # each (w, ...)
+
+
+class Ended(NamedTuple):
+    """What comes back to the host after a turn; of the lanes that leave, at most as many as were taken in."""
+
+    owner: jax.Array  # int32, shape (k,); -1: none
+    answer: Answer
+    rows: Any  # of the trace
+    running: jax.Array  # lanes that are left running
+    ended: jax.Array  # lanes that have ended and could not leave yet
+    ticks: jax.Array  # evaluations made in every slot
+
+
+class Orders(NamedTuple):
+    """What the host tells a pool for a turn."""
+
+    ticks: Any  # evaluations to make at most, unless enough lanes end before
+    least: Any  # lanes left running at which to stop
+    ceiling: Any  # lanes that cannot get below this loss are given up; inf: none
+    halt: Any  # end all lanes
+
+
+class Lanes:
+    """The turns of a program's pools, compiled once for each width."""
+
+    def __init__(self, program: Program, structure: Any, mapped: tuple[bool, ...]) -> None:
+        """Prepare; `structure` is that of the inputs, `mapped` says which of its leaves differ by lane."""
+        self.program, self.structure, self.mapped = program, structure, mapped
+        self.turn = jax.jit(self._turn, donate_argnums=1)
+        self.shrink = jax.jit(self._shrink, static_argnums=1)
+        self.widths: set[int] = set()  # compiled
+        self.lock = threading.Lock()  # so that what several workers need is compiled once
+
+    def inputs(self, shared: list[Any], given: list[Any]) -> Inputs:
+        """Return the inputs of one lane, of what all have in common and its own."""
+        own = iter(given)
+        leaves = [next(own) if mapped else leaf for leaf, mapped in zip(shared, self.mapped, strict=True)]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def empty(self, shared: list[Any], block: list[Any], width: int) -> Pool:
+        """Return a pool with all slots free, for lanes like those of the block."""
+        runs = jax.eval_shape(jax.vmap(lambda given: self.program.begin(self.inputs(shared, given))), block)
+        given, runs = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape[1:]), leaf.dtype), (block, runs))
+        return Pool(jnp.full(width, -1, jnp.int32), given, runs)
+
+    def _turn(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any], orders: Orders) -> tuple[Pool, Ended]:
+        """Take the block in, advance until as many lanes have ended as a block holds, and let those leave."""
+        most = owner.size
+        pool = self._taken(shared, pool, owner, block)
+        ticks, runs = self._advanced(shared, pool, orders, most)
+        pool = pool._replace(runs=self._told(runs, orders))
+        ended = (pool.owner >= 0) & (pool.runs.status != Status.RUNNING)
+        slots = jnp.nonzero(ended, size=most, fill_value=pool.owner.size)[0]
+        given, runs = jax.tree.map(lambda leaf: leaf.at[slots].get(mode="clip"), (pool.given, pool.runs))
+
+        def answer(given: list[Any], run: Run) -> Any:
+            inputs = self.inputs(shared, given)
+            return self.program.answer(inputs, run), run.rows and self.program.rows(inputs, run.rows)
+
+        answers, rows = jax.vmap(answer)(given, runs)
+        leaving = pool.owner.at[slots].get(mode="fill", fill_value=-1)
+        running = jnp.sum((pool.owner >= 0) & ~ended)
+        late = jnp.sum(ended) - jnp.sum(leaving >= 0)
+        pool = pool._replace(owner=pool.owner.at[slots].set(-1, mode="drop"))
+        return pool, Ended(leaving, answers, rows, running, late, ticks)
+
+    def _taken(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any]) -> Pool:
+        """Return the pool with the block's lanes in free slots."""
+        free = jnp.nonzero(pool.owner < 0, size=owner.size, fill_value=pool.owner.size)[0]
+        # Those of the block that are not to be taken in go nowhere.
+        slots = jnp.where(owner >= 0, free[jnp.cumsum(owner >= 0) - 1], pool.owner.size)
+        runs = jax.vmap(lambda given: self.program.begin(self.inputs(shared, given)))(block)
+        return jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), pool, Pool(owner, block, runs))
+
+    def _advanced(self, shared: list[Any], pool: Pool, orders: Orders, most: int) -> tuple[jax.Array, Run]:
+        """Tick as the orders say, until all lanes have ended, or `most` of them."""
+
+        def step(given: list[Any], run: Run) -> Run:
+            return tick(*self.program.bind(self.inputs(shared, given)), run)
+
+        def going(carry: tuple[jax.Array, Run]) -> jax.Array:
+            made, runs = carry
+            running = jnp.sum((pool.owner >= 0) & (runs.status == Status.RUNNING))
+            ended = jnp.sum(pool.owner >= 0) - running
+            return (made < orders.ticks) & (running > orders.least) & (ended < most)
+
+        def onwards(carry: tuple[jax.Array, Run]) -> tuple[jax.Array, Run]:
+            made, runs = carry
+            alive = (pool.owner >= 0) & (runs.status == Status.RUNNING)
+            new = jax.vmap(step)(pool.given, runs)
+            return made + 1, jax.tree.map(lambda a, b: jnp.where(_beside(alive, a), a, b), new, runs)
+
+        return jax.lax.while_loop(going, onwards, (jnp.zeros((), jnp.int32), pool.runs))
+
+    def _told(self, runs: Run, orders: Orders) -> Run:
+        """Return the runs after what the host says of them."""
+        running, status = runs.status == Status.RUNNING, runs.status
+        # Ten times what the model says is left.
+        reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).left
+        status = jnp.where(running & (reach > orders.ceiling), int(Status.OUTDONE), status)
+        status = jnp.where(running & orders.halt, int(Status.INTERRUPTED), status)
+        return runs._replace(counts=runs.counts.at[:, 0].set(status))
+
+    def _shrink(self, pool: Pool, width: int) -> Pool:
+        """Return the pool with its lanes in `width` slots."""
+        slots = jnp.nonzero(pool.owner >= 0, size=width, fill_value=pool.owner.size)[0]
+        smaller = jax.tree.map(lambda leaf: leaf.at[slots].get(mode="clip"), pool)
+        return smaller._replace(owner=pool.owner.at[slots].get(mode="fill", fill_value=-1))
+
+
+def _beside(flags: jax.Array, leaf: jax.Array) -> jax.Array:
+    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
