@@ -199,7 +199,7 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
     if value.shape != ():
         msg = (
             f"`loss` {name} must return one number; it returns an array of shape {value.shape}."
-            " Take its mean or sum; for many problems at once, `jax.vmap` `minimize` over them."
+            " Take its mean or sum; for many problems at once, `jaxgd.minimize_many`."
         )
         raise LossError(msg)
     if not jnp.issubdtype(value.dtype, jnp.floating):
