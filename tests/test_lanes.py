@@ -1,6 +1,9 @@
 """Many problems at once: lanes do not know of each other, whatever pool they are in."""
 
 import _thread
+import socket
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -276,6 +279,31 @@ def test_ctrl_c_returns_what_is_done():
     assert result.converged[:40].all()
     assert (result.status[40:] == Status.INTERRUPTED).all()
     assert np.isfinite(result.loss[40:]).all()
+
+
+MEMBER = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, jaxgd
+port, count, rank = map(int, sys.argv[1:])
+if count > 1:
+    jax.distributed.initialize(f"localhost:{port}", count, rank)
+stores = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+result = jaxgd.minimize_many(lambda t, y: jnp.mean((y - t) ** 2), stores)
+print(result.converged.all(), np.abs(result.params - stores.mean(1)).max() < 1e-6, result.params.tobytes().hex())
+"""
+
+
+def test_two_processes_answer_as_one():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    members = [
+        subprocess.Popen([sys.executable, "-c", MEMBER, str(port), "2", str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [member.communicate(timeout=120)[0].splitlines()[-1] for member in members]
+    assert said[0] == said[1]
+    assert said[0].startswith("True True")
 
 
 def test_a_loss_that_holds_lapack_is_solved():

@@ -1,0 +1,134 @@
+"""Pieces of lanes, each against what it stands for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxgd
+from jaxgd.added import as_terms
+from jaxgd.flat import Layout, spectrum
+from jaxgd.groups import lengths
+from jaxgd.places import may_block
+from jaxgd.problem import Problem
+from jaxgd.solvers.dense import Dense
+from jaxgd.traced import trace
+
+RNG = np.random.default_rng(5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e12, 1e12), min_size=3, max_size=3))
+def test_spectrum_of_two(entries):
+    high, off, low = entries
+    matrix = np.array([[high, off], [off, low]])
+    with jax.enable_x64(True):
+        values, vectors = map(np.asarray, spectrum(jnp.asarray(matrix)))
+    size = np.abs(matrix).max()
+    assert np.allclose(values, np.linalg.eigvalsh(matrix), atol=1e-14 * size, rtol=0)
+    assert np.allclose(vectors @ np.diag(values) @ vectors.T, matrix, atol=1e-14 * size, rtol=0)
+    assert np.allclose(vectors.T @ vectors, np.eye(2), atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_steps_of_lanes_are_those_of_each_alone(size):
+    """Convex and not, inside the radius, on it, and with none yet."""
+    lanes = 90
+    roots = RNG.normal(size=(lanes, size, size))
+    hessians = np.einsum("bij,bkj->bik", roots, roots) - RNG.uniform(0, 2, (lanes, 1, 1)) * np.eye(size)
+    grads, radii = RNG.normal(size=(lanes, size)), np.exp(RNG.normal(size=lanes))
+    radii[::3] = np.inf
+    free = np.ones(size)
+
+    def within(hessian, grad, radius):
+        return Dense(grad, jnp.full(size, 1.5), hessian).within(grad, free, radius)
+
+    with jax.enable_x64(True):
+        together = jax.jit(jax.vmap(within))(hessians, grads, radii)
+        alone = jax.jit(within)
+        for lane in range(lanes):
+            one = alone(hessians[lane], grads[lane], radii[lane])
+            for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(one), strict=True):
+                assert np.allclose(got[lane], wanted, rtol=1e-9, atol=1e-9)
+
+
+def several(params, data):
+    features, others, y = data
+    z = features @ params["w"] + params["b"]
+    bent = jnp.einsum("i,ijk->jk", params["v"], others)
+    return jnp.mean(jnp.logaddexp(0.0, z) - y * z) + jnp.sum(bent**4) + jnp.vdot(y[:3], params["w"]) * params["b"] ** 2
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_hessian_cut_at_the_products_is_the_hessian(sign):
+    with jax.enable_x64(True):
+        params = {"b": jnp.asarray(0.3), "v": jnp.asarray([0.5, -0.2]), "w": jnp.asarray([0.1, 0.2, -0.4])}
+        data = (RNG.normal(size=(20, 3)), RNG.normal(size=(2, 3, 2)), RNG.normal(size=20))
+        record = trace(lambda p, d, _: several(p, d), "several", params, data, [], has_aux=False)
+        cut = record.cut(data, [])
+        assert cut is not None
+        assert len(cut.dots.places) == 3
+        layout = Layout.of(params)
+        plain = Problem(lambda p: (several(p, data), ()), layout, (), sign, ridge=jnp.asarray(0.7))
+        vector = layout.flatten(params)
+        one, other = (
+            plain.hessian(vector),
+            Problem(plain.loss, layout, (), sign, ridge=plain.ridge, cut=cut).hessian(vector),
+        )
+        assert np.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_hessian_is_cut_where_params_are_held():
+    data = (RNG.normal(size=(20, 3)), RNG.normal(size=(2, 3, 2)), RNG.normal(size=20))
+    init = {"b": 0.3, "v": np.array([0.5, -0.2]), "w": np.zeros(3)}
+    fixed = {"w": [True, False, False]}
+    newton = jaxgd.minimize(several, data, init, fixed=fixed, l2=1.0, dtype="float64", method="newton")
+    other = jaxgd.minimize(several, data, init, fixed=fixed, l2=1.0, dtype="float64", method="bfgs")
+    assert newton.params["w"][0] == 0
+    assert newton.loss == pytest.approx(other.loss, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
+def test_lengths_of_groups(counts):
+    counts = np.array(counts)
+    found = lengths(counts)
+    assert len(found) <= 4
+    assert found == sorted(set(found))
+    assert found[-1] == counts.max()
+    assert set(found) <= set(counts.tolist())
+
+    def filled(sizes):
+        return sum(min(size for size in sizes if size >= count) for count in counts.tolist())
+
+    assert filled(found) <= filled(
+        [int(np.median(counts)), counts.max()] if np.median(counts) in counts else [counts.max()]
+    )
+
+
+def test_what_may_block():
+    assert may_block(jax.make_jaxpr(jnp.linalg.eigvalsh)(np.eye(3)))
+    assert may_block(jax.make_jaxpr(jnp.fft.fft)(np.ones(3)))
+    assert may_block(jax.make_jaxpr(jax.jit(jnp.linalg.cholesky))(np.eye(3)))
+    assert not may_block(jax.make_jaxpr(lambda x: jnp.exp(x @ x).sum())(np.eye(3)))
+
+
+def test_numbers_by_lane_are_told_apart():
+    start = {"a": np.zeros(2), "b": np.zeros(())}
+    terms, _ = as_terms((-1, {"b": np.arange(3.0), "a": np.ones(2)}), None, np.ones(3), None, start, lanes=3)
+    assert terms.term.upper["b"].shape == (3,)
+    assert terms.term.upper["a"].shape == (2,)
+    assert terms.ridge.shape == (3,)
+
+
+def test_a_program_made_under_vmap_is_called_again():
+    def tilted(w, data):
+        features, y = data
+        return jnp.mean((y - features @ w) ** 2)
+
+    data = (RNG.normal(size=(3, 10, 2)).astype(np.float32), RNG.normal(size=(3, 10)).astype(np.float32))
+    for tol in (1e-3, 1e-5):
+        solved = jax.jit(jax.vmap(lambda x, y, tol=tol: jaxgd.minimize(tilted, (x, y), tol=tol).params))(*data)
+    assert np.allclose(solved[0], np.linalg.lstsq(data[0][0], data[1][0])[0], atol=1e-3)
