@@ -63,13 +63,8 @@ def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Prog
     places = tuple(i for i, leaf in enumerate(leaves) if not isinstance(leaf, _NUMBERS))
     functions = (ask.loss, *(leaves[i] for i in places))
     numbers = numbers_of(leaves)
-    for number in numbers:
-        if np.ndim(number):
-            msg = (
-                f"`method` or `stop` holds an array of shape {np.shape(number)} where one number belongs. One number"
-                " for each of many problems is for `jaxgd.minimize_many`."
-            )
-            raise ValueError(msg)
+    if any(getattr(number, "ndim", 0) for number in numbers):
+        _refuse_arrays(method, ask.stop)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
@@ -154,6 +149,18 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
         raise traced.LossError(msg)
     vector = as_vector(residuals, jax.numpy.result_type(np.float32, *(leaf.real.dtype for leaf in leaves)))
     return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
+
+
+def _refuse_arrays(*options: Any) -> None:
+    """Say which option holds an array where one number belongs."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(options):
+        if getattr(leaf, "ndim", 0):
+            name = jax.tree_util.keystr(path[1:]).lstrip(".")
+            msg = (
+                f"`{name}` must be one number; got an array of shape {leaf.shape}. One number for each of many problems"
+                " is for `jaxgd.minimize_many`."
+            )
+            raise ValueError(msg)
 
 
 def numbers_of(options: Any) -> list[Any]:
