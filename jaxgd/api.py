@@ -101,6 +101,7 @@ def minimize_many(
 
     Lanes share nothing but the machine: each stops by itself, one that fails changes no other, and its place is taken
     by a problem that waits. A loss is written for one problem; do not sum losses of many, which would share one step.
+    All cores and all devices of this process work, or one within `with jax.default_device(device):`.
 
     Args:
         loss: as for `minimize`, of one problem.
