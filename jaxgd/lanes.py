@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgd.places import may_block, memory_of, places, settings
 from jaxgd.pool import Batch, Ended, Lanes, Orders
-from jaxgd.program import Answer, clock
+from jaxgd.program import Answer, cache, clock
 from jaxgd.stop import Status
 
 REFILLS = 4  # times that a pool is filled, at least
@@ -145,7 +145,9 @@ class Solve:
             began = time.perf_counter()
             with nullcontext() if width in lanes.widths else lanes.lock:
                 pool, ended = lanes.turn(shared, pool, owner, block, orders)
-            lanes.widths.add(width)
+            if width not in lanes.widths:
+                lanes.widths.add(width)
+                cache.trim()
             if not full:
                 continue
             held = self._keep(ended, width)

@@ -17,7 +17,10 @@ from jaxgd.run import Rows, Run, Solver, advance, begin
 from jaxgd.stop import Stop
 from jaxgd.traced import Derivatives
 
-MOST = 512  # programs kept; the oldest leaves first
+# Programs kept, by weight; the oldest leaves first. On Linux a process has room for the code of some 400, beyond which
+# XLA aborts: each kernel takes of 65,530 mappings.
+MOST = 256
+POOL = 6  # weight of the program of a pool of lanes
 
 
 class Inputs(NamedTuple):
@@ -79,6 +82,11 @@ class Program:
         self.answer = jax.jit(self._answer)
         self.rows = jax.jit(self._rows)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
+
+    @property
+    def weight(self) -> int:
+        """How much code it holds, in programs of one solve."""
+        return 1 + POOL * sum(len(lanes.widths) for lanes in self.lanes.values())
 
     def on_device(self, numbers: list[Any]) -> list[Any]:
         """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""
@@ -160,7 +168,7 @@ class Cache:
     """Programs by key, oldest first."""
 
     def __init__(self, most: int) -> None:
-        """Keep at most `most` programs."""
+        """Keep programs of a weight of `most` in all."""
         self._most = most
         self._programs: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
@@ -173,8 +181,18 @@ class Cache:
         """Keep `program` under `key`."""
         with self._lock:
             self._programs[key] = program
-            while len(self._programs) > self._most:
-                del self._programs[next(iter(self._programs))]
+        self.trim()
+
+    def trim(self) -> None:
+        """Forget the oldest programs where all together weigh too much; a program gains weight by its pools."""
+        with self._lock:
+            weights = {key: getattr(program, "weight", 0) for key, program in self._programs.items()}
+            total = sum(weights.values())
+            for key in list(weights)[:-1]:
+                if total <= self._most:
+                    break
+                del self._programs[key]
+                total -= weights[key]
 
     def clear(self) -> None:
         """Forget all programs."""

@@ -13,6 +13,7 @@ from jaxgd.flat import Layout, spectrum
 from jaxgd.groups import lengths
 from jaxgd.places import may_block
 from jaxgd.problem import Problem
+from jaxgd.program import Cache, cache
 from jaxgd.solvers.dense import Dense
 from jaxgd.traced import trace
 
@@ -58,7 +59,9 @@ def several(params, data):
     features, others, y = data
     z = features @ params["w"] + params["b"]
     bent = jnp.einsum("i,ijk->jk", params["v"], others)
-    return jnp.mean(jnp.logaddexp(0.0, z) - y * z) + jnp.sum(bent**4) + jnp.vdot(y[:3], params["w"]) * params["b"] ** 2
+    return (
+        jnp.mean(jnp.logaddexp(0.0, z) - y * z) + jnp.sum(bent**4) + (jnp.vdot(y[:3], params["w"]) * params["b"]) ** 2
+    )
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -132,3 +135,25 @@ def test_a_program_made_under_vmap_is_called_again():
     for tol in (1e-3, 1e-5):
         solved = jax.jit(jax.vmap(lambda x, y, tol=tol: jaxgd.minimize(tilted, (x, y), tol=tol).params))(*data)
     assert np.allclose(solved[0], np.linalg.lstsq(data[0][0], data[1][0])[0], atol=1e-3)
+
+
+def test_programs_are_forgotten_by_weight():
+    class Weighing:
+        def __init__(self, weight):
+            self.weight = weight
+
+    kept = Cache(10)
+    for key in range(20):
+        kept.put(key, Weighing(1))
+    assert [key for key in range(20) if kept.get(key)] == list(range(10, 20))
+    kept.get(19).weight = 5
+    kept.trim()
+    assert [key for key in range(20) if kept.get(key)] == list(range(14, 20))
+    kept.put(20, Weighing(100))
+    assert [key for key in range(21) if kept.get(key)] == [20]
+
+
+def test_a_program_weighs_more_with_its_pools():
+    stores = RNG.normal(size=(9, 4)).astype(np.float32)
+    jaxgd.minimize_many(lambda t, y: jnp.mean((y - t) ** 2) + 0.123 * t**2, stores)
+    assert max(getattr(program, "weight", 0) for program in cache._programs.values()) > 1  # noqa: SLF001
