@@ -73,7 +73,9 @@ def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Resu
         program, outcome, optima, note = starts.solve(ask, count, LanesProgress() if progress else None)
     spent = clock.seconds - compiled + outcome.compiling
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, outcome.answer, outcome.answer.counts, None, ask.stop, seconds, note)
+    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note)
+    if result.trace is not None:
+        result = dataclasses.replace(result, trace=result.trace.trimmed())
     if not result.converged:
         _warn(result, level + 1)
     return dataclasses.replace(result, optima=optima)

@@ -24,6 +24,11 @@ def pack(*rows: jax.Array) -> jax.Array:
     return packed
 
 
+def beside(flags: Any, leaf: Any) -> Any:
+    """Return flags, one for each entry of the leaf's first axis, in the shape that goes with the leaf."""
+    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
 def once(flag: jax.Array, positive: jax.Array) -> jax.Array:
     """Return `flag`, computed once; `positive` is any finite number that XLA does not know, 0 or more.
 

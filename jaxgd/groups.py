@@ -1,5 +1,6 @@
 """Groups of unequal size: one model for each label, for a loss that averages over rows."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import inputs, many
+from jaxgd.flat import beside
+from jaxgd.pool import blank, put
 from jaxgd.prepare import Ask
 from jaxgd.program import Program
 from jaxgd.traced import name_of
@@ -28,8 +31,9 @@ class Groups:
     >>> result.labels.tolist(), result.params.round(3).tolist()
     (['a', 'b'], [2.0, 8.0])
 
-    The loss must be a mean over the rows of its data, plus what does not depend on them; this is checked on the first
-    group. Groups are filled up with copies of a row that weigh nothing, to a few lengths.
+    The loss must be a mean over the rows of its data, plus what does not depend on them; this is checked on the longest
+    group. Groups are filled up with copies of a row that weigh nothing, to a few lengths. One start is for all groups;
+    with `in_axes=(0, 0)` there is one for each.
 
     Args:
         data: pytree of arrays, each with the rows first, all of one length.
@@ -70,18 +74,18 @@ class Sorted:
 
 def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, many.Outcome, np.ndarray, str]:
     """Solve a problem for each group; return the program of the longest, the outcome, the labels and the note."""
-    if ask.has_aux:
-        msg = "`has_aux=True` cannot be had with `Groups`: what a loss returns of filled-up rows is not yours."
+    if ask.has_aux or ask.trace:
+        option = "has_aux" if ask.has_aux else "trace"
+        msg = f"`{option}=True` cannot be had with `Groups`: groups are filled up. Pass arrays of equal length instead."
         raise ValueError(msg)
-    rows = Sorted(ask.data)
+    rows, each = Sorted(ask.data), _start_for_each(in_axes)
     size, outcomes = len(rows.labels), []
-    for length in lengths(rows.counts):
-        below = max((other for other in lengths(rows.counts) if other < length), default=0)
+    for below, length in itertools.pairwise([0, *lengths(rows.counts)]):
         groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
         data, weights = rows.rows(groups, length)
         weighted = _weighted_residuals(ask.loss) if ask.least_squares else _weighted(ask.loss)
-        own = _of_groups(ask, groups, size)._replace(loss=weighted, data=(data, weights))
-        program, batch, note = many.read(own, in_axes if in_axes is None else (in_axes[0], 0))
+        own = _of_groups(ask, groups, size, each=each)._replace(loss=weighted, data=(data, weights))
+        program, batch, note = many.read(own, (0 if each else None, 0))
         if not outcomes:
             _check(ask, rows, program, weighted)
         outcomes.append((groups, many.solve(program, batch, watch)))
@@ -122,19 +126,35 @@ def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:
     def weighted(params: Any, data: Any) -> Any:
         rows, weights = data
         values = jax.vmap(lambda row: residuals(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
-        return jax.tree.map(lambda leaf: leaf * (weights > 0).reshape(-1, *[1] * (leaf.ndim - 1)), values)
+        return jax.tree.map(lambda leaf: leaf * beside(weights > 0, leaf), values)
 
     return weighted
 
 
-def _of_groups(ask: Ask, groups: np.ndarray, size: int) -> Ask:
+def _start_for_each(in_axes: Any) -> bool:
+    if in_axes is not None and (not isinstance(in_axes, tuple) or in_axes[0] not in (None, 0) or in_axes[1:] != (0,)):
+        msg = f"`in_axes` with `Groups` must be (None, 0), one start for all, or (0, 0), one each; got {in_axes!r}."
+        raise ValueError(msg)
+    return in_axes is not None and in_axes[0] == 0
+
+
+def _of_groups(ask: Ask, groups: np.ndarray, size: int, *, each: bool) -> Ask:
     """Return what is asked for of these groups: what has an entry for each group is cut to theirs."""
 
     def cut(leaf: Any) -> Any:
-        return np.asarray(leaf)[groups] if np.shape(leaf)[:1] == (size,) and size > 1 else leaf
+        return np.asarray(leaf)[groups] if np.shape(leaf) == (size,) else leaf
 
-    init = ask.init if ask.init is None else inputs.as_arrays(ask.init, "init")
-    return ask._replace(init=jax.tree.map(cut, init), l1=cut(ask.l1), l2=cut(ask.l2))
+    init = ask.init
+    if each:
+        init = inputs.as_arrays(init, "init")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(init):
+            if np.shape(leaf)[:1] != (size,):
+                where = "init" + jax.tree_util.keystr(path)
+                have = np.shape(leaf)
+                msg = f"`{where}` has shape {have}; `in_axes=(0, 0)` asks for a start for each of {size} groups."
+                raise ValueError(msg)
+        init = jax.tree.map(lambda leaf: np.asarray(leaf)[groups], init)
+    return ask._replace(init=init, l1=cut(ask.l1), l2=cut(ask.l2))
 
 
 def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any]) -> None:
@@ -160,9 +180,8 @@ def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any
 def _merged(size: int, outcomes: list[tuple[np.ndarray, many.Outcome]]) -> many.Outcome:
     """Return the outcomes as one, in the order of the labels."""
     parts = [outcome.answer._replace(aux=()) for _, outcome in outcomes]
-    whole = jax.tree.map(lambda leaf: np.zeros((size, *leaf.shape[1:]), leaf.dtype), parts[0])
+    whole = blank(size, parts[0])
     for (groups, _), part in zip(outcomes, parts, strict=True):
-        for column, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-            column[groups] = leaf
+        put(whole, groups, part)
     compiling = sum(outcome.compiling for _, outcome in outcomes)
     return many.Outcome(whole, None, sum(outcome.slots or 0 for _, outcome in outcomes), compiling)

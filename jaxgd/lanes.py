@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from jaxgd.places import may_block, memory_of, places, settings
-from jaxgd.pool import Batch, Ended, Lanes, Orders
+from jaxgd.pool import Batch, Ended, Lanes, Orders, blank, put
 from jaxgd.program import Answer, cache, clock
-from jaxgd.stop import Status
+from jaxgd.stop import Status, succeeded
 
 REFILLS = 4  # times that a pool is filled, at least
 WORTH = 64  # lanes worth a pool
-NARROWEST = 8  # lanes; the others are this times powers of 4
+NARROWEST = 8  # lanes; a width is this times a power of 2
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
 TAIL = 64  # evaluations in a pool wider than needed, before a narrower one is compiled
 PART = 4  # of its width, that a pool takes in at once
@@ -86,15 +86,13 @@ class Solve:
         if not self.rows:
             return None
         longest = max(int(np.max(rows[-1])) for _, rows in self.rows)
-        whole = jax.tree.map(
-            lambda leaf: np.zeros(
-                (self.batch.size, *([longest] if leaf.ndim > 1 else []), *leaf.shape[2:]), leaf.dtype
-            ),
-            self.rows[0][1],
-        )
-        for owner, rows in self.rows:
-            for column, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(rows), strict=True):
-                column[owner] = leaf[:, :longest] if leaf.ndim > 1 else leaf
+        kept = [
+            (owner, jax.tree.map(lambda leaf: leaf[:, :longest] if leaf.ndim > 1 else leaf, rows))
+            for owner, rows in self.rows
+        ]
+        whole = blank(self.batch.size, kept[0][1])
+        for owner, rows in kept:
+            put(whole, owner, rows)
         return whole
 
     def _widest(self, device: Any) -> int:
@@ -192,14 +190,11 @@ class Solve:
         owner = owner[left]
         with self._lock:
             if self.columns is None:
-                self.columns = jax.tree.map(
-                    lambda leaf: np.zeros((self.batch.size, *leaf.shape[1:]), leaf.dtype), answer
-                )
-            for column, leaf in zip(jax.tree.leaves(self.columns), jax.tree.leaves(answer), strict=True):
-                column[owner] = leaf
-            if rows:
+                self.columns = blank(self.batch.size, answer)
+            put(self.columns, owner, answer)
+            if rows and len(owner):
                 self.rows.append((owner, rows))
-            won = answer.counts[:, 0] <= Status.PRECISION_FLOOR
+            won = succeeded(answer.counts[:, 0])
             if self.rivals and np.any(won):
                 self.ceiling = min(self.ceiling, float(np.min(self.lanes.program.recipe.sign * answer.loss[won])))
             self.done += len(owner)

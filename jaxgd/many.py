@@ -9,13 +9,14 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added
+from jaxgd.flat import beside
 from jaxgd.lanes import Solve
 from jaxgd.methods import named
-from jaxgd.pool import Batch, Lanes
+from jaxgd.pool import Batch, Lanes, put
 from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
 from jaxgd.program import Answer, Program
 from jaxgd.solve import aside
-from jaxgd.stop import Status
+from jaxgd.stop import Status, succeeded
 
 Watch = Callable[[int, int], None]  # told how many lanes are done of how many
 Axes = list[int | None]  # of the leaves of a pytree: the axis along which lanes follow each other
@@ -75,8 +76,13 @@ def solve(program: Program, batch: Batch, watch: Watch | None = None, *, rivals:
     if any(isinstance(leaf, Tracer) for leaf in batch.leaves):
         # Inside `jit` and other transformations there is no host to refill a pool: all lanes in lock-step.
         given = [leaf.astype(dtype) for leaf, dtype in batch.given]
-        answer, rows = jax.vmap(lambda given: program.solve(lanes.inputs(batch.shared, given)))(given)
-        return Outcome(answer, rows)
+
+        def one(given: list[Any]) -> tuple[Answer, Any]:
+            inputs = lanes.inputs(batch.shared, given)
+            answer, rows = program.solve(inputs)
+            return answer, rows and program.rows(inputs, rows)
+
+        return Outcome(*jax.vmap(one)(given))
     running = Solve(lanes, batch, watch, rivals=rivals)
     running.run()
     answer, rows = running.collected()
@@ -116,25 +122,20 @@ def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answ
     for again in found:
         counts = counts + again.counts * np.array([0, 1, 0, 1], np.int32)
         lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts[:, 0] == Status.ZERO_GRADIENT)
-        calm &= (again.counts[:, 0] >= Status.CONVERGED) & (again.counts[:, 0] <= Status.PRECISION_FLOOR)
+        calm &= succeeded(again.counts[:, 0])
         taken = again._replace(
             counts=np.column_stack([again.counts[:, 0], counts[:, 1], again.counts[:, 2], counts[:, 3]])
         )
         own = jax.tree.map(
-            lambda old, new, lower=lower: np.where(_beside(lower, old), new, old), own._replace(counts=counts), taken
+            lambda old, new, lower=lower: np.where(beside(lower, old), new, old), own._replace(counts=counts), taken
         )
         counts = own.counts
     # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
     still = (counts[:, 0] == Status.ZERO_GRADIENT) & calm
     counts[:, 0] = np.where(still, int(Status.CONVERGED), counts[:, 0])
     whole = jax.tree.map(np.array, answer)
-    for column, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(own._replace(counts=counts)), strict=True):
-        column[flat] = leaf
+    put(whole, flat, own._replace(counts=counts))
     return whole
-
-
-def _beside(flags: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[tuple[Axes, Axes], int]:

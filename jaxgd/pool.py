@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.evidence import Evidence
+from jaxgd.flat import beside
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.run import Run, tick
 from jaxgd.stop import Status
@@ -151,7 +152,7 @@ class Lanes:
             made, runs = carry
             alive = (pool.owner >= 0) & (runs.status == Status.RUNNING)
             new = jax.vmap(step)(pool.given, runs)
-            return made + 1, jax.tree.map(lambda a, b: jnp.where(_beside(alive, a), a, b), new, runs)
+            return made + 1, jax.tree.map(lambda a, b: jnp.where(beside(alive, a), a, b), new, runs)
 
         return jax.lax.while_loop(going, onwards, (jnp.zeros((), jnp.int32), pool.runs))
 
@@ -171,5 +172,12 @@ class Lanes:
         return smaller._replace(owner=pool.owner.at[slots].get(mode="fill", fill_value=-1))
 
 
-def _beside(flags: jax.Array, leaf: jax.Array) -> jax.Array:
-    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+def blank(size: int, like: Any) -> Any:
+    """Return arrays on the host for so many lanes, each as long as those of `like` are beyond their first axis."""
+    return jax.tree.map(lambda leaf: np.zeros((size, *leaf.shape[1:]), leaf.dtype), like)
+
+
+def put(columns: Any, lanes: np.ndarray, rows: Any) -> None:
+    """Put the rows of these lanes in their places."""
+    for column, leaf in zip(jax.tree.leaves(columns), jax.tree.leaves(rows), strict=True):
+        column[lanes] = leaf

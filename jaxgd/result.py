@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxgd.evidence import Evidence
 from jaxgd.problem import rounding
 from jaxgd.sentences import SENTENCES, shown
-from jaxgd.stop import Status
+from jaxgd.stop import Status, succeeded
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is
@@ -145,7 +145,7 @@ class Result:
         """Whether the test asked for was met, or nothing is left that the float type can resolve."""
         if isinstance(self.status, Status):
             return self.status.converged
-        return (self.status >= Status.CONVERGED) & (self.status <= Status.PRECISION_FLOOR)
+        return succeeded(self.status)
 
     @property
     def grad_norm(self) -> Any:
@@ -168,7 +168,6 @@ class Result:
         if isinstance(lane, int) and not -size <= lane < size:
             msg = f"lane {lane} is not there; there are {size}, from 0."
             raise IndexError(msg)
-
         tree = replace(self, seconds=None, slots=None, labels=None, tests=None)
         # A rule that is one for all lanes has no axis of lanes.
         own = {name: test[lane] for name, test in vars(self.tests).items() if np.ndim(test)}

@@ -10,7 +10,7 @@ from jaxgd import many
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Program
 from jaxgd.result import Optimum
-from jaxgd.stop import Status
+from jaxgd.stop import Status, succeeded
 from jaxgd.terms import Box
 
 
@@ -23,7 +23,7 @@ def solve(ask: Ask, count: int, watch: many.Watch | None) -> tuple[Program, many
     outcome = many.solve(program, batch, watch, rivals=True)
     answer, sign = outcome.answer, program.recipe.sign
     loss = np.where(np.isnan(answer.loss), np.inf, sign * answer.loss)
-    done = (answer.counts[:, 0] >= Status.CONVERGED) & (answer.counts[:, 0] <= Status.PRECISION_FLOOR)
+    done = succeeded(answer.counts[:, 0])
     best = int(np.lexsort((loss, ~done & (loss > np.min(loss, where=done, initial=np.inf))))[0])
     optima = _optima(answer, np.flatnonzero(done)[np.argsort(loss[done], kind="stable")])
     given_up = int(np.sum(answer.counts[:, 0] == Status.OUTDONE))
@@ -31,7 +31,8 @@ def solve(ask: Ask, count: int, watch: many.Watch | None) -> tuple[Program, many
         f" Of {count} starts {int(np.sum(done))} converged, to {len(optima)} different minima; the lowest was reached"
     )
     note += f"{said} by {optima[0].starts if optima else 0}, and {given_up} were given up."
-    return program, outcome._replace(answer=jax.tree.map(lambda leaf: leaf[best], answer), rows=None), optima, note
+    answer, rows = jax.tree.map(lambda leaf: leaf[best], (answer, outcome.rows))
+    return program, outcome._replace(answer=answer, rows=rows), optima, note
 
 
 def _starts(ask: Ask, count: int) -> Any:

@@ -40,6 +40,11 @@ class Status(IntEnum):
         return Status.CONVERGED <= self <= Status.PRECISION_FLOOR
 
 
+def succeeded(codes: Any) -> Any:
+    """Return which of the numbers of statuses are success."""
+    return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR)
+
+
 class Tolerance(NamedTuple):
     """What `tol` is to a method, by float type."""
 

@@ -393,6 +393,39 @@ def test_groups_are_what_each_alone_is(kind):
         assert many[i].loss == pytest.approx(one.loss, rel=1e-12)
 
 
+def test_a_start_for_all_groups_or_one_each():
+    """Also where there are as many groups as params."""
+    labels, features = np.repeat([0, 1, 2], [4, 9, 30]), RNG.normal(size=(43, 3))
+    data = (features, features @ np.array([1.0, -2.0, 0.5]))
+
+    def squares(w, data):
+        return jnp.mean((data[1] - data[0] @ w) ** 2)
+
+    groups = Groups(data, by=labels)
+    for init, in_axes in ((np.zeros(3), None), (np.ones(3), (None, 0)), (RNG.normal(size=(3, 3)), (0, 0))):
+        many = minimize_many(squares, groups, init, in_axes=in_axes, dtype="float64")
+        assert np.allclose(many.params, [1, -2, 0.5], atol=1e-6)
+    with pytest.raises(ValueError, match="each of 3 groups"):
+        minimize_many(squares, groups, np.zeros((2, 3)), in_axes=(0, 0))
+    with pytest.raises(ValueError, match="one start for all"):
+        minimize_many(squares, groups, np.zeros(3), in_axes=(0, None))
+    with pytest.raises(ValueError, match="`trace=True` cannot be had"):
+        minimize_many(squares, groups, trace=True)
+
+
+def test_traces_of_lanes_in_lock_step_and_of_the_best_start():
+    book = {"method": jaxgd.GradientDescent(0.2), "stop": Stop(xtol=1e-3), "trace": True}
+    plain = minimize_many(mse, STORES[:3], **book)
+    jitted = jax.jit(lambda stores: minimize_many(mse, stores, **book).trace)(STORES[:3])
+    for i in range(3):
+        count = int(plain.trace.count[i])
+        assert int(jitted.count[i]) == count
+        assert np.allclose(jitted.params[i, :count], plain[i].trace.params, atol=1e-6)
+    best = minimize(rosenbrock, init=np.zeros(2), starts=4, trace=True)
+    assert best.trace.loss.shape == (best.moves + 1,)
+    assert best.trace.loss[-1] == best.loss
+
+
 def test_starts_find_the_lowest_of_several_minima():
     def wavy(x):
         return jnp.sum(x**2 / 20 - jnp.cos(x)) + 2

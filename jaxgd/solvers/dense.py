@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxgd.flat import CLOSED, spectrum
+from jaxgd.flat import CLOSED, beside, spectrum
 from jaxgd.solvers.region import Step
 
 BLOCK = 32  # lanes whose spectra are found together
@@ -120,7 +120,7 @@ def _together(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: St
 
     def again() -> Step:
         other = jax.vmap(lambda *one: _by_spectrum(*spectrum(one[0]), *one[1:]))(matrices, slopes, radii)
-        return jax.tree.map(lambda a, b: jnp.where(sure.reshape(-1, *[1] * (a.ndim - 1)), a, b), step, other)
+        return jax.tree.map(lambda a, b: jnp.where(beside(sure, a), a, b), step, other)
 
     return jax.lax.cond(jnp.all(sure), lambda: step, again)
 
