@@ -104,8 +104,9 @@ def judge(loss, data, init):
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), data)
         at = jax.jit(jax.vmap(loss))
-        best = at(many(loss, data, init, dtype="float64").params, exact)
-        first = at(np.asarray(init, np.float64), exact)
+        # On the host at once: outside this context JAX would make them float32.
+        best = np.asarray(at(many(loss, data, init, dtype="float64").params, exact))
+        first = np.asarray(at(np.asarray(init, np.float64), exact))
 
     def distance(params):
         with jax.enable_x64(True):
