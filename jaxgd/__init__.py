@@ -3,6 +3,7 @@
 from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.groups import Groups
+from jaxgd.rows import Rows
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
@@ -28,6 +29,7 @@ __all__ = [
     "NotConvergedWarning",
     "ProjectedLBFGS",
     "Result",
+    "Rows",
     "Simplex",
     "Status",
     "SteepestDescent",

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, starts
+from jaxgd import groups, many, starts, sweep
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Program, clock
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
-from jaxgd.solve import in_bursts, second_look
+from jaxgd.solve import in_loop, second_look
 from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.watch import LanesProgress
 
@@ -26,7 +26,8 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
         program, given, note = prepare(ask)
-        answer, rows = in_bursts(program, given, progress=progress) if progress or ask.trace else program.solve(given)
+        solve = sweep.solve if program.recipe.sampled else in_loop
+        answer, rows = solve(program, given, progress=progress)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         # On the host at once: everything that follows asks for the status.

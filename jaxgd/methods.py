@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
-from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
 from jaxgd.terms import Ball, Simplex
@@ -24,6 +24,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "cg": ConjugateGradient,
     "newton": Newton,
     "newton-cg": NewtonCG,
+    "newton-sampled": SampledNewton,
     "fista": FISTA,
     "bb": BarzilaiBorwein,
     "steepest": SteepestDescent,
@@ -55,11 +56,12 @@ def choose(
     *,
     least_squares: bool = False,
     derivatives: Derivatives = Derivatives.ALL,
+    sampled: bool = False,
 ) -> tuple[Solver, str]:
     """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it."""
     curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
     if method is None:
-        return _choice(size, term, least_squares=least_squares and forward, curved=curved)
+        return _choice(size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled)
     squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
     if getattr(method, "computed", False) and not (forward if squares else curved):
         msg = (
@@ -91,7 +93,7 @@ def choose(
     return method, getattr(method, "name", repr(method))
 
 
-def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
+def _choice(size: int, term: Any, *, least_squares: bool, curved: bool, sampled: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why = NewtonCG(), "many parameters"
     if isinstance(term, Simplex | Ball):
@@ -102,6 +104,8 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
+    elif sampled:
+        solver, why = SampledNewton(), "a mean over many rows"
     elif size <= FEW:
         solver, why = Newton(), "few parameters"
     return solver, f"{solver.name} (chosen: {why})"

@@ -9,10 +9,13 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added, closure, inputs, traced
+from jaxgd.flat import Layout
 from jaxgd.methods import choose, named
 from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, cache, precision
+from jaxgd.rows import Rows, check_mean
 from jaxgd.stop import DEFAULT, Stop
+from jaxgd.tiles import SMALL, Span, rows_of_tile, weighted
 
 
 class Ask(NamedTuple):
@@ -37,12 +40,36 @@ class Ask(NamedTuple):
 
 def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     """Return the program for what was asked, found or new, what to call it with, and what the user should know."""
-    return find(ask, *in_types(ask, *as_given(ask)))
+    data, init = in_types(ask, *as_given(ask))
+    if not isinstance(ask.data, Rows):
+        return find(ask, data, init)
+    refuse_with_rows(ask)
+    rows, weights = data
+    platform = jax.devices()[0].platform
+    own = [leaf for leaf in jax.tree.leaves(rows)]
+    size = sum(leaf.nbytes for leaf in own)
+    tile = rows_of_tile(size // len(ask.data), len(ask.data), platform)
+    traced_ = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((rows, init)))
+    program, given, note = find(ask, rows, init, tile=tile, sampled=size > SMALL and not traced_)
+    total = len(ask.data) if weights is None else jax.numpy.sum(weights)
+    span = Span(rows, weights, 0, len(ask.data), jax.numpy.asarray(total, program.dtype))
+    return program, given._replace(data=span), note
+
+
+def refuse_with_rows(ask: Ask) -> None:
+    """Refuse what a mean over rows cannot be solved with."""
+    if ask.has_aux:
+        msg = "`has_aux=True` cannot be had with `Rows`: the loss is evaluated for some rows at a time. Return a number."
+        raise ValueError(msg)
+    if ask.least_squares:
+        msg = "`least_squares` takes arrays, not `Rows`. Write jnp.mean(residuals**2) / 2 and pass it to `minimize`."
+        raise ValueError(msg)
 
 
 def as_given(ask: Ask) -> tuple[Any, Any]:
     """Return data and start as arrays, in the types in which they were given."""
-    data, init = inputs.as_arrays(ask.data, "data"), ask.init
+    rows = isinstance(ask.data, Rows)
+    data, init = (ask.data.data, ask.data.weights) if rows else inputs.as_arrays(ask.data, "data"), ask.init
     return data, init if init is None else inputs.as_start(init, inputs.float_type(data))
 
 
@@ -53,10 +80,13 @@ def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:
     return inputs.as_jax_has_them((data, init))
 
 
-def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Program, Inputs, str]:
+def find(
+    ask: Ask, data: Any, init: Any, lanes: int | None = None, *, tile: int = 0, sampled: bool = False
+) -> tuple[Program, Inputs, str]:
     """Return the program for these arrays, found or new, what to call it with, and what the user should know.
 
-    With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all.
+    With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all. With `tile`, the loss is a
+    mean over the rows of `data`, evaluated by so many of them; where it is `sampled`, a step has but a sample at hand.
     """
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))
@@ -67,10 +97,11 @@ def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Prog
         _refuse_arrays(method, ask.stop)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
+    shapes = data if not tile else jax.tree.map(lambda leaf: _like(leaf, tile), data)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
     absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
-    rest = (_signature((init, data)), like, options, places, flags, extra, precision())
+    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), tile, sampled)
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
     program = cache.get(key)
@@ -81,7 +112,7 @@ def find(ask: Ask, data: Any, init: Any, lanes: int | None = None) -> tuple[Prog
         program = cache.get(key)
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, choose, *flags)
+        recipe = Recipe(None, functions, method, options, places, choose, *flags, tile=tile, sampled=sampled)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
@@ -109,8 +140,10 @@ def _new_program(
     def record(arrays: list[Any]) -> traced.Traced:
         has_aux = ask.has_aux or ask.least_squares
         if init is None:
-            return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
-        return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
+            found = traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
+        else:
+            found = traced.trace(call, name, init, data, arrays, has_aux=has_aux)
+        return by_tiles(call, name, found.start, data, arrays, recipe.tile) if recipe.tile else found
 
     baked: list[Any] = []
     try:
@@ -129,11 +162,36 @@ def _new_program(
         key = (key, _contents(baked))
     terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start, lanes=lanes)
     fixed = added.as_mask(ask.fixed, record_of.start)
-    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
+    shapes = like_a_tile(data, recipe.tile, record_of.start) if recipe.tile else data
+    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(shapes, arrays))
     program = Program(recipe, terms, fixed)
     if not any(isinstance(constant, Tracer) for constant in record_of.constants):
         cache.put(key, program)
     return program, arrays
+
+
+def by_tiles(
+    call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int
+) -> traced.Traced:
+    """Return the record of a loss for some rows and their weights; refuse one that is no mean over rows."""
+
+    def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
+        return weighted(lambda params, rows: call(params, rows, arrays))(params, data)
+
+    record = traced.trace(of_tile, name, start, like_a_tile(data, tile, start), arrays, has_aux=False)
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, arrays))):
+        check_mean(call, record, start, data, arrays, name, tile)
+    return record
+
+
+def like_a_tile(data: Any, tile: int, start: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """Return the shapes of a tile: of its rows and of their weights."""
+    rows = jax.tree.map(lambda leaf: _like(leaf, tile), data)
+    return rows, jax.ShapeDtypeStruct((tile,), Layout.of(start).dtype)
+
+
+def _like(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
 
 
 def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:

@@ -1,7 +1,7 @@
 """What is minimized: a loss of one flat vector, and what is known of it at a point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxgd.dots import Cut
 from jaxgd.flat import Held, Layout, pack, products, root
 from jaxgd.terms import Term
+from jaxgd.tiles import Tiles
 
 
 class Point(NamedTuple):
@@ -75,19 +76,42 @@ class Problem:
     backward: bool = False  # the gradient can be differentiated in reverse mode alone
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
     cut: Cut | None = None  # the loss, cut at the products of data and params
+    still: Any = None  # what the penalties say of params that are held still
+    tiles: Tiles | None = None  # the loss is a sum over these, and `loss` and `cut` are not given
 
     def value(self, params: jax.Array) -> tuple[jax.Array, Any]:
         """Return the loss to minimize at the flat `params`, in their type, and aux."""
-        value, aux = self.loss(self.layout.unflatten(params))
-        return self._smooth(value, params), aux
+        value, aux = self._sum(lambda part: part.bare(params))
+        return self._with_penalties(value, params), aux
 
-    def _smooth(self, value: jax.Array, params: jax.Array) -> jax.Array:
-        value = self.sign * value.astype(params.dtype)
+    def bare(self, params: jax.Array) -> tuple[jax.Array, Any]:
+        """Return the user's loss, with the sign it is minimized by, and aux."""
+        value, aux = self.loss(self.layout.unflatten(params))
+        return self.sign * value.astype(params.dtype), aux
+
+    def slopes(self, params: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
+        """Return the user's loss and aux, and the gradient, before anything is added."""
+        return self._sum(lambda part: jax.value_and_grad(part.bare, has_aux=True)(params))
+
+    def _sum(self, of: Callable[["Problem"], Any]) -> Any:
+        """Return the sum of what `of` returns of each tile."""
+        if self.tiles is None:
+            return of(self)
+        return self.tiles.total(lambda loss, cut: of(replace(self, loss=loss, cut=cut, tiles=None, ridge=None)))
+
+    def _with_penalties(self, value: jax.Array, params: jax.Array) -> jax.Array:
+        value = value if self.still is None else value + self.sign * self.still
         return value if self.ridge is None else value + self.ridge / 2 * jnp.sum(params**2)
 
     def at(self, params: jax.Array) -> Point:
         """Evaluate loss and gradient at the flat `params`."""
-        (loss, aux), grad = jax.value_and_grad(self.value, has_aux=True)(params)
+        (loss, aux), grad = self.slopes(params)
+        return self.point(params, loss, grad, aux)
+
+    def point(self, params: jax.Array, loss: jax.Array, grad: jax.Array, aux: Any) -> Point:
+        """Return the point with this loss and gradient, before anything is added to them."""
+        loss = self._with_penalties(loss, params)
+        grad = grad if self.ridge is None else grad + self.ridge * params
         if self.term is None:
             vectors = pack(params, grad)
         else:
@@ -107,7 +131,8 @@ class Problem:
 
     def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part at `params` times `vector`."""
-        return self._curvature(params)(vector)
+        bent = self._sum(lambda part: part._curvature(params)(vector))  # noqa: SLF001 - a part is of this class
+        return bent if self.ridge is None else bent + self.ridge * vector
 
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
@@ -118,6 +143,11 @@ class Problem:
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
         eye = jnp.eye(params.size, dtype=params.dtype)
+        bent = self._sum(lambda part: part._hessian(params, eye))  # noqa: SLF001
+        return bent if self.ridge is None else bent + self.ridge * eye
+
+    def _hessian(self, params: jax.Array, eye: jax.Array) -> jax.Array:
+        """Return the Hessian of the bare loss."""
         if self.cut is None or self.backward:
             return jax.vmap(self._curvature(params))(eye)
         tree, cut = self.layout.unflatten(params), self.cut
@@ -125,7 +155,7 @@ class Problem:
         rows = [self.layout.rows(leaf, data) for data, (leaf, _) in zip(factors, cut.dots.places, strict=True)]
 
         def value(params: jax.Array, products: list[jax.Array]) -> jax.Array:
-            return self._smooth(cut(self.layout.unflatten(params), products), params)
+            return self.sign * cut(self.layout.unflatten(params), products).astype(params.dtype)
 
         slopes = jax.grad(value, (0, 1))
         at = (params, cut.products(tree, factors))
@@ -136,8 +166,8 @@ class Problem:
         return bent
 
     def _curvature(self, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        """Return the product of the Hessian at `params` with a vector, as a function of the vector."""
-        grad = jax.grad(lambda x: self.value(x)[0])
+        """Return the product of the Hessian of the bare loss at `params` with a vector, as a function of the vector."""
+        grad = jax.grad(lambda x: self.bare(x)[0])
         if self.backward:
             return lambda vector: jax.vjp(grad, params)[1](vector)[0]
         return lambda vector: jax.jvp(grad, (params,), (vector,))[1]
@@ -153,7 +183,7 @@ class Problem:
         return jnp.concatenate([jacobian, jnp.sqrt(self.ridge) * jnp.eye(params.size, dtype=params.dtype)])
 
     def _residuals(self, params: jax.Array) -> jax.Array:
-        aux = self.value(params)[1]
+        aux = self.bare(params)[1]
         return as_vector(aux[0] if self.has_aux else aux, params.dtype)
 
     def nowhere(self, params: jax.Array) -> Point:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,9 @@ from jax.core import Tracer
 from jaxgd import closure
 from jaxgd.flat import Held, Layout
 from jaxgd.problem import Problem
-from jaxgd.run import Rows, Run, Solver, advance, begin
+from jaxgd.run import Rows, Run, Solver, advance, begin, learn
 from jaxgd.stop import Stop
+from jaxgd.tiles import Tiles
 from jaxgd.traced import Derivatives
 
 # Programs kept, by weight; the oldest leaves first. On Linux a process has room for the code of some 400, beyond which
@@ -60,6 +61,8 @@ class Recipe:
     least_squares: bool
     has_aux: bool
     derivatives: Derivatives = Derivatives.ALL
+    tile: int = 0  # rows of a tile, where the loss is a mean over rows; 0: it is not
+    sampled: bool = False  # the method is told by a sample of rows what the curvature is
 
 
 class Program:
@@ -73,6 +76,7 @@ class Program:
         # A program made while JAX traces is called again outside.
         with jax.ensure_compile_time_eval():
             self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
+        self.dtype = self._whole.dtype
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
         self.method = self._choose(recipe.method, terms.term if terms else None)[1]
@@ -81,6 +85,8 @@ class Program:
         self.advance = jax.jit(self._advance)
         self.answer = jax.jit(self._answer)
         self.rows = jax.jit(self._rows)
+        self.slopes = jax.jit(self._slopes)
+        self.learn = jax.jit(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
 
     @property
@@ -101,9 +107,9 @@ class Program:
         return arrays
 
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
-        return self.recipe.choose(
-            method, self.size, term, least_squares=self.recipe.least_squares, derivatives=self.recipe.derivatives
-        )
+        recipe = self.recipe
+        kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
+        return recipe.choose(method, self.size, term, **kind)
 
     def layout(self, init: Any) -> Layout | Held:
         """Return how the params lie in the vector; what is held still is as in `init`."""
@@ -120,21 +126,31 @@ class Program:
         layout, terms = self.layout(inputs.init), inputs.terms
         term, ridge = terms.flatten(layout) if terms else (None, None)
         solver, _ = self._choose(method, term)
-        still = recipe.sign * self._penalty_of_held(inputs.init, term, ridge)
-
-        def loss(params: Any) -> tuple[jax.Array, Any]:
-            value, aux = recipe.traced(params, inputs.data, inputs.arrays)
-            return value + still, aux
-
-        backward = recipe.derivatives is not Derivatives.ALL
-        cut = recipe.traced.cut(inputs.data, inputs.arrays)
-        problem = Problem(loss, layout, recipe.traced.aux, recipe.sign, term, ridge, backward, recipe.has_aux, cut)
-        return problem, solver, stop
+        problem = Problem(
+            loss=lambda params: recipe.traced(params, inputs.data, inputs.arrays),
+            layout=layout,
+            aux=recipe.traced.aux,
+            sign=recipe.sign,
+            term=term,
+            ridge=ridge,
+            backward=recipe.derivatives is not Derivatives.ALL,
+            has_aux=recipe.has_aux,
+            still=self._penalty_of_held(inputs.init, term, ridge),
+        )
+        if not recipe.tile:
+            return replace(problem, cut=recipe.traced.cut(inputs.data, inputs.arrays)), solver, stop
+        tiles = Tiles(
+            loss=lambda params, tile: recipe.traced(params, tile, inputs.arrays),
+            cut=lambda tile: recipe.traced.cut(tile, inputs.arrays),
+            size=recipe.tile,
+            span=inputs.data,
+        )
+        return replace(problem, tiles=tiles), solver, stop
 
     def _penalty_of_held(self, init: Any, term: Any, ridge: Any) -> Any:
         """Return what the penalties say of the params that are held still, which the vector does not hold."""
         if self._free is None:
-            return 0
+            return None
         held = self._whole.flatten(init).at[self._free].set(0)
         penalty = 0 if term is None else term.value(held)
         return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
@@ -147,6 +163,17 @@ class Program:
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self.bind(inputs), run, ticks)
+
+    def _slopes(self, inputs: Inputs, params: jax.Array) -> jax.Array:
+        """Return what the rows at hand say of loss and gradient, in one vector."""
+        (loss, _), grad = self.bind(inputs)[0].slopes(params)
+        return jnp.append(grad, loss)
+
+    def _learn(self, inputs: Inputs, run: Run, slopes: jax.Array) -> Run:
+        """Return the run told what all rows say of loss and gradient where it asked; the rows at hand are a sample."""
+        problem, solver, stop = self.bind(inputs)
+        slopes = slopes.astype(run.state.trial.dtype)
+        return learn(problem, solver, stop, run, problem.point(run.state.trial, slopes[-1], slopes[:-1], ()))
 
     def _answer(self, inputs: Inputs, run: Run) -> Answer:
         best, sign = run.best, self.recipe.sign

@@ -68,7 +68,11 @@ def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     """Evaluate where the solver asks, tell it, and judge."""
-    trial = problem.at(run.state.trial)
+    return learn(problem, solver, stop, run, problem.at(run.state.trial))
+
+
+def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) -> Run:
+    """Tell the solver what was found where it asked, and judge."""
     state = solver.step(problem, run.state, trial)
     counts, seen, better = stop.judge(solver, run, trial, state)
     return Run(

@@ -1,5 +1,6 @@
 """A program run on the host: in bursts where something must look in, and once more where it failed at the start."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,24 +10,26 @@ from jax.core import Tracer
 
 from jaxgd import inputs
 from jaxgd.program import Answer, Inputs, Program, emptied
+from jaxgd.run import Run
 from jaxgd.stop import Status
 from jaxgd.watch import Progress
 
 LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
 
 
-def in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
-    """Solve, returning to the host between bursts to print and to fetch the trace."""
-    run = program.begin(given)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
-        run = program.advance(given, run)
-        return program.answer(given, run), run.rows and program.rows(given, run.rows)
+def in_bursts(
+    program: Program, given: Inputs, run: Run, advance: Callable[[Run, int], Run], *, progress: bool
+) -> tuple[Answer, Any]:
+    """Solve, returning to the host between bursts to print and to fetch the trace.
+
+    `advance` returns the run after so many evaluations at most.
+    """
     watch = Progress(program.size, program.recipe.sign) if progress else None
     kept: list[Any] = []
     try:
         while not int(run.status):
             before, longest = run, program.recipe.trace or LONGEST
-            run = program.advance(given, run, min(watch.ticks, longest) if watch else longest)
+            run = advance(run, min(watch.ticks, longest) if watch else longest)
             if watch:
                 watch(before, run)
             if run.rows is not None:
@@ -37,6 +40,19 @@ def in_bursts(program: Program, given: Inputs, *, progress: bool) -> tuple[Answe
     return program.answer(given, run), kept and (
         *jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept),
         int(run.moves) + 1,
+    )
+
+
+def in_loop(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
+    """Solve by the compiled loop, in bursts where something must look in."""
+    if not (progress or program.recipe.trace):
+        return program.solve(given)
+    run = program.begin(given)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
+        run = program.advance(given, run)
+        return program.answer(given, run), run.rows and program.rows(given, run.rows)
+    return in_bursts(
+        program, given, run, lambda run, ticks: program.advance(given, run, ticks), progress=progress
     )
 
 

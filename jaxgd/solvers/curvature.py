@@ -77,7 +77,7 @@ class Exact:
         del before
 
         def learnt() -> Matrix:
-            hessian = _or_slope(problem.hessian(trial.params), trial)
+            hessian = or_slope(problem.hessian(trial.params), trial)
             return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
@@ -127,8 +127,8 @@ class SumOfSquares:
 
         def learnt() -> Pair:
             jacobian = problem.jacobian(trial.params)
-            square = _or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial)
-            hessian = _or_slope(problem.hessian(trial.params), trial)
+            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial)
+            hessian = or_slope(problem.hessian(trial.params), trial)
             return Pair(rescaled(memory.scale, jnp.diagonal(square), forget=1), jnp.stack([square, hessian]), choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
@@ -143,7 +143,7 @@ class SumOfSquares:
         return 2 * moved * step.move.size
 
 
-def _or_slope(hessian: jax.Array, point: Point) -> jax.Array:
+def or_slope(hessian: jax.Array, point: Point) -> jax.Array:
     """Return the Hessian made symmetric; where it overflows, one that makes the model little but a slope."""
     hessian = (hessian + hessian.T) / 2
     return jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, point.norm * jnp.eye(point.params.size))

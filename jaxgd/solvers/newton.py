@@ -12,6 +12,7 @@ from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
+from jaxgd.solvers.sampled import Sampled
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.terms import L1, Box
 
@@ -153,6 +154,11 @@ def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
         msg = f"`memory` must be a positive integer; got {memory!r}. The usual values are 5 to 20."
         raise ValueError(msg)
     return TrustRegion(LimitedMemory(memory), f"projected L-BFGS with memory {memory}")
+
+
+def SampledNewton() -> TrustRegion:  # noqa: N802
+    """Return Newton's method in a trust region, the Hessian from a sample of rows and corrected by the moves: for `Rows`."""
+    return TrustRegion(Sampled(), "trust-region Newton, the Hessian from a sample of rows")
 
 
 def LevenbergMarquardt(*, products: bool = False) -> TrustRegion:  # noqa: N802

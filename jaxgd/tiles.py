@@ -1,0 +1,81 @@
+"""A loss that is a mean over rows, as a sum over tiles of them: what is read of the data stays in the cache."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.dots import Cut
+
+SMALL = 1 << 22  # bytes of data up to which nothing is to be gained
+CACHE = 3 << 18  # bytes of a tile on CPU: what one core keeps near
+BUFFER = 1 << 30  # likewise on other devices, where what is computed on the way has to fit the memory
+
+
+class Span(NamedTuple):
+    """Rows of data, as programs take them."""
+
+    rows: Any  # pytree of arrays, each of shape (n, ...)
+    weights: Any  # shape (n,), or None: all are alike
+    start: Any  # the first row to take, an int32
+    stop: Any  # and the one after the last
+    total: Any  # the sum of the weights of all rows there are, also of those elsewhere
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of a span of rows; the loss of one is its part of the mean."""
+
+    loss: Callable[[Any, Any], tuple[jax.Array, Any]]  # of params and a tile: a pair of rows and weights
+    cut: Callable[[Any], Cut | None]  # the same, cut at the products of data and params
+    size: int  # rows of a tile
+    span: Span
+
+    def total(self, of: Callable[[Callable[[Any], tuple[jax.Array, Any]], Cut | None], Any]) -> Any:
+        """Return the sum of what `of` returns of each tile, given its loss, and its cut."""
+        span = self.span
+
+        def one(at: jax.Array) -> Any:
+            tile = self._tile(at)
+            return of(lambda params: self.loss(params, tile), self.cut(tile))
+
+        def add(at: jax.Array, sums: Any) -> Any:
+            return jax.tree.map(jnp.add, sums, one(at))
+
+        count = -(-(span.stop - span.start) // self.size)
+        shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, count, add, zeros)
+
+    def _tile(self, at: jax.Array) -> tuple[Any, jax.Array]:
+        """Return the rows of a tile, and their weights: 0 for those that belong to another."""
+        rows, weights, start, stop, total = self.span
+        there = len(jax.tree.leaves(rows)[0])
+        # The last tile begins early enough to be full.
+        first = start + at * self.size
+        begin = jnp.minimum(first, there - self.size)
+        index = begin + jnp.arange(self.size)
+        own = (index >= first) & (index < stop)
+        taken = 1 if weights is None else jax.lax.dynamic_slice_in_dim(weights, begin, self.size)
+        tile = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, self.size), rows)
+        return tile, jnp.where(own, taken, 0).astype(jnp.result_type(total)) / total
+
+
+def rows_of_tile(row: int, there: int, platform: str) -> int:
+    """Return how many rows of so many bytes make a tile, a power of two, where so many rows are there."""
+    most = (CACHE if platform == "cpu" else BUFFER) / max(row, 1)
+    return min(there, 1 << max(7, round(math.log2(most))))
+
+
+def weighted(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the loss as the sum over rows of its value for each, times its weight."""
+
+    def of_tile(params: Any, tile: Any) -> jax.Array:
+        rows, weights = tile
+        values = jax.vmap(lambda row: loss(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
+        return jnp.sum(weights * values)
+
+    return of_tile
