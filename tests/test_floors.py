@@ -12,9 +12,9 @@ import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
-    {"flat", "closure", "losses", "terms", "dots"},
-    {"inputs", "problem", "traced", "added"},
-    {"evidence"},
+    {"flat", "closure", "losses", "terms", "dots", "arrays", "blocks", "columns"},
+    {"inputs", "problem", "traced", "added", "tables"},
+    {"evidence", "sources"},
     {
         "stop",
         "solvers.search",
