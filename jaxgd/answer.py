@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, starts, sweep
+from jaxgd import groups, many, means, starts, sweep
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Program, clock
+from jaxgd.rows import Rows
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
 from jaxgd.solve import in_loop, second_look
 from jaxgd.stop import DEFAULT, Status, Stop
@@ -25,15 +26,18 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, given, note = prepare(ask)
-        solve = sweep.solve if program.recipe.sampled else in_loop
-        answer, rows = solve(program, given, progress=progress)
+        program, given, note = means.prepare(ask, ask.data) if isinstance(ask.data, Rows) else prepare(ask)
+        if program.recipe.sampled:
+            answer, rows, more = sweep.solve(program, given, ask.data, ask.dtype, progress=progress)
+            note += more
+        else:
+            answer, rows = in_loop(program, given, progress=progress)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         # On the host at once: everything that follows asks for the status.
         counts = np.asarray(answer.counts)
         failed = counts[0] > _LAST_SUCCESS
-        if failed:
+        if failed and not program.recipe.sampled:
             answer, counts, more = second_look(program, given, answer, counts)
             note += more
         if ask.dtype is not None:

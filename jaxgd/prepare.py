@@ -9,13 +9,11 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added, closure, inputs, traced
-from jaxgd.flat import Layout
+from jaxgd.mean import by_tiles, like_a_tile, of_length
 from jaxgd.methods import choose, named
 from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, cache, precision
-from jaxgd.rows import Rows, check_mean
 from jaxgd.stop import DEFAULT, Stop
-from jaxgd.tiles import SMALL, Span, rows_of_tile, weighted
 
 
 class Ask(NamedTuple):
@@ -40,36 +38,12 @@ class Ask(NamedTuple):
 
 def prepare(ask: Ask) -> tuple[Program, Inputs, str]:
     """Return the program for what was asked, found or new, what to call it with, and what the user should know."""
-    data, init = in_types(ask, *as_given(ask))
-    if not isinstance(ask.data, Rows):
-        return find(ask, data, init)
-    refuse_with_rows(ask)
-    rows, weights = data
-    platform = jax.devices()[0].platform
-    own = [leaf for leaf in jax.tree.leaves(rows)]
-    size = sum(leaf.nbytes for leaf in own)
-    tile = rows_of_tile(size // len(ask.data), len(ask.data), platform)
-    traced_ = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((rows, init)))
-    program, given, note = find(ask, rows, init, tile=tile, sampled=size > SMALL and not traced_)
-    total = len(ask.data) if weights is None else jax.numpy.sum(weights)
-    span = Span(rows, weights, 0, len(ask.data), jax.numpy.asarray(total, program.dtype))
-    return program, given._replace(data=span), note
-
-
-def refuse_with_rows(ask: Ask) -> None:
-    """Refuse what a mean over rows cannot be solved with."""
-    if ask.has_aux:
-        msg = "`has_aux=True` cannot be had with `Rows`: the loss is evaluated for some rows at a time. Return a number."
-        raise ValueError(msg)
-    if ask.least_squares:
-        msg = "`least_squares` takes arrays, not `Rows`. Write jnp.mean(residuals**2) / 2 and pass it to `minimize`."
-        raise ValueError(msg)
+    return find(ask, *in_types(ask, *as_given(ask)))
 
 
 def as_given(ask: Ask) -> tuple[Any, Any]:
     """Return data and start as arrays, in the types in which they were given."""
-    rows = isinstance(ask.data, Rows)
-    data, init = (ask.data.data, ask.data.weights) if rows else inputs.as_arrays(ask.data, "data"), ask.init
+    data, init = inputs.as_arrays(ask.data, "data"), ask.init
     return data, init if init is None else inputs.as_start(init, inputs.float_type(data))
 
 
@@ -97,7 +71,7 @@ def find(
         _refuse_arrays(method, ask.stop)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
-    shapes = data if not tile else jax.tree.map(lambda leaf: _like(leaf, tile), data)
+    shapes = data if not tile else jax.tree.map(lambda leaf: of_length(leaf, tile), data)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
     absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
@@ -168,30 +142,6 @@ def _new_program(
     if not any(isinstance(constant, Tracer) for constant in record_of.constants):
         cache.put(key, program)
     return program, arrays
-
-
-def by_tiles(
-    call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int
-) -> traced.Traced:
-    """Return the record of a loss for some rows and their weights; refuse one that is no mean over rows."""
-
-    def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
-        return weighted(lambda params, rows: call(params, rows, arrays))(params, data)
-
-    record = traced.trace(of_tile, name, start, like_a_tile(data, tile, start), arrays, has_aux=False)
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, arrays))):
-        check_mean(call, record, start, data, arrays, name, tile)
-    return record
-
-
-def like_a_tile(data: Any, tile: int, start: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """Return the shapes of a tile: of its rows and of their weights."""
-    rows = jax.tree.map(lambda leaf: _like(leaf, tile), data)
-    return rows, jax.ShapeDtypeStruct((tile,), Layout.of(start).dtype)
-
-
-def _like(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
 
 
 def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:

@@ -85,6 +85,7 @@ class Program:
         self.advance = jax.jit(self._advance)
         self.answer = jax.jit(self._answer)
         self.rows = jax.jit(self._rows)
+        self.first = jax.jit(self._first)
         self.slopes = jax.jit(self._slopes)
         self.learn = jax.jit(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
@@ -155,11 +156,15 @@ class Program:
         penalty = 0 if term is None else term.value(held)
         return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
 
+    def _first(self, inputs: Inputs) -> jax.Array:
+        """Return where the first evaluation is."""
+        problem = self.bind(inputs)[0]
+        return problem.inside(problem.layout.flatten(inputs.init))
+
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, _ = self.bind(inputs)
         rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
-        start = problem.layout.flatten(inputs.init)
-        return begin(problem, solver, problem.inside(start), rows)
+        return begin(problem, solver, self._first(inputs), rows)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self.bind(inputs), run, ticks)

@@ -1,6 +1,7 @@
 """Data whose loss is a mean over its rows."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,9 +10,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.flat import Layout
-
-APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
+from jaxgd.blocks import Source
+from jaxgd.sources import open_source
 
 
 class Rows:
@@ -37,6 +37,8 @@ class Rows:
 
     """
 
+    source: Source | None = None  # where rows are read from; None: they are in memory
+
     def __init__(self, data: Any, weights: Any = None) -> None:
         """Check the lengths; the arrays are kept where they are."""
         self.data = inputs.as_arrays(data, "data")
@@ -52,11 +54,74 @@ class Rows:
                     " All arrays in `Rows` must have as many entries on their first axis."
                 )
                 raise ValueError(msg)
-        self.weights = None if weights is None else _as_weights(weights, len(self))
+        self.weights = None if weights is None else _as_weights(weights, len(leaves[0][1]))
+        if any(isinstance(leaf, np.memmap) for _, leaf in leaves):
+            self.source = _Paired(open_source((self.data, self.weights)), paired=True)
+
+    @classmethod
+    def open(cls, where: Any, columns: Any = None, weights: str | None = None) -> "Rows":
+        """Return rows that are read anew, in blocks, at every evaluation: memory holds a few blocks.
+
+        >>> import numpy as np, jax.numpy as jnp, jaxgd
+        >>> def batches():
+        ...     for start in (0, 10, 20):
+        ...         yield np.arange(start, start + 10.0)
+        >>> def mse(theta, y):
+        ...     return jnp.mean((y - theta) ** 2)
+        >>> float(jaxgd.minimize(mse, jaxgd.Rows.open(batches)).params)
+        14.5
+
+        Args:
+            where: path of a `.npy`, Parquet or Arrow file, of a folder of them, or a list of paths; a pytree of `.npy`
+                paths, read in step; a pyarrow `Dataset` or `Table`; or a function that returns an iterator of batches,
+                pytrees of arrays of any number of rows, the same rows each time it is called.
+            columns: of Parquet and Arrow alone: what the loss gets, as a pytree of names, in which a list of names is a
+                matrix: `columns=(["x1", "x2"], "y")`. Absent: a dict of all columns.
+            weights: name of the column of weights.
+
+        Raises:
+            ValueError, TypeError: for columns that are missing, hold no numbers or nulls, and for batches that differ.
+
+        """
+        rows = cls.__new__(cls)
+        if weights is not None and columns is None:
+            msg = f"`weights={weights!r}` names a column; say by `columns` which others the loss gets."
+            raise ValueError(msg)
+        rows.data, rows.weights = None, weights
+        source = open_source(where, columns if weights is None else (columns, weights))
+        rows.source = _Paired(source, paired=weights is not None)
+        return rows
 
     def __len__(self) -> int:
-        """Return how many rows there are."""
-        return len(jax.tree.leaves(self.data)[0])
+        """Return how many rows there are, where that is known without reading them."""
+        count = len(jax.tree.leaves(self.data)[0]) if self.source is None else self.source.rows
+        if count is None:
+            msg = "How many rows there are is known once they are read."
+            raise TypeError(msg)
+        return count
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """A source of pairs of rows and weights; where it is not `paired`, the weights are None."""
+
+    source: Source
+    paired: bool
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def rows(self) -> int | None:
+        return self.source.rows
+
+    def batches(self, rows: int | None = None) -> Iterator[Any]:
+        batches = self.source.batches(rows)
+        return batches if self.paired else ((batch, None) for batch in batches)
+
+    def share(self, index: int, of: int) -> "_Paired":
+        return _Paired(self.source.share(index, of), self.paired)
 
 
 def _as_weights(weights: Any, rows: int) -> Any:
@@ -66,58 +131,34 @@ def _as_weights(weights: Any, rows: int) -> Any:
         raise ValueError(msg)
     if isinstance(weights, Tracer):
         return weights
-    bad = np.flatnonzero(~((np.asarray(weights) >= 0) & np.isfinite(np.asarray(weights))))
-    if len(bad):
-        msg = f"`weights[{bad[0]}]` is {weights[bad[0]]}; weights must be 0 or more, and finite."
-        raise ValueError(msg)
+    check_weights(np.asarray(weights))
     if not np.any(np.asarray(weights) > 0):
         msg = f"`weights` are all 0 for {rows} rows, so there is nothing to take the mean of. Give some row a weight."
         raise ValueError(msg)
     return weights
 
 
-def check_mean(
-    loss: Callable[..., Any], tile: Callable[..., Any], start: Any, data: Any, arrays: Any, name: str, count: int
-) -> None:
-    """Refuse a loss that is no mean over rows, by its value for some and those for each of them.
-
-    `tile` is the record of the loss for `count` rows and their weights, `start` the shapes of its params.
-    """
-    layout, there = Layout.of(start), len(jax.tree.leaves(data)[0])
-    picked = np.linspace(0, there - 1, count).astype(int)
-    rows = jax.tree.map(lambda leaf: leaf[picked], data)
-    weights = np.full(count, 1 / count, layout.dtype)
-    params = layout.unflatten(jnp.cos(1 + jnp.arange(layout.size, dtype=layout.dtype)) / 10)
-
-    @jax.jit
-    def both(params: Any, rows: Any, arrays: Any) -> tuple[jax.Array, jax.Array]:
-        return loss(params, rows, arrays), tile(params, (rows, weights), arrays)[0]
-
-    whole, mean = map(float, both(params, rows, arrays))
-    if abs(whole - mean) > APART * (abs(whole) + abs(mean)):
-        msg = (
-            f"`loss` {name} is no mean over rows: for {count} of them it is {whole:.6g}, and {mean:.6g} as the mean of"
-            " its values for each. Write jnp.mean over the rows, not a sum, nor a root or quotient of means; or pass"
-            " the data without `Rows`."
-        )
+def check_weights(weights: np.ndarray, first: int = 0) -> None:
+    """Refuse weights that are none; `first` is the number of the first row."""
+    bad = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
+    if len(bad):
+        msg = f"`weights[{first + bad[0]}]` is {weights[bad[0]]}; weights must be 0 or more, and finite."
         raise ValueError(msg)
 
 
-def some(tree: Any, count: int, seed: int = 0) -> tuple[Any, Any]:
-    """Return two samples of so many rows each; the same one twice where there are not enough rows for two."""
-    there, draw = len(jax.tree.leaves(tree)[0]), np.random.default_rng(seed)
-    parts = count if 2 * count > there else 2 * count
-    # One row, at random, of each of so many stretches.
-    edges = np.arange(parts + 1) * there // parts
-    picked = edges[:-1] + (draw.random(parts) * np.diff(edges)).astype(int)
+def drawn(tree: Any, count: int, there: int) -> list[Any]:
+    """Return two samples of `count` rows, with no row in both; or all rows, where there are not enough for two."""
+    if 2 * count > there:
+        return [jax.tree.map(jnp.asarray, tree)]
+    draw = np.random.default_rng(0)
+    # One row, at random, of each of so many stretches; each serves one of the samples, at random.
+    edges = np.arange(2 * count + 1) * there // (2 * count)
+    picked = edges[:-1] + (draw.random(2 * count) * np.diff(edges)).astype(int)
+    order = draw.permutation(2 * count)
 
     def taken(leaf: Any, rows: np.ndarray) -> Any:
         near = isinstance(leaf, np.ndarray) or leaf.device.platform == "cpu"
-        return jnp.asarray(np.take(np.asarray(leaf), rows, axis=0)) if near else leaf[rows]
+        return np.take(np.asarray(leaf), rows, axis=0) if near else leaf[rows]
 
-    if parts == count:
-        return (jax.tree.map(lambda leaf: taken(leaf, picked), tree),) * 2
-    # Each stretch serves one of the two, at random.
-    swap = draw.permutation(parts)
-    halves = [np.sort(half) for half in (swap[:count], swap[count:])]
-    return tuple(jax.tree.map(lambda leaf: taken(leaf, picked[half]), tree) for half in halves)  # type: ignore[return-value]
+    halves = (picked[np.sort(order[:count])], picked[np.sort(order[count:])])
+    return [jax.tree.map(lambda leaf: jnp.asarray(taken(leaf, half)), tree) for half in halves]

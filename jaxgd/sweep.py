@@ -1,29 +1,24 @@
-"""A solve over many rows: each evaluation is a sweep over all of them, led from the host; curvature is from a sample."""
+"""A solve over many rows: each evaluation is a pass over all of them, led from the host; curvature is from a sample."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import places
 from jaxgd.evidence import Evidence
+from jaxgd.passes import Memory, Pass, Stream, Together, span_of
 from jaxgd.program import Answer, Inputs, Program
-from jaxgd.rows import some
+from jaxgd.rows import Rows
 from jaxgd.run import Run
 from jaxgd.solve import in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
-from jaxgd.tiles import Span
+from jaxgd.stop import Status
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
 MOST_FIRST = 60  # evaluations on the sample
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
-
-Evaluate = Callable[[jax.Array], np.ndarray]  # of the params: gradient and loss, before anything is added, in one vector
 
 
 class Samples(NamedTuple):
@@ -33,65 +28,89 @@ class Samples(NamedTuple):
     other: Inputs
 
 
-def in_memory(program: Program, given: Inputs) -> tuple[Evaluate, Samples]:
-    """Return how to evaluate over rows that are in memory, by all cores, and samples of them."""
-    span = given.data
-    alone = places.may_block(program.recipe.traced.jaxpr)
-    workers = len(places.places(alone=alone))
-    tile, rows = program.recipe.tile, int(span.stop)
-    span = jax.tree.map(jnp.asarray, span)
-    tiles = -(-rows // tile)
-    ends = [min(rows, tile * (tiles * i // workers)) for i in range(1, workers)] + [rows]
-    parts = [
-        given._replace(data=span._replace(start=np.int32(start), stop=np.int32(stop)))
-        for start, stop in zip([0, *ends], ends, strict=False)
-        if start < stop
-    ]
-    pool, settings = ThreadPoolExecutor(len(parts)), places.settings()
-
-    def part_of(part: Inputs, params: np.ndarray) -> np.ndarray:
-        with ExitStack() as stack:
-            for setting in settings:
-                stack.enter_context(setting())
-            return np.asarray(program.slopes(part, params), np.float64)
-
-    def evaluate(params: jax.Array) -> np.ndarray:
-        at = np.asarray(params)
-        return sum(pool.map(lambda part: part_of(part, at), parts))  # type: ignore[return-value]
-
-    return evaluate, sample(program, given, rows)
-
-
-def sample(program: Program, given: Inputs, rows: int) -> Samples:
-    """Return samples of the rows."""
-    tile = program.recipe.tile
-    count = min(rows, tile * -(-max(LEAST, PER_PARAM * program.size) // tile))
-    span = given.data
-
-    def taken(data: Any) -> Inputs:
-        own, weights = data
-        total = count if weights is None else jnp.sum(weights)
-        return given._replace(data=Span(own, weights, np.int32(0), np.int32(count), jnp.asarray(total, program.dtype)))
-
-    return Samples(*map(taken, some((span.rows, span.weights), count)))
-
-
-def solve(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
-    """Return the answer, and the trace: descend on a sample first, then on all rows."""
-    evaluate, samples = in_memory(program, given)
-    run, ahead = program.begin(samples.other), None
+def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: bool) -> tuple[Answer, Any, str]:
+    """Return the answer, the trace, and what the user should know: descend on a sample first, then on all rows."""
+    count = sample_size(program)
+    own = _passes(program, given, rows, dtype, count)
+    start = program.first(given._replace(data=None))
+    found = own(np.asarray(start))
+    samples = _samples(program, given, own, count)
+    run, ahead, note = program.begin(samples.other), None, ""
     if samples.first is not samples.other and isinstance(getattr(run.state, "memory", None), Learnt):
         ahead = _on_sample(program, samples, run)
         run = run._replace(state=run.state._replace(memory=ahead.state.memory))
 
     def advance(run: Run, _: int) -> Run:
-        nonlocal ahead
-        run = program.learn(samples.other, run, evaluate(run.state.trial))
+        nonlocal ahead, found, note
+        try:
+            found = own(np.asarray(run.state.trial)) if found is None else found
+        except OSError as error:
+            note = f" Reading failed: {error}."
+            return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
+        run, found = program.learn(samples.other, run, found), None
         if ahead is not None:
             run, ahead = _led_to(run, ahead), None
         return run
 
-    return in_bursts(program, given, run, advance, progress=progress)
+    answer, log = in_bursts(program, given._replace(data=None), run, advance, progress=progress)
+    if int(answer.counts[0]) == Status.BAD_START:
+        note = own.not_finite()
+    return answer, log, note
+
+
+def sample_size(program: Program) -> int:
+    """Return how many rows a sample has, whole tiles."""
+    return program.recipe.tile * -(-max(LEAST, PER_PARAM * program.size) // program.recipe.tile)
+
+
+def _passes(program: Program, given: Inputs, rows: Rows, dtype: Any, count: int) -> Pass:
+    """Return what evaluates over all rows, wherever they are."""
+    several = jax.process_count()
+    if rows.source is not None:
+        source = rows.source if several == 1 else rows.source.share(jax.process_index(), several)
+        own: Pass = Stream(program, given, source, dtype, count)
+    else:
+        own = Memory(program, given, _held(given.data))
+    return own if several == 1 else Together(own)
+
+
+def _held(data: Any) -> list[Any]:
+    """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
+    leaves = jax.tree.leaves(data)
+    if any(len(getattr(leaf, "sharding", _HERE).device_set) > 1 for leaf in leaves):
+        shards = [_shards(leaf) for leaf in leaves]
+        if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
+            msg = "`data` has arrays that are spread over devices in different ways. Give all the same sharding of rows."
+            raise ValueError(msg)
+        structure = jax.tree.structure(data)
+        return [structure.unflatten([part for _, part in each]) for each in zip(*shards, strict=True)]
+    count, several, own = len(leaves[0]), jax.process_count(), jax.process_index()
+    if several > 1:
+        # All were given the same rows: each takes its part of them.
+        low, high = count * own // several, count * (own + 1) // several
+        data = jax.tree.map(lambda leaf: leaf[low:high], data)
+    return [jax.tree.map(jnp.asarray, data)]
+
+
+_HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+
+
+def _shards(leaf: Any) -> list[tuple[Any, Any]]:
+    """Return which rows lie on the devices of this process, and those rows; what is kept twice counts once."""
+    found = {}
+    for shard in leaf.addressable_shards:
+        if any(part != slice(None) for part in shard.index[1:]):
+            msg = f"`data` has an array of shape {leaf.shape} that is cut along another axis than its rows. Cut rows."
+            raise ValueError(msg)
+        if shard.replica_id == 0:
+            found[shard.index[0].start or 0] = shard.data
+    return sorted(found.items(), key=lambda item: item[0])
+
+
+def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
+    """Return two samples of the rows, or all of them as both."""
+    inputs = [given._replace(data=span_of(data, program.dtype)) for data in own.samples(count)]
+    return Samples(inputs[0], inputs[-1])
 
 
 def _on_sample(program: Program, samples: Samples, run: Run) -> Run:

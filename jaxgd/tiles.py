@@ -68,14 +68,3 @@ def rows_of_tile(row: int, there: int, platform: str) -> int:
     """Return how many rows of so many bytes make a tile, a power of two, where so many rows are there."""
     most = (CACHE if platform == "cpu" else BUFFER) / max(row, 1)
     return min(there, 1 << max(7, round(math.log2(most))))
-
-
-def weighted(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the loss as the sum over rows of its value for each, times its weight."""
-
-    def of_tile(params: Any, tile: Any) -> jax.Array:
-        rows, weights = tile
-        values = jax.vmap(lambda row: loss(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
-        return jnp.sum(weights * values)
-
-    return of_tile

@@ -40,7 +40,7 @@ class Optax:
     @property
     def name(self) -> str:
         """What a result says of the method."""
-        return f"an optax transformation{' (its own evaluations are not counted)' if self._evaluates() else ''}"
+        return f"an optax transformation{' (its own evaluations are not counted)' if self.evaluates() else ''}"
 
     def init(self, problem: Problem, params: jax.Array) -> OptaxState:
         """Return the state that asks for the start to be evaluated."""
@@ -84,7 +84,7 @@ class Optax:
             )
             raise TypeError(msg) from error
 
-    def _evaluates(self) -> bool:
+    def evaluates(self) -> bool:
         """Whether the transformation evaluates the loss itself, as it shows on two numbers."""
         called: list[bool] = []
 
