@@ -34,7 +34,9 @@ class Plan:
             column = batch.column(name)
             if nulls := _nulls(column):
                 last = row + batch.num_rows - 1
-                msg = f"column {name!r} has {nulls} nulls in rows {row} to {last} of {file}. Fill or drop them first."
+                msg = (
+                    f"column {name!r} holds nulls: {nulls} in rows {row} to {last} of {file}. Fill or drop them first."
+                )
                 raise ValueError(msg)
             done[name] = _values(column)
         return self.structure.unflatten([_leaf(leaf, done) for leaf in self.leaves])

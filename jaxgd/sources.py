@@ -148,6 +148,9 @@ def _files(where: Any, name: str) -> list[str]:
 
 def _expanded(path: Any) -> list[str]:
     """Return a file, or the files of a folder by name, but for those that are hidden or marks, such as _SUCCESS."""
+    if "://" in str(path):
+        msg = f"{path} is not on this machine's file system. Pass a pyarrow Dataset: `pyarrow.dataset.dataset(...)`."
+        raise ValueError(msg)
     if not Path(path).is_dir():
         Path(path).stat()  # what is not there is an OSError that says so
         return [str(path)]

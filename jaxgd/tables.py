@@ -152,7 +152,8 @@ class _Dataset:
         options |= {"fragment_readahead": 1, "use_threads": True}
         if _kind(self.dataset) == "parquet":
             scan = pyarrow("dataset").ParquetFragmentScanOptions
-            options["fragment_scan_options"] = scan(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
+            if self.dataset.format.default_fragment_scan_options == scan():  # else they are the user's own
+                options["fragment_scan_options"] = scan(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
         if self.fragments is None:
             scanners: Any = [self.dataset.scanner(**options)]
         else:
@@ -160,7 +161,8 @@ class _Dataset:
         tagged = itertools.chain.from_iterable(scanner.scan_batches() for scanner in scanners)
         row, last = 0, None
         for batch, fragment in ((each.record_batch, each.fragment) for each in tagged):
-            file = getattr(fragment, "path", self.name)
+            file = getattr(fragment, "path", None) or self.name
+            file = file if self.fragments is None else f"what this part reads of {file}"
             row, last = 0 if file != last else row, file
             if batch.num_rows:
                 yield self.plan.arrays(batch, row, file)

@@ -99,7 +99,7 @@ PLACES = {
     "npy by its name": lambda tmp: str(npy(tmp / "x.npy")),
     "npy by columns": lambda tmp: save(tmp / "f.npy", np.asfortranarray(X)),
     "npy folder": lambda tmp: numbered(tmp / "all", npy, ".npy"),
-    "npy list": lambda tmp: sorted(numbered(tmp / "all", npy, ".npy").iterdir()),
+    "npy list": lambda tmp: sorted(numbered(tmp / "all", npy, ".npy", (0, 300, 300, ROWS)).iterdir()),
     "array": lambda _: X,
     "jax": lambda _: jnp.asarray(X),
     "mapped": lambda tmp: np.load(npy(tmp / "x.npy"), mmap_mode="r"),
@@ -119,6 +119,9 @@ TABLES = {
     "parquet": parquet,
     "parquet of one group": lambda path: parquet(path, groups=ROWS),
     "parquet folder": lambda path: numbered(path.parent / "all", parquet, ".parquet"),
+    "parquet with an empty file": lambda path: numbered(
+        path.parent / "all", parquet, ".parquet", (0, 0, 300, 300, ROWS)
+    ),
     "parquet list": lambda path: sorted(numbered(path.parent / "all", parquet, ".parquet").iterdir()),
     "arrow": lambda path: arrow(path.with_suffix(".arrow")),
     "feather": lambda path: arrow(path.with_suffix(".feather")),
@@ -329,6 +332,7 @@ REFUSED = {
     "strings": (TypeError, ["`data['a']`", "<U1"], lambda _: {"a": np.array(["a"])}, None),
     "record batch": (TypeError, ["RecordBatch", "Table or a Dataset"], lambda _: TABLE.to_batches()[0], None),
     "not there": (FileNotFoundError, ["none.npy"], lambda tmp: tmp / "none.npy", None),
+    "elsewhere": (ValueError, ["s3://rows", "pyarrow.dataset"], lambda _: "s3://rows/x.parquet", None),
     "kind": (ValueError, ["t.csv", ".parquet", "function"], lambda tmp: written(tmp / "t.csv"), None),
     "empty folder": (ValueError, ["no files", "all"], lambda tmp: empty(tmp / "all"), None),
     "folder in folder": (ValueError, ["folder", "year=1"], lambda tmp: empty(tmp / "year=1").parent, None),
@@ -367,9 +371,9 @@ REFUSED = {
     "date": (TypeError, ["'s'", "timestamp"], lambda _: pa.table({"s": pa.array([1], pa.timestamp("s"))}), None),
     "lists": (TypeError, ["'s'", "list", "pyarrow.list_(double, length)"], lambda _: pa.table({"s": [[1.0]]}), None),
     "twice": (ValueError, ["2 columns named 'a'"], lambda _: pa.table([[1], [2]], ["a", "a"]), "a"),
-    "null": (ValueError, ["'x' has 2 nulls in rows 0 to 3 of", "n.parquet", "drop"], null, None),
-    "null in a list": (ValueError, ["'x' has 1 nulls", "`data`"], lambda _: null_in_list(), None),
-    "null in a dataset": (ValueError, ["'x' has 2 nulls", "n.parquet"], lambda tmp: ds.dataset(null(tmp)), None),
+    "null": (ValueError, ["'x' holds nulls: 2 in rows 0 to 3 of", "n.parquet", "drop"], null, None),
+    "null in a list": (ValueError, ["'x' holds nulls: 1 in", "`data`"], lambda _: null_in_list(), None),
+    "null in a dataset": (ValueError, ["'x' holds nulls: 2", "n.parquet"], lambda tmp: ds.dataset(null(tmp)), None),
     "file without": (
         ValueError,
         ["b.parquet has no column 'x'", "a.parquet has"],
@@ -415,6 +419,14 @@ def test_refused(kind, words, place, columns, tmp_path):
 @pytest.mark.parametrize(("kind", "words", "given"), UNLIKE.values(), ids=UNLIKE)
 def test_batches_unlike(kind, words, given):
     refused(kind, words, lambda: list(blocks(open_source(given), 100)))
+
+
+def test_nulls_in_a_part(tmp_path):
+    dataset = ds.dataset(
+        [str(null(tmp_path)), str(parquet(tmp_path / "t.parquet"))], schema=pa.schema({"x": pa.float64()})
+    )
+    part = open_source(dataset).share(0, 2)
+    refused(ValueError, ["holds nulls: 2 in rows 0 to 3 of what this part reads of"], lambda: list(part.batches()))
 
 
 def test_sizes_refused():
