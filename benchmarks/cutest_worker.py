@@ -23,10 +23,10 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import jaxgd
+from jaxgd.cache import cache
 from jaxgd.flat import Layout
 from jaxgd.methods import choose, named
 from jaxgd.problem import Problem
-from jaxgd.program import cache
 from jaxgd.run import Run, begin, tick
 
 FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation", "_quadratic_problems")}

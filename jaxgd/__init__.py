@@ -3,10 +3,11 @@
 from jaxgd import losses
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.groups import Groups
-from jaxgd.rows import Rows
+from jaxgd.minibatch import Batches
 from jaxgd.result import NotConverged, NotConvergedWarning, Result, Trace
+from jaxgd.rows import Rows
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
-from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS
+from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.solvers.proximal import FISTA, GradientDescent
 from jaxgd.stop import Status, Stop
 from jaxgd.terms import Ball, Simplex
@@ -19,6 +20,7 @@ __all__ = [
     "LBFGS",
     "Ball",
     "BarzilaiBorwein",
+    "Batches",
     "ConjugateGradient",
     "GradientDescent",
     "Groups",
@@ -30,6 +32,7 @@ __all__ = [
     "ProjectedLBFGS",
     "Result",
     "Rows",
+    "SampledNewton",
     "Simplex",
     "Status",
     "SteepestDescent",

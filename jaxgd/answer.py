@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, means, starts, sweep
+from jaxgd import groups, many, means, minibatch, starts, sweep
+from jaxgd.cache import clock
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
-from jaxgd.program import Answer, Program, clock
-from jaxgd.rows import Rows
+from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
+from jaxgd.rows import Rows
 from jaxgd.solve import in_loop, second_look
 from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.watch import LanesProgress
@@ -26,28 +27,50 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, given, note = means.prepare(ask, ask.data) if isinstance(ask.data, Rows) else prepare(ask)
-        if program.recipe.sampled:
-            answer, rows, more = sweep.solve(program, given, ask.data, ask.dtype, progress=progress)
-            note += more
-        else:
-            answer, rows = in_loop(program, given, progress=progress)
+        program, answer, rows, note = _of_rows(ask, ask.data, progress=progress) or _of_arrays(ask, progress=progress)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
-        # On the host at once: everything that follows asks for the status.
-        counts = np.asarray(answer.counts)
-        failed = counts[0] > _LAST_SUCCESS
-        if failed and not program.recipe.sampled:
-            answer, counts, more = second_look(program, given, answer, counts)
-            note += more
         if ask.dtype is not None:
             answer = jax.tree.map(np.asarray, answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, counts, rows, ask.stop, seconds, note)
-    if failed and not result.converged:
+    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note)
+    if not result.converged:
         _warn(result, level + 1)
     return result
+
+
+def _of_rows(ask: Ask, rows: Any, *, progress: bool) -> tuple[Program, Answer, Any, str] | None:
+    """Return program, answer, trace and note of a mean over rows in passes led from the host; None: it is not such."""
+    if not isinstance(rows, Rows):
+        if ask.batch_size is not None:
+            msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
+            raise ValueError(msg)
+        return None
+    if ask.batch_size is not None:
+        program, answer, note = minibatch.solve(ask, rows, progress=progress)
+        return program, answer, None, note
+    program, given, note = means.prepare(ask, rows)
+    if not program.recipe.sampled:
+        return _in_loop(program, given, note, progress=progress)
+    answer, trace, more = sweep.solve(program, given, rows, ask.dtype, progress=progress)
+    return program, answer, trace, note + more
+
+
+def _of_arrays(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str]:
+    return _in_loop(*prepare(ask), progress=progress)
+
+
+def _in_loop(program: Program, given: Inputs, note: str, *, progress: bool) -> tuple[Program, Answer, Any, str]:
+    answer, trace = in_loop(program, given, progress=progress)
+    if isinstance(answer.counts, Tracer):
+        return program, answer, trace, note
+    # On the host at once: everything that follows asks for the status.
+    counts = np.asarray(answer.counts)
+    if not Status(counts[0]).converged:
+        answer, counts, more = second_look(program, given, answer, counts)
+        note += more
+    return program, answer._replace(counts=counts), trace, note
 
 
 def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Result:
@@ -105,7 +128,6 @@ def rule(tol: Any, stop: Stop | None) -> Stop:
 
 _PRECISIONS = ("float32", "float64", np.float32, np.float64, jnp.float32, jnp.float64, np.dtype("f4"), np.dtype("f8"))
 _AS_IT_IS = nullcontext()
-_LAST_SUCCESS = int(Status.PRECISION_FLOOR)
 
 
 def _precision(dtype: Any) -> AbstractContextManager[Any]:

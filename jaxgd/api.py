@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgd.answer import rule, solved, solved_from, solved_many
+from jaxgd.minibatch import Batches
 from jaxgd.prepare import Ask
 from jaxgd.result import Result
 from jaxgd.stop import Stop
@@ -28,6 +29,7 @@ def minimize(
     trace: bool = False,
     has_aux: bool = False,
     starts: int | None = None,
+    batch_size: int | Batches | None = None,
 ) -> Result:
     """Find the parameters that make `loss(params, data)` smallest.
 
@@ -43,7 +45,8 @@ def minimize(
     Args:
         loss: function of `(params, data)`, or of `params` alone where there is no data, written in `jax.numpy`, that
             returns one real number; with `has_aux`, a pair of that number and any pytree of arrays.
-        data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets.
+        data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets. `Rows(data)` says that
+            the loss is a mean over the leading axis.
         init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
             loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
@@ -65,6 +68,8 @@ def minimize(
         starts: solve from so many starts, spread over the bounds or around `init`, which is the first of them; starts
             that cannot reach the lowest loss are given up. The result is that of the best, `result.optima` lists the
             different minima found and how many starts reached each.
+        batch_size: with `Rows` and an optax transformation or `GradientDescent`: descend by so many rows at a time;
+            `Batches(size=...)` says more.
 
     Returns:
         A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
@@ -73,7 +78,7 @@ def minimize(
         TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
 
     """
-    ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed)
+    ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed, batch_size)
     return solved(ask, progress=progress) if starts is None else solved_from(ask, starts, progress=progress)
 
 

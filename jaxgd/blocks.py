@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -132,7 +132,7 @@ def blocks(source: Source, size: int, seen: Seen | None = None) -> Iterator[Bloc
     seen.count(row + have, source.name, ended=True)
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
     """Iterate in a thread of its own, at most `depth` items ahead.
 
     What the thread raises is raised here, in its place. Closed early, the thread ends with the item it is at.
@@ -143,7 +143,7 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
     return _ahead(items, depth)
 
 
-def _ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
+def _ahead(items: Iterable[Any], depth: int) -> Generator[Any]:
     done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     room, closed = threading.Semaphore(depth), threading.Event()
 

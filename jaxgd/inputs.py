@@ -72,6 +72,11 @@ def cast(tree: Any, dtype: np.dtype) -> Any:
     return jax.tree.map(convert, tree)
 
 
+def in_type(tree: Any, dtype: Any) -> Any:
+    """Return arrays in the types in which they are computed with: the precision of `dtype`, if that is not None."""
+    return as_jax_has_them(tree if dtype is None else cast(tree, np.dtype(dtype)))
+
+
 def float_type(data: Any) -> np.dtype:
     """Return the type a start takes from the data: its floats' common type, or JAX's default float."""
     config: Any = jax.config

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.cache import cache, clock
 from jaxgd.places import may_block, memory_of, places, settings
 from jaxgd.pool import Batch, Ended, Lanes, Orders, blank, put
-from jaxgd.program import Answer, cache, clock
+from jaxgd.program import Answer
 from jaxgd.stop import Status, succeeded
 
 REFILLS = 4  # times that a pool is filled, at least

@@ -14,9 +14,7 @@ from jaxgd.flat import Layout
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
 
 
-def by_tiles(
-    call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int
-) -> traced.Traced:
+def by_tiles(call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int) -> traced.Traced:
     """Return the record of a loss for some rows and their weights; refuse one that is no mean over rows."""
 
     def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
@@ -35,6 +33,7 @@ def like_a_tile(data: Any, tile: int, start: Any) -> tuple[Any, jax.ShapeDtypeSt
 
 
 def of_length(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
+    """Return the shape of an array with so many rows."""
     return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
 
 

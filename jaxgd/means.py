@@ -1,4 +1,4 @@
-"""From a mean over rows to its program, and where it is solved: in one compiled loop, or in passes led from the host."""
+"""From a mean over rows to its program: for one compiled loop, or for passes led from the host."""
 
 import sys
 from typing import Any
@@ -19,8 +19,12 @@ from jaxgd.tiles import SMALL, Span, rows_of_tile
 HEAD = 1024  # rows read to see what they are
 
 
-def prepare(ask: Ask, rows: Rows) -> tuple[Program, Inputs, str]:
-    """Return the same for a mean over rows; where the program is of samples, the data are the rows and their weights."""
+def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = False) -> tuple[Program, Inputs, str]:
+    """Return the program for what was asked, what to call it with, and what the user should know.
+
+    Where the program is for `passes` over all rows, its data are the rows and their weights; for minibatches, rows of a
+    `tile`, likewise.
+    """
     refuse_with_rows(ask)
     first = (rows.data, rows.weights) if rows.source is None else next(blocks(rows.source, HEAD)).data
     init = ask.init if ask.init is None else inputs.as_start(ask.init, inputs.float_type(first[0]))
@@ -28,14 +32,16 @@ def prepare(ask: Ask, rows: Rows) -> tuple[Program, Inputs, str]:
     leaves = jax.tree.leaves((data, weights, init))
     inside = any(isinstance(leaf, Tracer) for leaf in leaves)
     there, size = len(leaves[0]), sum(leaf.nbytes for leaf in jax.tree.leaves(data))
-    spread = min((len(shard.data) for leaf in leaves[:1] for shard in getattr(leaf, "addressable_shards", [])), default=there)
-    sampled = not inside and (
-        rows.source is not None or jax.process_count() > 1 or spread < there or (size > SMALL and not _exact(ask.method))
-    )
-    if sampled:
+    spread = min((len(shard.data) for shard in getattr(leaves[0], "addressable_shards", [])), default=there)
+    parted = rows.source is not None or jax.process_count() > 1 or spread < there
+    sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))
+    if sampled and tile is None:
         refuse_in_passes(ask)
-    platform = jax.default_backend()
-    tile = rows_of_tile(size // there, sys.maxsize if rows.source else spread // jax.process_count(), platform)
+    most = sys.maxsize if rows.source else spread // jax.process_count()
+    if tile is not None and tile > most:
+        msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
+        raise ValueError(msg)
+    tile = tile or rows_of_tile(size // there, most, jax.default_backend())
     program, given, note = find(ask, data, init, tile=tile, sampled=sampled)
     if sampled:
         return program, given._replace(data=(data, weights)), note
@@ -55,8 +61,8 @@ def refuse_in_passes(ask: Ask) -> None:
     method = named(ask.method)
     if _exact(ask.method) or (isinstance(method, Optax) and method.evaluates()):
         msg = (
-            f"`method` {method.name} needs more of all rows than the loss and its gradient, which takes many passes over"
-            " rows that are not in memory in one place. Use method='auto' or 'lbfgs'."
+            f"`method` {method.name} needs more than the loss and its gradient, which are all that passes over rows"
+            " bring that are not in memory in one place. Use method='auto' or 'lbfgs'."
         )
         raise ValueError(msg)
 
@@ -64,10 +70,8 @@ def refuse_in_passes(ask: Ask) -> None:
 def refuse_with_rows(ask: Ask) -> None:
     """Refuse what a mean over rows cannot be solved with."""
     if ask.has_aux:
-        msg = "`has_aux=True` cannot be had with `Rows`: the loss is evaluated for some rows at a time. Return a number."
+        msg = "`has_aux=True` cannot be had with `Rows`: a loss is called for some rows at a time. Return a number."
         raise ValueError(msg)
     if ask.least_squares:
         msg = "`least_squares` takes arrays, not `Rows`. Write jnp.mean(residuals**2) / 2 and pass it to `minimize`."
         raise ValueError(msg)
-
-

@@ -1,5 +1,6 @@
-"""Passes over all rows of a mean: in memory by all cores and devices, or read as they are computed with."""
+"""Passes over all rows of a mean that are in memory: by all cores, devices and processes."""
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,14 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import inputs, places
-from jaxgd.blocks import Block, Seen, Source, ahead, blocks
+from jaxgd import places
 from jaxgd.program import Inputs, Program
-from jaxgd.rows import check_weights, drawn
+from jaxgd.rows import drawn
 from jaxgd.tiles import Span
-
-BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
-WAITING = 2  # blocks read ahead
 
 
 class Pass(Protocol):
@@ -85,11 +82,44 @@ class Memory:
         """Return which row is not finite."""
         first = 0
         for rows, _ in self._held:
-            found = _not_finite(rows, first)
+            found = not_finite_in(rows, first)
             if found:
                 return found
             first += len(jax.tree.leaves(rows)[0])
         return ""
+
+
+def held(data: Any) -> list[Any]:
+    """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
+    leaves = jax.tree.leaves(data)
+    if any(len(getattr(leaf, "sharding", _HERE).device_set) > 1 for leaf in leaves):
+        shards = [_shards(leaf) for leaf in leaves]
+        if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
+            msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."
+            raise ValueError(msg)
+        structure = jax.tree.structure(data)
+        return [structure.unflatten([part for _, part in each]) for each in zip(*shards, strict=True)]
+    count, several, own = len(leaves[0]), jax.process_count(), jax.process_index()
+    if several > 1:
+        # All were given the same rows: each takes its part of them.
+        low, high = count * own // several, count * (own + 1) // several
+        data = jax.tree.map(lambda leaf: leaf[low:high], data)
+    return [jax.tree.map(jnp.asarray, data)]
+
+
+_HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+
+
+def _shards(leaf: Any) -> list[tuple[Any, Any]]:
+    """Return which rows lie on the devices of this process, and those rows; what is kept twice counts once."""
+    found = {}
+    for shard in leaf.addressable_shards:
+        if any(part != slice(None) for part in shard.index[1:]):
+            msg = f"`data` has an array of shape {leaf.shape} that is cut along another axis than its rows. Cut rows."
+            raise ValueError(msg)
+        if shard.replica_id == 0:
+            found[shard.index[0].start or 0] = shard.data
+    return sorted(found.items(), key=lambda item: item[0])
 
 
 def _parts(span: Span, tile: int, count: int) -> list[Span]:
@@ -97,102 +127,18 @@ def _parts(span: Span, tile: int, count: int) -> list[Span]:
     rows = int(span.stop)
     tiles = -(-rows // tile)
     ends = [min(rows, tile * (tiles * i // count)) for i in range(count + 1)]
-    return [span._replace(start=np.int32(a), stop=np.int32(b)) for a, b in zip(ends, ends[1:], strict=False) if a < b]
+    return [span._replace(start=np.int32(a), stop=np.int32(b)) for a, b in itertools.pairwise(ends) if a < b]
 
 
 def _joined(picked: list[list[Any]], count: int) -> list[Any]:
     """Return the samples of several places as one, of `count` rows where two were drawn."""
     several = min(map(len, picked))
-    joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *(each[i] for each in picked)) for i in range(several)]
+    parts = [[each[at] for each in picked] for at in range(several)]
+    joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *part) for part in parts]
     return joined if several == 1 else jax.tree.map(lambda leaf: leaf[:count], joined)
 
 
-class Stream:
-    """Passes over rows that are read, the next block while the last is computed with."""
-
-    def __init__(self, program: Program, given: Inputs, source: Source, dtype: Any, keep: int) -> None:
-        """Read blocks of rows; the first pass keeps two samples of `keep` rows."""
-        tile = program.recipe.tile
-        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(given.data))
-        self._program, self._given, self._source, self._dtype = program, given, source, dtype
-        self._size = tile * max(1, BLOCK // (tile * row))
-        self._seen, self._keep, self._kept = Seen(), 2 * keep, None
-        self.total = 0.0
-
-    def __call__(self, params: np.ndarray) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector."""
-        sums, total, kept = np.zeros(len(params) + 1), 0.0, _Reservoir(self._keep) if self._kept is None else None
-        for block in ahead(blocks(self._source, self._size, self._seen), WAITING):
-            data = self._checked(block)
-            if kept:
-                kept.add(data)
-            span = span_of(data, self._program.dtype)
-            weight, stop = float(span.total), int(span.stop)
-            total += weight
-            span = jax.tree.map(lambda leaf: _filled(leaf, self._size), span)
-            span = span._replace(stop=np.int32(stop), total=np.ones((), self._program.dtype))
-            sums += np.asarray(self._program.slopes(self._given._replace(data=span), params), np.float64)
-        if not total:
-            msg = f"weights of {self._source.name} are all 0, so there is nothing to take the mean of."
-            raise ValueError(msg)
-        self.total, self._kept = total, kept or self._kept
-        return sums / total
-
-    def _checked(self, block: Block) -> Any:
-        """Return rows and weights of a block in the types computed with."""
-        rows, weights = block.data
-        if weights is not None:
-            check_weights(weights, block.row)
-        return inputs.as_jax_has_them(inputs.cast((rows, weights), self._dtype) if self._dtype else (rows, weights))
-
-    def samples(self, count: int) -> list[Any]:
-        """Return two samples, or all rows, from what the first pass kept."""
-        rows = self._kept.rows if self._kept else None
-        return drawn(rows, count, len(jax.tree.leaves(rows)[0]))
-
-    def not_finite(self) -> str:
-        """Return which row is not finite, from a pass of its own."""
-        for block in blocks(self._source, self._size, self._seen):
-            found = _not_finite(block.data[0], block.row)
-            if found:
-                return found
-        return ""
-
-
-class _Reservoir:
-    """A sample of what goes by: the rows that have drawn the lowest numbers."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._draw = size, np.random.default_rng(0)
-        self._keys, self._parts, self._most = np.zeros(0), [], np.inf
-
-    def add(self, data: Any) -> None:
-        """Look at some rows."""
-        keys = self._draw.random(len(jax.tree.leaves(data)[0]))
-        taken = np.flatnonzero(keys < self._most)
-        if not len(taken):
-            return
-        self._keys = np.concatenate([self._keys, keys[taken]])
-        self._parts.append(jax.tree.map(lambda leaf: leaf[taken], data))
-        if len(self._keys) > 2 * self._size:
-            best = np.sort(np.argpartition(self._keys, self._size)[: self._size])
-            self._keys, self._parts = self._keys[best], [jax.tree.map(lambda leaf: leaf[best], self.rows)]
-            self._most = self._keys.max()
-
-    @property
-    def rows(self) -> Any:
-        """The rows kept; more than were asked for."""
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._parts)
-
-
-def _filled(leaf: Any, size: int) -> Any:
-    """Return an array filled up to so many rows by its first; scalars as they are."""
-    if not np.ndim(leaf) or len(leaf) == size:
-        return leaf
-    return np.concatenate([leaf, np.broadcast_to(leaf[:1], (size - len(leaf), *leaf.shape[1:]))])
-
-
-def _not_finite(rows: Any, first: int) -> str:
+def not_finite_in(rows: Any, first: int) -> str:
     """Return which of the rows is the first that is not finite, `first` being the number of the first there is."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
         array = np.asarray(leaf)

@@ -9,10 +9,11 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added, closure, inputs, traced
+from jaxgd.cache import cache
 from jaxgd.mean import by_tiles, like_a_tile, of_length
 from jaxgd.methods import choose, named
 from jaxgd.problem import as_vector
-from jaxgd.program import Inputs, Program, Recipe, cache, precision
+from jaxgd.program import Inputs, Program, Recipe, precision
 from jaxgd.stop import DEFAULT, Stop
 
 
@@ -32,6 +33,7 @@ class Ask(NamedTuple):
     l2: Any = None
     term: Any = None
     fixed: Any = None
+    batch_size: Any = None
     sign: int = 1
     least_squares: bool = False
 
@@ -49,9 +51,7 @@ def as_given(ask: Ask) -> tuple[Any, Any]:
 
 def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:
     """Return arrays in the types in which they are computed with."""
-    if ask.dtype is not None:
-        data, init = inputs.cast((data, init), np.dtype(ask.dtype))
-    return inputs.as_jax_has_them((data, init))
+    return inputs.in_type((data, init), ask.dtype)
 
 
 def find(

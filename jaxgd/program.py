@@ -1,6 +1,5 @@
 """Compiled solves: one program for each loss, method and shape, found again by value."""
 
-import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,15 +11,12 @@ from jax.core import Tracer
 
 from jaxgd import closure
 from jaxgd.flat import Held, Layout
-from jaxgd.problem import Problem
-from jaxgd.run import Rows, Run, Solver, advance, begin, learn
+from jaxgd.problem import Point, Problem
+from jaxgd.run import Minibatches, Rows, Run, Solver, advance, begin, learn, minibatches
 from jaxgd.stop import Stop
 from jaxgd.tiles import Tiles
 from jaxgd.traced import Derivatives
 
-# Programs kept, by weight; the oldest leaves first. On Linux a process has room for the code of some 400, beyond which
-# XLA aborts: each kernel takes of 65,530 mappings.
-MOST = 256
 POOL = 6  # weight of the program of a pool of lanes
 
 
@@ -86,6 +82,8 @@ class Program:
         self.answer = jax.jit(self._answer)
         self.rows = jax.jit(self._rows)
         self.first = jax.jit(self._first)
+        self.told = jax.jit(self._told)
+        self.minibatches = jax.jit(self._minibatches, donate_argnums=1)
         self.slopes = jax.jit(self._slopes)
         self.learn = jax.jit(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
@@ -180,12 +178,24 @@ class Program:
         slopes = slopes.astype(run.state.trial.dtype)
         return learn(problem, solver, stop, run, problem.point(run.state.trial, slopes[-1], slopes[:-1], ()))
 
+    def _minibatches(self, inputs: Inputs, sums: Minibatches, order: jax.Array, count: jax.Array) -> Minibatches:
+        """Return the sums after a step for each of the first `count` rows of `order`, numbers of the rows at hand."""
+        return minibatches(lambda data: self.bind(inputs._replace(data=data))[:2], inputs.data, sums, order, count)
+
     def _answer(self, inputs: Inputs, run: Run) -> Answer:
-        best, sign = run.best, self.recipe.sign
-        layout = self.layout(inputs.init)
-        params, grad = layout.unflatten(best.params), layout.slopes(sign * best.grad)
-        residual = layout.slopes(sign * best.residual) if inputs.terms else None
-        return Answer(params, sign * best.loss, grad, residual, best.aux, run.counts, run.evidence)
+        return self._of_point(inputs, run.best, run.counts, run.evidence)
+
+    def _of_point(self, inputs: Inputs, point: Point, counts: Any, evidence: Any) -> Answer:
+        layout, sign = self.layout(inputs.init), self.recipe.sign
+        params, grad = layout.unflatten(point.params), layout.slopes(sign * point.grad)
+        residual = layout.slopes(sign * point.residual) if inputs.terms else None
+        return Answer(params, sign * point.loss, grad, residual, point.aux, counts, evidence)
+
+    def _told(self, inputs: Inputs, params: jax.Array, slopes: jax.Array, counts: Any, evidence: Any) -> Answer:
+        """Return the answer where all rows say this of loss and gradient."""
+        slopes = slopes.astype(params.dtype)
+        point = self.bind(inputs)[0].point(params, slopes[-1], slopes[:-1], ())
+        return self._of_point(inputs, point, counts, evidence)
 
     def _rows(self, inputs: Inputs, rows: Rows) -> tuple[Any, ...]:
         params = jax.vmap(self.layout(inputs.init).unflatten)(rows.params)
@@ -194,61 +204,6 @@ class Program:
     def _solve(self, inputs: Inputs) -> tuple[Answer, Rows | None]:
         run = self._advance(inputs, self._begin(inputs))
         return self._answer(inputs, run), run.rows
-
-
-class Cache:
-    """Programs by key, oldest first."""
-
-    def __init__(self, most: int) -> None:
-        """Keep programs of a weight of `most` in all."""
-        self._most = most
-        self._programs: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Any:
-        """Return what is kept under `key`, or None."""
-        return self._programs.get(key)
-
-    def put(self, key: Hashable, program: Any) -> None:
-        """Keep `program` under `key`."""
-        with self._lock:
-            self._programs[key] = program
-        self.trim()
-
-    def trim(self) -> None:
-        """Forget the oldest programs where all together weigh too much; a program gains weight by its pools."""
-        with self._lock:
-            weights = {key: getattr(program, "weight", 0) for key, program in self._programs.items()}
-            total = sum(weights.values())
-            for key in list(weights)[:-1]:
-                if total <= self._most:
-                    break
-                del self._programs[key]
-                total -= weights[key]
-
-    def clear(self) -> None:
-        """Forget all programs."""
-        self._programs.clear()
-
-
-cache = Cache(MOST)
-
-
-class CompileClock(threading.local):
-    """Seconds this thread has spent tracing, lowering and compiling, as JAX reports them."""
-
-    seconds = 0.0
-
-
-clock = CompileClock()
-
-
-def _listen(event: str, duration_secs: float, **_: str | int) -> None:
-    if event.startswith("/jax/core/compile/"):
-        clock.seconds += duration_secs
-
-
-jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def precision() -> tuple[Any, ...]:

@@ -24,9 +24,9 @@ class Rows:
     >>> round(float(jaxgd.minimize(mse, rows).params), 3)
     3.75
 
-    Knowing that, `minimize` reads the data once an evaluation, by tiles that stay in the cache, takes the curvature from
-    a sample of the rows, reads rows from disk, and spreads them over cores and devices. Penalties on the params may be
-    added to the mean. A loss that is no mean over rows is an error.
+    Knowing that, `minimize` reads the data once an evaluation, by tiles that stay in the cache, takes the curvature
+    from a sample of the rows, reads rows from disk, and spreads them over cores and devices. Penalties on the params
+    may be added to the mean. A loss that is no mean over rows is an error.
 
     Args:
         data: pytree of arrays, rows first; the loss gets some of the rows at a time, in the same structure.
@@ -46,7 +46,9 @@ class Rows:
         names = ["data" + jax.tree_util.keystr(path) for path, _ in leaves]
         for name, (_, leaf) in zip(names, leaves, strict=True):
             if not leaf.ndim:
-                msg = f"`{name}` is one number; `Rows` needs arrays, rows first. Let the loss close over what all share."
+                msg = (
+                    f"`{name}` is one number; `Rows` takes arrays, rows first. Let the loss close over what all share."
+                )
                 raise ValueError(msg)
             if len(leaf) != len(leaves[0][1]):
                 msg = (
@@ -161,4 +163,4 @@ def drawn(tree: Any, count: int, there: int) -> list[Any]:
         return np.take(np.asarray(leaf), rows, axis=0) if near else leaf[rows]
 
     halves = (picked[np.sort(order[:count])], picked[np.sort(order[count:])])
-    return [jax.tree.map(lambda leaf: jnp.asarray(taken(leaf, half)), tree) for half in halves]
+    return [jax.tree.map(lambda leaf, half=half: jnp.asarray(taken(leaf, half)), tree) for half in halves]

@@ -1,5 +1,6 @@
 """The loop: one for all methods, one evaluation a tick."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxgd import evidence
 from jaxgd.problem import Point, Problem, choose
 from jaxgd.stop import Status, Stop
+from jaxgd.tiles import Span
 
 
 class Solver(Protocol):
@@ -93,6 +95,30 @@ def advance(problem: Problem, solver: Solver, stop: Stop, run: Run, ticks: jax.A
         return running if until is None else running & (run.evals < until)
 
     return jax.lax.while_loop(going, lambda run: tick(problem, solver, stop, run), run)
+
+
+class Minibatches(NamedTuple):
+    """What steps over minibatches have come to."""
+
+    state: Any  # the solver's own
+    losses: jax.Array  # shape (2,): sum of the losses, and of their squares
+    params: jax.Array  # sum of the params, shape (p,)
+
+
+def minibatches(
+    bind: Callable[[Span], tuple[Problem, Solver]], span: Span, sums: Minibatches, order: jax.Array, count: jax.Array
+) -> Minibatches:
+    """Step once for each of the first `count` minibatches, the rows of `span` that a row of `order` numbers."""
+
+    def one(at: jax.Array, sums: Minibatches) -> Minibatches:
+        rows = order[at]
+        own, weights = jax.tree.map(lambda leaf: leaf[rows], (span.rows, span.weights))
+        problem, solver = bind(Span(own, weights, jnp.int32(0), jnp.int32(rows.size), span.total))
+        trial = problem.at(sums.state.trial)
+        losses = sums.losses + jnp.stack([trial.loss, trial.loss**2])
+        return Minibatches(solver.step(problem, sums.state, trial), losses, sums.params + trial.params)
+
+    return jax.lax.fori_loop(0, count, one, sums)
 
 
 def _record(rows: Rows, state: Any, moved: jax.Array) -> Rows:

@@ -43,6 +43,13 @@ SENTENCES = {
         "given up after {r.evals} evaluations: another start has a lower loss than this one can still reach, as far as"
         " its model tells."
     ),
+    Status.NOISE_FLOOR: (
+        "the last passes over the minibatches did not lower the loss by more than its noise, after {r.evals} of them."
+    ),
+    Status.MAX_PASSES: (
+        "stopped after {r.evals} minibatches, the limit of passes, with the loss still falling."
+        " Raise it with `batch_size=Batches(size=..., passes=...)`, or take longer steps."
+    ),
     Status.INTERRUPTED: "interrupted after {r.evals} evaluations; the best point so far is returned.",
 }
 

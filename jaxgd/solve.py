@@ -51,9 +51,7 @@ def in_loop(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer,
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
         run = program.advance(given, run)
         return program.answer(given, run), run.rows and program.rows(given, run.rows)
-    return in_bursts(
-        program, given, run, lambda run, ticks: program.advance(given, run, ticks), progress=progress
-    )
+    return in_bursts(program, given, run, lambda run, ticks: program.advance(given, run, ticks), progress=progress)
 
 
 def _filled(*rows: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ CALM = 5  # moves in a row that must meet the test of `tol`, where there are as 
 
 
 class Status(IntEnum):
-    """Why a solve ended; the first five after `RUNNING` are success."""
+    """Why a solve ended; the first five after `RUNNING` are success, and `NOISE_FLOOR`."""
 
     RUNNING = 0
     CONVERGED = 1
@@ -33,16 +33,18 @@ class Status(IntEnum):
     ZERO_GRADIENT = 11
     INTERRUPTED = 12
     OUTDONE = 13
+    NOISE_FLOOR = 14
+    MAX_PASSES = 15
 
     @property
     def converged(self) -> bool:
         """Whether this status is success."""
-        return Status.CONVERGED <= self <= Status.PRECISION_FLOOR
+        return bool(succeeded(int(self)))
 
 
 def succeeded(codes: Any) -> Any:
     """Return which of the numbers of statuses are success."""
-    return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR)
+    return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR) | (codes == Status.NOISE_FLOOR)
 
 
 class Tolerance(NamedTuple):

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.evidence import Evidence
-from jaxgd.passes import Memory, Pass, Stream, Together, span_of
+from jaxgd.passes import Memory, Pass, Together, held, span_of
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.run import Run
 from jaxgd.solve import in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
+from jaxgd.stream import Stream
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
@@ -31,9 +32,9 @@ class Samples(NamedTuple):
 def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: bool) -> tuple[Answer, Any, str]:
     """Return the answer, the trace, and what the user should know: descend on a sample first, then on all rows."""
     count = sample_size(program)
-    own = _passes(program, given, rows, dtype, count)
+    own = passes_over(program, given, rows, dtype, count)
     start = program.first(given._replace(data=None))
-    found = own(np.asarray(start))
+    found: Any = own(np.asarray(start))
     samples = _samples(program, given, own, count)
     run, ahead, note = program.begin(samples.other), None, ""
     if samples.first is not samples.other and isinstance(getattr(run.state, "memory", None), Learnt):
@@ -63,48 +64,15 @@ def sample_size(program: Program) -> int:
     return program.recipe.tile * -(-max(LEAST, PER_PARAM * program.size) // program.recipe.tile)
 
 
-def _passes(program: Program, given: Inputs, rows: Rows, dtype: Any, count: int) -> Pass:
+def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: int) -> Pass:
     """Return what evaluates over all rows, wherever they are."""
     several = jax.process_count()
     if rows.source is not None:
         source = rows.source if several == 1 else rows.source.share(jax.process_index(), several)
         own: Pass = Stream(program, given, source, dtype, count)
     else:
-        own = Memory(program, given, _held(given.data))
+        own = Memory(program, given, held(given.data))
     return own if several == 1 else Together(own)
-
-
-def _held(data: Any) -> list[Any]:
-    """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
-    leaves = jax.tree.leaves(data)
-    if any(len(getattr(leaf, "sharding", _HERE).device_set) > 1 for leaf in leaves):
-        shards = [_shards(leaf) for leaf in leaves]
-        if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
-            msg = "`data` has arrays that are spread over devices in different ways. Give all the same sharding of rows."
-            raise ValueError(msg)
-        structure = jax.tree.structure(data)
-        return [structure.unflatten([part for _, part in each]) for each in zip(*shards, strict=True)]
-    count, several, own = len(leaves[0]), jax.process_count(), jax.process_index()
-    if several > 1:
-        # All were given the same rows: each takes its part of them.
-        low, high = count * own // several, count * (own + 1) // several
-        data = jax.tree.map(lambda leaf: leaf[low:high], data)
-    return [jax.tree.map(jnp.asarray, data)]
-
-
-_HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-
-
-def _shards(leaf: Any) -> list[tuple[Any, Any]]:
-    """Return which rows lie on the devices of this process, and those rows; what is kept twice counts once."""
-    found = {}
-    for shard in leaf.addressable_shards:
-        if any(part != slice(None) for part in shard.index[1:]):
-            msg = f"`data` has an array of shape {leaf.shape} that is cut along another axis than its rows. Cut rows."
-            raise ValueError(msg)
-        if shard.replica_id == 0:
-            found[shard.index[0].start or 0] = shard.data
-    return sorted(found.items(), key=lambda item: item[0])
 
 
 def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
@@ -118,7 +86,7 @@ def _on_sample(program: Program, samples: Samples, run: Run) -> Run:
     close = False
     while not close and not int(run.status) and int(run.evals) < MOST_FIRST:
         run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
-        seen = Evidence.unpack(np.asarray(run.evidence))
+        seen = Evidence.unpack(run.evidence)
         close = seen.left <= CLOSE * seen.made
     return run
 

@@ -40,6 +40,11 @@ def _line(run: Run, sign: int) -> str:
     return f"evals: {int(run.evals)} | loss: {sign * float(seen.loss):.8g} | largest gradient: {largest:.1e}{verdict}"
 
 
+def show_pass(number: int, loss: float, error: float) -> None:
+    """Print what a pass over minibatches came to."""
+    print(f"pass: {number} | averaged loss: {loss:.8g} +- {error:.1g}")
+
+
 class LanesProgress:
     """Print how many of many problems are done, how fast, and how long the rest will take."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxgd.program import cache
+from jaxgd.cache import cache
 
 sys.path.insert(0, str(Path(__file__).parent))
 

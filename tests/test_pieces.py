@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import jaxgd
 from jaxgd.added import as_terms
+from jaxgd.cache import Cache, cache
 from jaxgd.flat import Layout, spectrum
 from jaxgd.groups import lengths
 from jaxgd.places import may_block
 from jaxgd.problem import Problem
-from jaxgd.program import Cache, cache
 from jaxgd.solvers.dense import Dense
 from jaxgd.traced import trace
 

@@ -50,7 +50,7 @@ def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
 def _by_factors(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> tuple[Step, jax.Array]:
     """Return Newton's step by Cholesky's factors, and whether it is the minimizer, without doubt."""
     factor, eps = jnp.linalg.cholesky(matrix), jnp.finfo(slopes.dtype).eps
-    move = -jax.scipy.linalg.cho_solve((factor, True), slopes)  # noqa: FBT003
+    move = -jax.scipy.linalg.cho_solve((factor, True), slopes)
     length, limited = jnp.sqrt(jnp.sum(move**2)), jnp.isfinite(radius)
     # A factor of a matrix that is not positive is NaN.
     clear = jnp.min(jnp.diagonal(factor)) ** 2 > 4 * slopes.size * eps * jnp.max(jnp.abs(matrix))

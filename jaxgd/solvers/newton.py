@@ -157,7 +157,7 @@ def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
 
 
 def SampledNewton() -> TrustRegion:  # noqa: N802
-    """Return Newton's method in a trust region, the Hessian from a sample of rows and corrected by the moves: for `Rows`."""
+    """Return Newton's method in a trust region, its Hessian from a sample of rows, corrected by the moves."""
     return TrustRegion(Sampled(), "trust-region Newton, the Hessian from a sample of rows")
 
 

@@ -32,9 +32,9 @@ class Learnt(NamedTuple):
 class Sampled:
     """The Hessian of the problem at hand, a sample of the rows, corrected by what the moves show over all rows.
 
-    Byrd, Chin, Neveitt and Nocedal, SIAM J. Optim. 21 (2011), take the Hessian from a sample at every move; here it is
-    kept, with the updates of BFGS (Nocedal and Wright, Numerical Optimization (2006), equation 6.19), until it foretells
-    gradients badly.
+    Byrd, Chin, Neveitt and Nocedal, SIAM J. Optim. 21 (2011), take the Hessian from a sample at every move; here it
+    is kept, with the updates of BFGS (Nocedal and Wright, Numerical Optimization (2006), equation 6.19), until it
+    foretells gradients badly.
     """
 
     calm, computed, whole, first = 2, True, True, 0
@@ -67,7 +67,8 @@ class Sampled:
             none = jnp.zeros((), jnp.int32)
             return Learnt(rescaled(memory.scale, equilibrated(hessian)), hessian, none, memory.made + 1)
 
-        return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=memory.moves + moved * (memory.moves >= 0)))
+        moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
+        return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))
 
     def model(self, problem: Problem, memory: Learnt, point: Point) -> Dense:
         """Return the model around the point."""

@@ -1,0 +1,66 @@
+"""Programs kept to be found again, and the time that compiling them took."""
+
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+
+# Programs kept, by weight; the oldest leaves first. On Linux a process has room for the code of some 400, beyond which
+# XLA aborts: each kernel takes of 65,530 mappings.
+MOST = 256
+
+
+class Cache:
+    """Programs by key, oldest first."""
+
+    def __init__(self, most: int) -> None:
+        """Keep programs of a weight of `most` in all."""
+        self._most = most
+        self._programs: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Any:
+        """Return what is kept under `key`, or None."""
+        return self._programs.get(key)
+
+    def put(self, key: Hashable, program: Any) -> None:
+        """Keep `program` under `key`."""
+        with self._lock:
+            self._programs[key] = program
+        self.trim()
+
+    def trim(self) -> None:
+        """Forget the oldest programs where all together weigh too much; a program gains weight by its pools."""
+        with self._lock:
+            weights = {key: getattr(program, "weight", 0) for key, program in self._programs.items()}
+            total = sum(weights.values())
+            for key in list(weights)[:-1]:
+                if total <= self._most:
+                    break
+                del self._programs[key]
+                total -= weights[key]
+
+    def clear(self) -> None:
+        """Forget all programs."""
+        self._programs.clear()
+
+
+cache = Cache(MOST)
+
+
+class CompileClock(threading.local):
+    """Seconds this thread has spent tracing, lowering and compiling, as JAX reports them."""
+
+    seconds = 0.0
+
+
+clock = CompileClock()
+
+
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+    if event.startswith("/jax/core/compile/"):
+        clock.seconds += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)

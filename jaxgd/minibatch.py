@@ -1,0 +1,204 @@
+"""Descent by minibatches over the same rows: shuffled anew each pass, stopped when noise is all that is left."""
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd import evidence, means, sweep
+from jaxgd.blocks import Seen, ahead, blocks
+from jaxgd.methods import named
+from jaxgd.passes import held, span_of
+from jaxgd.prepare import Ask
+from jaxgd.program import Answer, Inputs, Program
+from jaxgd.rows import Rows
+from jaxgd.run import Minibatches
+from jaxgd.solvers.optax import Optax
+from jaxgd.solvers.proximal import GradientDescent
+from jaxgd.stop import DEFAULT, Status
+from jaxgd.stream import checked, filled
+from jaxgd.watch import show_pass
+
+CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How to descend by minibatches; `batch_size=256` is short for `Batches(size=256)`.
+
+    A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
+    each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
+    compared with the lowest so far: `patience` passes without a decrease beyond the average's standard error end it, as
+    do `passes` in all. With `polish`, the rest is done by method "auto" over all rows.
+    """
+
+    size: int
+    seed: int = 0
+    passes: int = 100
+    patience: int = 5
+    validation: float = 0.0
+    polish: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of rows or passes."""
+        for name in ("size", "passes", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                where = "batch_size" if name == "size" else name
+                msg = f"`{where}` must be a positive integer; got {value!r}."
+                raise ValueError(msg)
+        if not 0 <= self.validation < 1:
+            msg = f"`validation` must be a part of the rows, from 0 up to but not 1; got {self.validation!r}."
+            raise ValueError(msg)
+
+
+class Chunk(NamedTuple):
+    """Rows at hand, and the order in which to take them."""
+
+    data: Any  # rows and weights
+    order: np.ndarray  # shape (k, size): numbers of the rows of each minibatch
+    steps: int  # how many minibatches to take
+
+
+def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str]:
+    """Return the program, the answer, and what the user should know."""
+    batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
+    _refuse(ask)
+    whole, given, note = means.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
+    program, own, _ = means.prepare(ask, rows, tile=batches.size)
+    own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole))
+    start = np.asarray(whole.first(given._replace(data=None)))
+    first = own_pass(start)
+    found = [(float(first[-1]), start, first)]
+    descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
+    status = descent.run(progress=progress) if np.isfinite(first).all() else Status.BAD_START
+    for params in descent.candidates:
+        slopes = own_pass(params)
+        found.append((float(slopes[-1]), params, slopes))
+    _, best, slopes = min(found, key=lambda item: item[0] if np.isfinite(item[0]) else np.inf)
+    seen = evidence.begin(program.dtype)
+    counts = np.array([status, descent.steps, descent.steps, 0], np.int32)
+    if batches.polish and Status(status).converged:
+        init = whole.layout(given.init).unflatten(jnp.asarray(best))
+        answer, _, more = sweep.solve(whole, given._replace(init=init), rows, ask.dtype, progress=progress)
+        counts = np.asarray(answer.counts) + np.array([0, descent.steps, descent.steps, 0], np.int32)
+        return whole, answer._replace(counts=counts), note + more + " It ended with passes over all rows."
+    return program, whole.told(given._replace(data=None), best, slopes, counts, seen), note
+
+
+def _refuse(ask: Ask) -> None:
+    """Refuse methods that noise leads astray."""
+    method = named(ask.method)
+    if not isinstance(method, Optax | GradientDescent) or (isinstance(method, Optax) and method.evaluates()):
+        msg = (
+            f"`batch_size={ask.batch_size!r}` is for optax transformations without a search, as optax.adam(1e-3),"
+            f" and for `GradientDescent`; got method={ask.method!r}. Without `batch_size`, all rows are used."
+        )
+        raise ValueError(msg)
+    if ask.trace:
+        msg = "`trace=True` cannot be had with `batch_size`: moves are too many. Use `progress=True`."
+        raise ValueError(msg)
+
+
+class _Descent:
+    """Passes over minibatches, and the best that came of them."""
+
+    def __init__(
+        self, own: tuple[Program, Inputs], whole: tuple[Program, Inputs], batches: Batches, rows: Rows, dtype: Any
+    ) -> None:
+        (self._program, self._given), self._whole, self._batches = own, whole, batches
+        self._rows, self._dtype, self._draw = rows, dtype, np.random.default_rng(batches.seed)
+        self._seen, self._held_out = Seen(), None
+        self.steps, self.candidates = 0, []
+
+    def run(self, *, progress: bool) -> Status:
+        """Pass over the rows until there is nothing but noise."""
+        program, batches = self._program, self._batches
+        state = program.begin(self._given._replace(data=None)).state
+        best, waited = np.inf, 0
+        for number in range(batches.passes):
+            state, mean, error, average = self._pass(state)
+            measure, error = (mean, error) if not batches.validation else (self._validated(state.trial), 0.0)
+            if progress:
+                show_pass(number + 1, program.recipe.sign * mean, error)
+            if not np.isfinite(measure):
+                return Status.DIVERGED
+            waited += 1
+            if measure < best - error:
+                waited = 0
+            if measure < best:
+                best, self.candidates = measure, [np.asarray(state.trial), average]
+            if waited >= batches.patience:
+                return Status.NOISE_FLOOR
+        return Status.MAX_PASSES
+
+    def _pass(self, state: Any) -> tuple[Any, float, float, np.ndarray]:
+        """Take every row once; return the state, the loss averaged over the pass, its error, and the params' mean."""
+        program, dtype = self._program, self._program.dtype
+        sums = Minibatches(state, jnp.zeros(2, dtype), jnp.zeros(program.size, dtype))
+        steps = 0
+        with contextlib.closing(self._chunks()) as chunks:
+            for chunk in chunks:
+                span = span_of(chunk.data, dtype)
+                span = span._replace(total=np.asarray(self._batches.size * span.total / span.stop, dtype))
+                sums = program.minibatches(self._given._replace(data=span), sums, chunk.order, np.int32(chunk.steps))
+                steps += chunk.steps
+        self.steps += steps
+        total, square = np.asarray(sums.losses, np.float64)
+        mean = total / steps
+        error = math.sqrt(max(square / steps - mean**2, 0) / steps)
+        return sums.state, mean, error, np.asarray(sums.params) / steps
+
+    def _chunks(self) -> Generator[Chunk]:
+        """Yield the rows at hand, one part after the other, and an order in which to take them."""
+        first = self._held_out is None
+        out_of: list[Any] = []
+        for number, (data, count, most) in enumerate(self._parts()):
+            # Which rows are held out is drawn anew in each pass, and so is the same.
+            out = np.random.default_rng((self._batches.seed, number)).random(count) < self._batches.validation
+            if first and out.any():
+                out_of.append(jax.tree.map(lambda leaf, out=out: leaf[np.flatnonzero(out)], data))
+            if not out.all():
+                yield self._shuffled(data, np.flatnonzero(~out), most)
+        if first:
+            self._held_out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *out_of) if out_of else ()
+
+    def _parts(self) -> Iterator[tuple[Any, int, int]]:
+        """Yield rows and weights in parts of one shape, how many they are, and how many they are filled up to."""
+        if self._rows.source is None:
+            for data in held(self._given.data):
+                count = len(jax.tree.leaves(data)[0])
+                yield data, count, count
+            return
+        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._given.data))
+        size = self._batches.size * max(1, CHUNK // (self._batches.size * row))
+        with contextlib.closing(ahead(blocks(self._rows.source, size, self._seen))) as found:
+            for block in found:
+                data = checked(block, self._dtype)
+                yield jax.tree.map(lambda leaf: filled(leaf, size), data), len(jax.tree.leaves(data)[0]), size
+
+    def _shuffled(self, data: Any, rows: np.ndarray, most: int) -> Chunk:
+        """Return a chunk in a new order; the last minibatch is filled up with the rows that came first."""
+        size = self._batches.size
+        order = np.resize(self._draw.permutation(rows), (-(-most // size), size)).astype(np.int32)
+        return Chunk(data, order, -(-len(rows) // size))
+
+    def _validated(self, params: jax.Array) -> float:
+        """Return the loss of the rows held out."""
+        data, (whole, given) = self._held_out, self._whole
+        if not data:
+            msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
+            raise ValueError(msg)
+        span = span_of(data, self._program.dtype)
+        span = span._replace(
+            **{
+                name: jax.tree.map(lambda leaf: filled(leaf, max(len(leaf), whole.recipe.tile)), getattr(span, name))
+                for name in ("rows", "weights")
+            }
+        )
+        return float(whole.slopes(given._replace(data=span), params)[-1])

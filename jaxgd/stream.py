@@ -1,0 +1,102 @@
+"""Passes over rows that are read as they are computed with."""
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd import inputs
+from jaxgd.blocks import Block, Seen, Source, ahead, blocks
+from jaxgd.passes import not_finite_in, span_of
+from jaxgd.program import Inputs, Program
+from jaxgd.rows import check_weights, drawn
+
+BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
+WAITING = 2  # blocks read ahead
+
+
+class Stream:
+    """Passes over rows that are read, the next block while the last is computed with."""
+
+    def __init__(self, program: Program, given: Inputs, source: Source, dtype: Any, keep: int) -> None:
+        """Read blocks of rows; the first pass keeps two samples of `keep` rows."""
+        tile = program.recipe.tile
+        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(given.data))
+        self._program, self._given, self._source, self._dtype = program, given, source, dtype
+        self._size = tile * max(1, BLOCK // (tile * row))
+        self._seen, self._keep, self._kept = Seen(), 2 * keep, None
+        self.total = 0.0
+
+    def __call__(self, params: np.ndarray) -> np.ndarray:
+        """Return gradient and loss at the params, in one vector."""
+        sums, total, kept = np.zeros(len(params) + 1), 0.0, _Reservoir(self._keep) if self._kept is None else None
+        with contextlib.closing(ahead(blocks(self._source, self._size, self._seen), WAITING)) as found:
+            for block in found:
+                data = checked(block, self._dtype)
+                if kept:
+                    kept.add(data)
+                span = span_of(data, np.float64)
+                total += float(span.total)
+                span = jax.tree.map(lambda leaf: filled(leaf, self._size), span)
+                span = span._replace(total=np.ones((), self._program.dtype))
+                sums += np.asarray(self._program.slopes(self._given._replace(data=span), params), np.float64)
+        if not total:
+            msg = f"weights of {self._source.name} are all 0, so there is nothing to take the mean of."
+            raise ValueError(msg)
+        self.total, self._kept = total, kept or self._kept
+        return sums / total
+
+    def samples(self, count: int) -> list[Any]:
+        """Return two samples, or all rows, from what the first pass kept."""
+        rows = self._kept.rows if self._kept else None
+        return drawn(rows, count, len(jax.tree.leaves(rows)[0]))
+
+    def not_finite(self) -> str:
+        """Return which row is not finite, from a pass of its own."""
+        for block in blocks(self._source, self._size, self._seen):
+            found = not_finite_in(block.data[0], block.row)
+            if found:
+                return found
+        return ""
+
+
+def checked(block: Block, dtype: Any) -> Any:
+    """Return rows and weights of a block in the types computed with."""
+    rows, weights = block.data
+    if weights is not None:
+        check_weights(weights, block.row)
+    return inputs.in_type((rows, weights), dtype)
+
+
+class _Reservoir:
+    """A sample of what goes by: the rows that have drawn the lowest numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._draw = size, np.random.default_rng(0)
+        self._keys, self._parts, self._most = np.zeros(0), [], np.inf
+
+    def add(self, data: Any) -> None:
+        """Look at some rows."""
+        keys = self._draw.random(len(jax.tree.leaves(data)[0]))
+        taken = np.flatnonzero(keys < self._most)
+        if not len(taken):
+            return
+        self._keys = np.concatenate([self._keys, keys[taken]])
+        self._parts.append(jax.tree.map(lambda leaf: leaf[taken], data))
+        if len(self._keys) > 2 * self._size:
+            best = np.sort(np.argpartition(self._keys, self._size)[: self._size])
+            self._keys, self._parts = self._keys[best], [jax.tree.map(lambda leaf: leaf[best], self.rows)]
+            self._most = self._keys.max()
+
+    @property
+    def rows(self) -> Any:
+        """The rows kept; more than were asked for."""
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._parts)
+
+
+def filled(leaf: Any, size: int) -> Any:
+    """Return an array filled up to so many rows by its first; scalars as they are."""
+    if not np.ndim(leaf) or len(leaf) == size:
+        return leaf
+    return np.concatenate([leaf, np.broadcast_to(leaf[:1], (size - len(leaf), *leaf.shape[1:]))])
