@@ -11,7 +11,20 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("jaxgd", "jax", "jaxlib", "numpy", "optimistix", "jaxopt", "optax", "scipy", "sif2jax")
+PACKAGES = (
+    "jaxgd",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "optimistix",
+    "jaxopt",
+    "optax",
+    "scipy",
+    "sif2jax",
+    "scikit-learn",
+    "torch",
+    "pyarrow",
+)
 
 
 def header(module: str) -> str:
@@ -26,14 +39,16 @@ def header(module: str) -> str:
     return f"{today} | {machine} | Python {platform.python_version()}, {versions} | python -m {module}"
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, float]:
+def interleaved(
+    contenders: dict[str, Callable[[], object]], rounds: int, calls: int, warm: int = 2
+) -> dict[str, float]:
     """Return each contender's median seconds for a call; every round gives each a run of `calls` in a row.
 
-    Two calls warm up, and all wait for their arrays.
+    `warm` calls warm up, and all wait for their arrays.
     """
     spent: dict[str, list[float]] = {name: [] for name in contenders}
     for call in contenders.values():
-        jax.block_until_ready([call(), call()])
+        jax.block_until_ready([call() for _ in range(warm)])
     for _ in range(rounds):
         for name, call in contenders.items():
             began = time.perf_counter()
