@@ -127,16 +127,19 @@ class Judge:
     """A loss in float64, and how far from its minimum params are."""
 
     def __init__(self, loss, data, init):
+        """Take the start's loss; `best` is set once it is known."""
         with jax.enable_x64(True):
             self.data = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), data)
             self._at = jax.jit(loss)
         self.first, self.best = self(init), 0.0
 
     def __call__(self, params):
+        """Return the loss."""
         with jax.enable_x64(True):
             return float(self._at(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), self.data))
 
     def left(self, params):
+        """Return the decrease left, relative to all there is."""
         return (self(params) - self.best) / (self.first - self.best)
 
 
@@ -275,7 +278,7 @@ def _net_problem(rows, inputs=62, hidden=78):
 
 
 def network(given, most=2000):
-    """A network of 4,993 weights: time to the loss that SciPy's L-BFGS-B has after 300 iterations.
+    """Time a network of 4,993 weights to the loss that SciPy's L-BFGS-B has after 300 iterations.
 
     Peers stop at the first value of their own at or below it; for ours the fewest evaluations that reach it are found
     first, to within a few per cent. The loss reached is judged in float64.

@@ -4,6 +4,7 @@ A maker takes a `Problem`, sets up once, and returns a function of what is asked
 raises ImportError where the peer is not installed.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ MOST = 1000  # iterations of a regression, at most
 
 
 class Problem(NamedTuple):
+    """A loss, its data and start, for all."""
+
     loss: Callable[..., Any]
     data: Any  # pair of NumPy arrays, rows first
     on_device: Any  # the same as JAX arrays
@@ -26,6 +29,8 @@ class Problem(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """What a call returns."""
+
     params: Any
     cost: Any = ""  # evaluations; iterations, where they alone are known, end in " it"
 
@@ -269,10 +274,8 @@ def chase_torch(problem, most):
                 value.backward()
                 return value
 
-            try:
+            with contextlib.suppress(_Reached):
                 solver.step(closure)
-            except _Reached:
-                pass
             return Answer(_from_torch(problem, params), cost)
 
         return call
@@ -334,7 +337,8 @@ def _chase_optimistix(name):
             class Chase(getattr(optx, name)):
                 def terminate(self, fn, y, args, options, state, tags):
                     del fn, y, args, options, tags
-                    return state.f_info.f <= target, state.result
+                    reached = (state.f_info.f <= target) & (state.num_accepted_steps > 0)
+                    return reached, state.result
 
             solver = Chase(rtol=0.0, atol=0.0)
 
