@@ -611,10 +611,8 @@ def member(task):
     """Solve as one of several processes, and print the answer."""
     if task["count"] > 1:
         jax.distributed.initialize(f"localhost:{task['port']}", task["count"], task["rank"])
-    if task["files"]:
-        data = opened(task["files"])
-    else:
-        data = drawn("logistic", task["rows"], 20, spread=3)  # the same for all, of which each takes its share
+    # Arrays are the same for all, files the same paths: each takes its share.
+    data = opened(task["files"]) if task["files"] else drawn("logistic", task["rows"], 20, spread=3)
     init, loss = jnp.zeros(20, jnp.float32), regression("logistic")
     ours(loss, data, init)
     began = time.perf_counter()
