@@ -16,6 +16,7 @@ from jaxgd.traced import Derivatives
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
 FEW_SQUARES = 300  # parameters for which J'J is
+FEW_SAMPLED = 500  # parameters for which the Hessian of a sample of rows is
 METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
@@ -57,11 +58,15 @@ def choose(
     least_squares: bool = False,
     derivatives: Derivatives = Derivatives.ALL,
     sampled: bool = False,
+    linear: bool = False,
 ) -> tuple[Solver, str]:
-    """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it."""
+    """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it.
+
+    `sampled`: for passes over rows, where curvature is that of a sample; `linear`: the loss is of X @ w.
+    """
     curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
     if method is None:
-        return _choice(size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled)
+        return _choice(size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled, linear=linear)
     squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
     if getattr(method, "computed", False) and not (forward if squares else curved):
         msg = (
@@ -93,7 +98,9 @@ def choose(
     return method, getattr(method, "name", repr(method))
 
 
-def _choice(size: int, term: Any, *, least_squares: bool, curved: bool, sampled: bool) -> tuple[Solver, str]:
+def _choice(
+    size: int, term: Any, *, least_squares: bool, curved: bool, sampled: bool, linear: bool
+) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why = NewtonCG(), "many parameters"
     if isinstance(term, Simplex | Ball):
@@ -104,8 +111,11 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool, sampled:
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
+    elif sampled and (linear or size <= FEW_SAMPLED):
+        solver, why = SampledNewton(products=size > FEW_SAMPLED), "a mean over many rows"
     elif sampled:
-        solver, why = SampledNewton(), "a mean over many rows"
+        # The Hessian of a network tells little beside where it is taken.
+        solver, why = _unscaled(LBFGS() if term is None else ProjectedLBFGS()), "a mean over many rows, many parameters"
     elif size <= FEW:
         solver, why = Newton(), "few parameters"
     return solver, f"{solver.name} (chosen: {why})"

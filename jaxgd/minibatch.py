@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd import evidence, means, sweep
 from jaxgd.blocks import Seen, ahead, blocks
 from jaxgd.methods import named
-from jaxgd.passes import held, span_of
+from jaxgd.passes import filled, held, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
@@ -21,7 +21,7 @@ from jaxgd.run import Minibatches
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
-from jaxgd.stream import checked, filled
+from jaxgd.stream import checked
 from jaxgd.watch import show_pass
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
@@ -71,7 +71,7 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     _refuse(ask)
     whole, given, note = means.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
     program, own, _ = means.prepare(ask, rows, tile=batches.size)
-    own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole))
+    own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole, rows))
     start = np.asarray(whole.first(given._replace(data=None)))
     first = own_pass(start)
     found = [(float(first[-1]), start, first)]
@@ -180,7 +180,9 @@ class _Descent:
         with contextlib.closing(ahead(blocks(self._rows.source, size, self._seen))) as found:
             for block in found:
                 data = checked(block, self._dtype)
-                yield jax.tree.map(lambda leaf: filled(leaf, size), data), len(jax.tree.leaves(data)[0]), size
+                count = len(jax.tree.leaves(data)[0])
+                span = filled(span_of(data, self._program.dtype), size)
+                yield (span.rows, span.weights), count, size
 
     def _shuffled(self, data: Any, rows: np.ndarray, most: int) -> Chunk:
         """Return a chunk in a new order; the last minibatch is filled up with the rows that came first."""
@@ -194,11 +196,5 @@ class _Descent:
         if not data:
             msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
             raise ValueError(msg)
-        span = span_of(data, self._program.dtype)
-        span = span._replace(
-            **{
-                name: jax.tree.map(lambda leaf: filled(leaf, max(len(leaf), whole.recipe.tile)), getattr(span, name))
-                for name in ("rows", "weights")
-            }
-        )
+        span = filled(span_of(data, self._program.dtype), whole.recipe.tile)
         return float(whole.slopes(given._replace(data=span), params)[-1])

@@ -43,6 +43,17 @@ def span_of(data: Any, dtype: Any, total: Any = None, stop: int | None = None) -
     return Span(rows, weights, np.int32(0), np.int32(count), np.asarray(total, dtype))
 
 
+def filled(span: Span, size: int) -> Span:
+    """Return rows and weights filled up to so many, by the first row; those added are not taken."""
+
+    def longer(leaf: Any) -> Any:
+        return np.concatenate([leaf, np.broadcast_to(leaf[:1], (size - len(leaf), *leaf.shape[1:]))])
+
+    if len(jax.tree.leaves(span.rows)[0]) >= size:
+        return span
+    return span._replace(rows=jax.tree.map(longer, span.rows), weights=jax.tree.map(longer, span.weights))
+
+
 class Memory:
     """Passes over rows in memory; each core or device takes its part."""
 
@@ -92,7 +103,7 @@ class Memory:
 def held(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
-    if any(len(getattr(leaf, "sharding", _HERE).device_set) > 1 for leaf in leaves):
+    if any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in leaves):
         shards = [_shards(leaf) for leaf in leaves]
         if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
             msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."
@@ -105,9 +116,6 @@ def held(data: Any) -> list[Any]:
         low, high = count * own // several, count * (own + 1) // several
         data = jax.tree.map(lambda leaf: leaf[low:high], data)
     return [jax.tree.map(jnp.asarray, data)]
-
-
-_HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
 
 def _shards(leaf: Any) -> list[tuple[Any, Any]]:

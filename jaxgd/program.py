@@ -108,6 +108,7 @@ class Program:
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
         recipe = self.recipe
         kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
+        kind |= {"linear": recipe.sampled and recipe.traced.dots is not None}
         return recipe.choose(method, self.size, term, **kind)
 
     def layout(self, init: Any) -> Layout | Held:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd import inputs
 from jaxgd.blocks import Block, Seen, Source, ahead, blocks
-from jaxgd.passes import not_finite_in, span_of
+from jaxgd.passes import filled, not_finite_in, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import check_weights, drawn
 
@@ -38,8 +38,7 @@ class Stream:
                     kept.add(data)
                 span = span_of(data, np.float64)
                 total += float(span.total)
-                span = jax.tree.map(lambda leaf: filled(leaf, self._size), span)
-                span = span._replace(total=np.ones((), self._program.dtype))
+                span = filled(span, self._size)._replace(total=np.ones((), self._program.dtype))
                 sums += np.asarray(self._program.slopes(self._given._replace(data=span), params), np.float64)
         if not total:
             msg = f"weights of {self._source.name} are all 0, so there is nothing to take the mean of."
@@ -93,10 +92,3 @@ class _Reservoir:
     def rows(self) -> Any:
         """The rows kept; more than were asked for."""
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._parts)
-
-
-def filled(leaf: Any, size: int) -> Any:
-    """Return an array filled up to so many rows by its first; scalars as they are."""
-    if not np.ndim(leaf) or len(leaf) == size:
-        return leaf
-    return np.concatenate([leaf, np.broadcast_to(leaf[:1], (size - len(leaf), *leaf.shape[1:]))])

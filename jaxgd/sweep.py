@@ -1,5 +1,6 @@
 """A solve over many rows: each evaluation is a pass over all of them, led from the host; curvature is from a sample."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.evidence import Evidence
-from jaxgd.passes import Memory, Pass, Together, held, span_of
+from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.run import Run
@@ -18,7 +19,8 @@ from jaxgd.stream import Stream
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
-MOST_FIRST = 60  # evaluations on the sample
+PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
+GLANCE = 20  # evaluations on the sample between looks at the other
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
 
 
@@ -31,37 +33,68 @@ class Samples(NamedTuple):
 
 def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: bool) -> tuple[Answer, Any, str]:
     """Return the answer, the trace, and what the user should know: descend on a sample first, then on all rows."""
-    count = sample_size(program)
-    own = passes_over(program, given, rows, dtype, count)
-    start = program.first(given._replace(data=None))
-    found: Any = own(np.asarray(start))
+    count = sample_size(program, rows)
+    own, note = passes_over(program, given, rows, dtype, count), ""
+    first = own(np.asarray(program.first(given._replace(data=None))))
     samples = _samples(program, given, own, count)
-    run, ahead, note = program.begin(samples.other), None, ""
-    if samples.first is not samples.other and isinstance(getattr(run.state, "memory", None), Learnt):
-        ahead = _on_sample(program, samples, run)
-        run = run._replace(state=run.state._replace(memory=ahead.state.memory))
 
     def advance(run: Run, _: int) -> Run:
-        nonlocal ahead, found, note
+        nonlocal note
         try:
-            found = own(np.asarray(run.state.trial)) if found is None else found
+            return program.learn(samples.other, run, own(np.asarray(run.state.trial)))
         except OSError as error:
             note = f" Reading failed: {error}."
             return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
-        run, found = program.learn(samples.other, run, found), None
-        if ahead is not None:
-            run, ahead = _led_to(run, ahead), None
-        return run
 
+    run = program.learn(samples.other, program.begin(samples.other), first)
+    if program.recipe.method is None and not int(run.status) and samples.first is not samples.other:
+        run = _from_sample(program, samples, run, advance)
     answer, log = in_bursts(program, given._replace(data=None), run, advance, progress=progress)
     if int(answer.counts[0]) == Status.BAD_START:
         note = own.not_finite()
     return answer, log, note
 
 
-def sample_size(program: Program) -> int:
+def _from_sample(program: Program, samples: Samples, run: Run, advance: Callable[[Run, int], Run]) -> Run:
+    """Return the run gone on from where a sample led, if that is lower over all rows."""
+    ahead = _on_sample(program, samples)
+    aim = samples.other._replace(init=program.layout(samples.other.init).unflatten(ahead.best.params))
+    state = program.begin(aim).state
+    memory = getattr(ahead.state, "memory", None)
+    if isinstance(memory, Learnt):
+        memory = memory._replace(moves=jnp.full((), ANEW, jnp.int32))
+    if memory is not None:
+        state = state._replace(memory=memory)
+    there = advance(run._replace(state=state), 1)
+    gained = run.best.loss - there.state.point.loss
+    if not float(gained) > 0:
+        return run._replace(counts=there.counts.at[0].set(run.status))
+    seen = Evidence.unpack(there.evidence)
+    return there._replace(evidence=seen._replace(made=seen.made + gained).pack())
+
+
+def _on_sample(program: Program, samples: Samples) -> Run:
+    """Return a run that has descended on the first sample, as long as that lowers the loss of the other as well."""
+    run, lowest, checked = program.begin(samples.other), np.inf, 0
+    while not int(run.status):
+        run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
+        seen = Evidence.unpack(run.evidence)
+        if float(seen.left) <= CLOSE * float(seen.made):
+            break
+        if int(run.evals) >= checked + GLANCE:
+            checked, other = int(run.evals), float(program.slopes(samples.other, run.best.params)[-1])
+            if not other < lowest:
+                break
+            lowest = other
+    return run
+
+
+def sample_size(program: Program, rows: Rows) -> int:
     """Return how many rows a sample has, whole tiles."""
-    return program.recipe.tile * -(-max(LEAST, PER_PARAM * program.size) // program.recipe.tile)
+    count = max(LEAST, PER_PARAM * program.size)
+    if rows.source is None:
+        count = min(count, max(LEAST, len(rows) // PART))
+    return program.recipe.tile * -(-count // program.recipe.tile)
 
 
 def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: int) -> Pass:
@@ -77,24 +110,6 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
 
 def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
     """Return two samples of the rows, or all of them as both."""
-    inputs = [given._replace(data=span_of(data, program.dtype)) for data in own.samples(count)]
+    spans = [filled(span_of(data, program.dtype), program.recipe.tile) for data in own.samples(count)]
+    inputs = [given._replace(data=span) for span in spans]
     return Samples(inputs[0], inputs[-1])
-
-
-def _on_sample(program: Program, samples: Samples, run: Run) -> Run:
-    """Return the run after it has descended on the first sample, as far as that is worth while."""
-    close = False
-    while not close and not int(run.status) and int(run.evals) < MOST_FIRST:
-        run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
-        seen = Evidence.unpack(run.evidence)
-        close = seen.left <= CLOSE * seen.made
-    return run
-
-
-def _led_to(run: Run, ahead: Run) -> Run:
-    """Return the run asking for where the run on the sample has come to, promised as much as it gained."""
-    promised = Evidence.unpack(ahead.evidence).first - ahead.best.loss
-    if int(run.status) or not 0 < float(promised) < np.inf:
-        return run
-    memory = run.state.memory._replace(moves=jnp.full((), ANEW, jnp.int32))
-    return run._replace(state=run.state._replace(trial=ahead.best.params, promised=promised, memory=memory))
