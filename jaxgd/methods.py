@@ -66,7 +66,9 @@ def choose(
     """
     curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
     if method is None:
-        return _choice(size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled, linear=linear)
+        return _choice(
+            size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled, linear=linear
+        )
     squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
     if getattr(method, "computed", False) and not (forward if squares else curved):
         msg = (

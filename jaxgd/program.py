@@ -13,7 +13,7 @@ from jaxgd import closure
 from jaxgd.flat import Held, Layout
 from jaxgd.problem import Point, Problem
 from jaxgd.run import Minibatches, Rows, Run, Solver, advance, begin, learn, minibatches
-from jaxgd.stop import Stop
+from jaxgd.stop import TOL, Stop, Tolerance
 from jaxgd.tiles import Tiles
 from jaxgd.traced import Derivatives
 
@@ -75,7 +75,8 @@ class Program:
         self.dtype = self._whole.dtype
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
-        self.method = self._choose(recipe.method, terms.term if terms else None)[1]
+        solver, self.method = self._choose(recipe.method, terms.term if terms else None)
+        self.tols: Tolerance = getattr(solver, "tols", TOL)
         self.solve = jax.jit(self._solve)
         self.begin = jax.jit(self._begin)
         self.advance = jax.jit(self._advance)

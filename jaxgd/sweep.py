@@ -76,10 +76,11 @@ def _from_sample(program: Program, samples: Samples, run: Run, advance: Callable
 def _on_sample(program: Program, samples: Samples) -> Run:
     """Return a run that has descended on the first sample, as long as that lowers the loss of the other as well."""
     run, lowest, checked = program.begin(samples.other), np.inf, 0
+    tol = float(program.tols.demanded(CLOSE, program.dtype))
     while not int(run.status):
         run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
         seen = Evidence.unpack(run.evidence)
-        if float(seen.left) <= CLOSE * float(seen.made):
+        if float(seen.left) <= tol * float(seen.made):
             break
         if int(run.evals) >= checked + GLANCE:
             checked, other = int(run.evals), float(program.slopes(samples.other, run.best.params)[-1])
