@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd import evidence, means, sweep
 from jaxgd.blocks import Seen, ahead, blocks
 from jaxgd.methods import named
-from jaxgd.passes import filled, held, span_of
+from jaxgd.passes import filled, held, span_of, spread
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
@@ -68,7 +68,7 @@ class Chunk(NamedTuple):
 def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str]:
     """Return the program, the answer, and what the user should know."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
-    _refuse(ask)
+    _refuse(ask, rows)
     whole, given, note = means.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
     program, own, _ = means.prepare(ask, rows, tile=batches.size)
     own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole, rows))
@@ -91,7 +91,7 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     return program, whole.told(given._replace(data=None), best, slopes, counts, seen), note
 
 
-def _refuse(ask: Ask) -> None:
+def _refuse(ask: Ask, rows: Rows) -> None:
     """Refuse methods that noise leads astray."""
     method = named(ask.method)
     if not isinstance(method, Optax | GradientDescent) or (isinstance(method, Optax) and method.evaluates()):
@@ -99,6 +99,9 @@ def _refuse(ask: Ask) -> None:
             f"`batch_size={ask.batch_size!r}` is for optax transformations without a search, as optax.adam(1e-3),"
             f" and for `GradientDescent`; got method={ask.method!r}. Without `batch_size`, all rows are used."
         )
+        raise ValueError(msg)
+    if jax.process_count() > 1 or spread(rows.data):
+        msg = "`batch_size` is for rows in one place: minibatches of several devices or processes would go apart."
         raise ValueError(msg)
     if ask.trace:
         msg = "`trace=True` cannot be had with `batch_size`: moves are too many. Use `progress=True`."

@@ -100,10 +100,15 @@ class Memory:
         return ""
 
 
+def spread(data: Any) -> bool:
+    """Whether arrays lie on several devices."""
+    return any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(data))
+
+
 def held(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
-    if any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in leaves):
+    if spread(data):
         shards = [_shards(leaf) for leaf in leaves]
         if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
             msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."

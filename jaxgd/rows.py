@@ -158,9 +158,9 @@ def drawn(tree: Any, count: int, there: int) -> list[Any]:
     picked = edges[:-1] + (draw.random(2 * count) * np.diff(edges)).astype(int)
     order = draw.permutation(2 * count)
 
-    def taken(leaf: Any, rows: np.ndarray) -> Any:
-        near = isinstance(leaf, np.ndarray) or leaf.device.platform == "cpu"
-        return np.take(np.asarray(leaf), rows, axis=0) if near else leaf[rows]
+    return [_taken(tree, picked[np.sort(half)]) for half in (order[:count], order[count:])]
 
-    halves = (picked[np.sort(order[:count])], picked[np.sort(order[count:])])
-    return [jax.tree.map(lambda leaf, half=half: jnp.asarray(taken(leaf, half)), tree) for half in halves]
+
+@jax.jit
+def _taken(tree: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip", indices_are_sorted=True), tree)

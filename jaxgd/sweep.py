@@ -46,31 +46,37 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: 
             note = f" Reading failed: {error}."
             return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
 
-    run = program.learn(samples.other, program.begin(samples.other), first)
-    if program.recipe.method is None and not int(run.status) and samples.first is not samples.other:
-        run = _from_sample(program, samples, run, advance)
+    run, ahead = program.begin(samples.other), None
+    if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
+        ahead = _on_sample(program, samples)
+        run = _with_memory(run, ahead)
+    run = program.learn(samples.other, run, first)
+    if ahead is not None and not int(run.status):
+        run = _from_sample(program, samples.other, run, ahead, advance)
     answer, log = in_bursts(program, given._replace(data=None), run, advance, progress=progress)
     if int(answer.counts[0]) == Status.BAD_START:
         note = own.not_finite()
     return answer, log, note
 
 
-def _from_sample(program: Program, samples: Samples, run: Run, advance: Callable[[Run, int], Run]) -> Run:
-    """Return the run gone on from where a sample led, if that is lower over all rows."""
-    ahead = _on_sample(program, samples)
-    aim = samples.other._replace(init=program.layout(samples.other.init).unflatten(ahead.best.params))
-    state = program.begin(aim).state
-    memory = getattr(ahead.state, "memory", None)
-    if isinstance(memory, Learnt):
-        memory = memory._replace(moves=jnp.full((), ANEW, jnp.int32))
-    if memory is not None:
-        state = state._replace(memory=memory)
+def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance: Callable[[Run, int], Run]) -> Run:
+    """Return the run gone on from where the sample has led, if that is lower over all rows."""
+    aim = other._replace(init=program.layout(other.init).unflatten(ahead.best.params))
+    state = _with_memory(program.begin(aim), ahead).state
+    if isinstance(getattr(state, "memory", None), Learnt):
+        state = state._replace(memory=state.memory._replace(moves=jnp.full((), ANEW, jnp.int32)))
     there = advance(run._replace(state=state), 1)
     gained = run.best.loss - there.state.point.loss
     if not float(gained) > 0:
         return run._replace(counts=there.counts.at[0].set(run.status))
     seen = Evidence.unpack(there.evidence)
     return there._replace(evidence=seen._replace(made=seen.made + gained).pack())
+
+
+def _with_memory(run: Run, other: Run) -> Run:
+    """Return a run that has evaluated nothing, with what another has learnt of the curvature."""
+    memory = getattr(other.state, "memory", None)
+    return run if memory is None else run._replace(state=run.state._replace(memory=memory))
 
 
 def _on_sample(program: Program, samples: Samples) -> Run:

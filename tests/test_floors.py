@@ -95,7 +95,6 @@ def test_imports_go_down(path):
         ("solvers.newton", "solvers.curvature"),
         ("solvers.newton", "solvers.sampled"),
         ("solvers.sampled", "solvers.curvature"),
-        ("solvers.sampled", "solvers.dense"),
         ("solvers.sampled", "solvers.region"),
         ("solvers.sampled", "solvers.scale"),
     }

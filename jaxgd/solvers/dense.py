@@ -10,7 +10,6 @@ from jaxgd.flat import CLOSED, beside, spectrum
 from jaxgd.solvers.region import Step
 
 BLOCK = 32  # lanes whose spectra are found together
-FEW = 32  # params up to which a spectrum is as cheap as a factorization and compiles faster
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
 
@@ -41,22 +40,7 @@ def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
     Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
     algorithm 7.3.1.
     """
-    if slopes.size <= FEW:
-        return _by_spectrum(*spectrum(matrix), slopes, radius)
-    step, sure = _by_factors(matrix, slopes, radius)
-    return jax.lax.cond(sure, lambda: step, lambda: _by_spectrum(*spectrum(matrix), slopes, radius))
-
-
-def _by_factors(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> tuple[Step, jax.Array]:
-    """Return Newton's step by Cholesky's factors, and whether it is the minimizer, without doubt."""
-    factor, eps = jnp.linalg.cholesky(matrix), jnp.finfo(slopes.dtype).eps
-    move = -jax.scipy.linalg.cho_solve((factor, True), slopes)
-    length, limited = jnp.sqrt(jnp.sum(move**2)), jnp.isfinite(radius)
-    # A factor of a matrix that is not positive is NaN.
-    clear = jnp.min(jnp.diagonal(factor)) ** 2 > 4 * slopes.size * eps * jnp.max(jnp.abs(matrix))
-    sure = clear & jnp.isfinite(length) & (length > 0) & (~limited | (length <= radius))
-    left = -jnp.sum(move * slopes) / 2
-    return Step(move, left, left, jnp.where(limited, radius, length), jnp.zeros((), jnp.int32)), sure
+    return _by_spectrum(*spectrum(matrix), slopes, radius)
 
 
 def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:

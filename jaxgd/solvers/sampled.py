@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxgd.flat import pack, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.curvature import or_slope
-from jaxgd.solvers.dense import Dense
-from jaxgd.solvers.region import Step
+from jaxgd.solvers.region import Implicit, Step
 from jaxgd.solvers.scale import equilibrated, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
@@ -37,7 +36,7 @@ class Sampled:
     foretells gradients badly.
     """
 
-    calm, computed, whole, first = 2, True, True, 0
+    calm, computed, whole, first = 2, True, False, 0
 
     def begin(self, problem: Problem, params: jax.Array) -> Learnt:
         """Return zeros."""
@@ -70,10 +69,15 @@ class Sampled:
         moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
         return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))
 
-    def model(self, problem: Problem, memory: Learnt, point: Point) -> Dense:
+    def model(self, problem: Problem, memory: Learnt, point: Point) -> Implicit:
         """Return the model around the point."""
         del problem
-        return Dense(point.grad, memory.scale, memory.hessian)
+
+        def product(vector: jax.Array) -> jax.Array:
+            return jnp.matmul(memory.hessian, vector, precision="highest")
+
+        # Conjugate gradients, not LAPACK, whose threads wait for long where other programs run.
+        return Implicit(point.grad, memory.scale, product)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return 0: no product is with the Hessian of all rows."""
