@@ -21,7 +21,7 @@ from jaxgd.run import Minibatches
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
-from jaxgd.stream import checked, filled
+from jaxgd.stream import at_least, checked, filled
 from jaxgd.watch import show_pass
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
@@ -194,11 +194,5 @@ class _Descent:
         if not data:
             msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
             raise ValueError(msg)
-        span = span_of(data, self._program.dtype)
-        span = span._replace(
-            **{
-                name: jax.tree.map(lambda leaf: filled(leaf, max(len(leaf), whole.recipe.tile)), getattr(span, name))
-                for name in ("rows", "weights")
-            }
-        )
+        span = at_least(span_of(data, self._program.dtype), whole.recipe.tile)
         return float(whole.slopes(given._replace(data=span), params)[-1])

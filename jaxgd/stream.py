@@ -11,6 +11,7 @@ from jaxgd.blocks import Block, Seen, Source, ahead, blocks
 from jaxgd.passes import not_finite_in, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import check_weights, drawn
+from jaxgd.tiles import Span
 
 BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
 WAITING = 2  # blocks read ahead
@@ -36,9 +37,8 @@ class Stream:
                 data = checked(block, self._dtype)
                 if kept:
                     kept.add(data)
-                span = span_of(data, np.float64)
+                span = at_least(span_of(data, np.float64), self._size)
                 total += float(span.total)
-                span = jax.tree.map(lambda leaf: filled(leaf, self._size), span)
                 span = span._replace(total=np.ones((), self._program.dtype))
                 sums += np.asarray(self._program.slopes(self._given._replace(data=span), params), np.float64)
         if not total:
@@ -93,6 +93,12 @@ class _Reservoir:
     def rows(self) -> Any:
         """The rows kept; more than were asked for."""
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._parts)
+
+
+def at_least(span: Span, size: int) -> Span:
+    """Return a span filled up to so many rows, if it has fewer; those are not counted."""
+    size = max(size, len(jax.tree.leaves(span.rows)[0]))
+    return jax.tree.map(lambda leaf: filled(leaf, size), span)
 
 
 def filled(leaf: Any, size: int) -> Any:

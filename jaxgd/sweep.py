@@ -14,7 +14,7 @@ from jaxgd.run import Run
 from jaxgd.solve import in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
-from jaxgd.stream import Stream
+from jaxgd.stream import Stream, at_least
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
@@ -77,7 +77,8 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
 
 def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
     """Return two samples of the rows, or all of them as both."""
-    inputs = [given._replace(data=span_of(data, program.dtype)) for data in own.samples(count)]
+    spans = [at_least(span_of(data, program.dtype), program.recipe.tile) for data in own.samples(count)]
+    inputs = [given._replace(data=span) for span in spans]
     return Samples(inputs[0], inputs[-1])
 
 
