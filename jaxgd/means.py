@@ -43,6 +43,12 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         raise ValueError(msg)
     tile = tile or rows_of_tile(size // there, most, jax.default_backend())
     program, given, note = find(ask, data, init, tile=tile, sampled=sampled)
+    known = there if rows.source is None else rows.source.rows
+    if known is not None and known < program.size and ask.l1 is None and ask.l2 is None:
+        note += (
+            f" There are fewer rows ({known}) than parameters ({program.size}), so without a penalty the minimum may"
+            " not be unique."
+        )
     if sampled:
         return program, given._replace(data=(data, weights)), note
     total = there if weights is None else jax.numpy.sum(weights)
@@ -59,7 +65,7 @@ def _exact(method: Any) -> bool:
 def refuse_in_passes(ask: Ask) -> None:
     """Refuse methods that ask for more than loss and gradient over all rows."""
     method = named(ask.method)
-    if _exact(ask.method) or (isinstance(method, Optax) and method.evaluates()):
+    if _exact(ask.method):
         msg = (
             f"`method` {method.name} needs more than the loss and its gradient, which are all that passes over rows"
             " bring that are not in memory in one place. Use method='auto' or 'lbfgs'."
@@ -71,6 +77,13 @@ def refuse_with_rows(ask: Ask) -> None:
     """Refuse what a mean over rows cannot be solved with."""
     if ask.has_aux:
         msg = "`has_aux=True` cannot be had with `Rows`: a loss is called for some rows at a time. Return a number."
+        raise ValueError(msg)
+    method = named(ask.method)
+    if isinstance(method, Optax) and method.evaluates():
+        msg = (
+            "`method` is an optax transformation that evaluates the loss itself, which it cannot by tiles of `Rows`."
+            " Use method='auto' or 'lbfgs', or pass the arrays themselves."
+        )
         raise ValueError(msg)
     if ask.least_squares:
         msg = "`least_squares` takes arrays, not `Rows`. Write jnp.mean(residuals**2) / 2 and pass it to `minimize`."

@@ -52,7 +52,10 @@ class Batches:
                 where = "batch_size" if name == "size" else name
                 msg = f"`{where}` must be a positive integer; got {value!r}."
                 raise ValueError(msg)
-        if not 0 <= self.validation < 1:
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            msg = f"`seed` must be an integer, 0 or more; got {self.seed!r}."
+            raise ValueError(msg)
+        if not isinstance(self.validation, int | float | np.number) or not 0 <= self.validation < 1:
             msg = f"`validation` must be a part of the rows, from 0 up to but not 1; got {self.validation!r}."
             raise ValueError(msg)
 

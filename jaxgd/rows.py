@@ -44,6 +44,9 @@ class Rows:
         self.data = inputs.as_arrays(data, "data")
         leaves = jax.tree_util.tree_leaves_with_path(self.data)
         names = ["data" + jax.tree_util.keystr(path) for path, _ in leaves]
+        if not leaves:
+            msg = f"`data` holds no numbers; got {data!r}. Pass at least one array, rows first."
+            raise ValueError(msg)
         for name, (_, leaf) in zip(names, leaves, strict=True):
             if not leaf.ndim:
                 msg = (
