@@ -115,7 +115,7 @@ def _refuse_rows(ask: Ask, what: str) -> None:
     """Refuse a mean over rows where several problems share the machine."""
     if isinstance(ask.data, Rows):
         msg = f"{what} takes arrays, not `Rows`: each problem reads all data at once. Pass the arrays themselves."
-        raise ValueError(msg)
+        raise TypeError(msg)
     if ask.batch_size is not None:
         msg = f"{what} takes no `batch_size`; it is for `minimize(loss, jaxgd.Rows(data))`."
         raise ValueError(msg)

@@ -18,6 +18,7 @@ from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.run import Minibatches
+from jaxgd.solve import blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
@@ -80,6 +81,7 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     found = [(float(first[-1]), start, first)]
     descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
     status = descent.run(progress=progress) if np.isfinite(first).all() else Status.BAD_START
+    note += blame(given, own_pass.not_finite()) if status == Status.BAD_START else ""
     for params in descent.candidates:
         slopes = own_pass(params)
         found.append((float(slopes[-1]), params, slopes))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import places
+from jaxgd.inputs import not_finite_rows
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import drawn
 from jaxgd.tiles import Span
@@ -29,7 +30,7 @@ class Pass(Protocol):
         """Return pairs of rows and weights: two drawn at random, or all rows where there are no more than that."""
         ...
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite, in words; nothing where all are."""
         ...
 
@@ -78,15 +79,15 @@ class Memory:
         picked = [drawn(data, share, length) for data, share, length in zip(self._held, shares, lengths, strict=True)]
         return _joined(picked, count)
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite."""
         first = 0
         for rows, _ in self._held:
-            found = not_finite_in(rows, first)
+            found = not_finite_rows(rows, first)
             if found:
                 return found
             first += len(jax.tree.leaves(rows)[0])
-        return ""
+        return []
 
 
 def held(data: Any) -> list[Any]:
@@ -138,17 +139,6 @@ def _joined(picked: list[list[Any]], count: int) -> list[Any]:
     return joined if several == 1 else jax.tree.map(lambda leaf: leaf[:count], joined)
 
 
-def not_finite_in(rows: Any, first: int) -> str:
-    """Return which of the rows is the first that is not finite, `first` being the number of the first there is."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
-        array = np.asarray(leaf)
-        if array.dtype.kind in "fc" and not np.isfinite(array).all():
-            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            where = f"row {first + int(np.argmax(bad))} of `data{jax.tree_util.keystr(path)}`"
-            return f" Not finite: {where}, the first of {int(bad.sum())} in view; drop or fill what is missing."
-    return ""
-
-
 class Together:
     """Passes over rows of which each process has a share."""
 
@@ -173,7 +163,7 @@ class Together:
         every = [_gathered(each) for each in (own * 2)[:2]]
         return [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], each) for each in every]
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row of this process is not finite."""
         return self._own.not_finite()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd import inputs
 from jaxgd.blocks import Block, Seen, Source, ahead, blocks
-from jaxgd.passes import not_finite_in, span_of
+from jaxgd.passes import span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import check_weights, drawn
 from jaxgd.tiles import Span
@@ -52,13 +52,13 @@ class Stream:
         rows = self._kept.rows if self._kept else None
         return drawn(rows, count, len(jax.tree.leaves(rows)[0]))
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite, from a pass of its own."""
         for block in blocks(self._source, self._size, self._seen):
-            found = not_finite_in(block.data[0], block.row)
+            found = inputs.not_finite_rows(block.data[0], block.row)
             if found:
                 return found
-        return ""
+        return []
 
 
 def checked(block: Block, dtype: Any) -> Any:
