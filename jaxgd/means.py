@@ -4,9 +4,10 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxgd import inputs
+from jaxgd import closure, inputs
 from jaxgd.blocks import blocks
 from jaxgd.methods import named
 from jaxgd.prepare import Ask, find, in_types
@@ -29,10 +30,15 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     first = (rows.data, rows.weights) if rows.source is None else next(blocks(rows.source, HEAD)).data
     init = ask.init if ask.init is None else inputs.as_start(ask.init, inputs.float_type(first[0]))
     (data, weights), init = in_types(ask, first, init)
-    leaves = jax.tree.leaves((data, weights, init))
-    inside = any(isinstance(leaf, Tracer) for leaf in leaves)
+    inside = _inside(ask, (data, weights, init))
+    if inside and (rows.source is not None or tile is not None):
+        what = "`batch_size`" if rows.source is None else "`Rows` that are read"
+        msg = f"{what} cannot be had inside `jit` and `vmap`: the solve is led from the host. Call it outside."
+        raise ValueError(msg)
+    leaves = jax.tree.leaves(data)
     there, size = len(leaves[0]), sum(leaf.nbytes for leaf in jax.tree.leaves(data))
-    spread = min((len(shard.data) for shard in getattr(leaves[0], "addressable_shards", [])), default=there)
+    shards = [] if inside else getattr(leaves[0], "addressable_shards", [])
+    spread = min((len(shard.data) for shard in shards), default=there)
     parted = rows.source is not None or jax.process_count() > 1 or spread < there
     sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))
     if sampled and tile is None:
@@ -51,9 +57,17 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         )
     if sampled:
         return program, given._replace(data=(data, weights)), note
-    total = there if weights is None else jax.numpy.sum(weights)
-    span = Span(data, weights, 0, there, jax.numpy.asarray(total, program.dtype))
+    total = there if weights is None else jnp.sum(weights)
+    span = Span(data, weights, 0, there, jnp.asarray(total, program.dtype))
     return program, given._replace(data=span), note
+
+
+def _inside(ask: Ask, given: Any) -> bool:
+    """Whether JAX traces the solve, so that the host cannot lead it."""
+    closed_over: list[Any] = []
+    closure.describe((ask.loss,), closed_over)
+    leaves = jax.tree.leaves((given, closed_over, ask._replace(loss=None, data=None)))
+    return any(isinstance(leaf, Tracer) for leaf in (*leaves, jnp.zeros(())))
 
 
 def _exact(method: Any) -> bool:
