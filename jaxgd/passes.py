@@ -93,7 +93,7 @@ class Memory:
 def held(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
-    if any(len(getattr(leaf, "sharding", _HERE).device_set) > 1 for leaf in leaves):
+    if any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in leaves):
         shards = [_shards(leaf) for leaf in leaves]
         if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
             msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."
@@ -106,9 +106,6 @@ def held(data: Any) -> list[Any]:
         low, high = count * own // several, count * (own + 1) // several
         data = jax.tree.map(lambda leaf: leaf[low:high], data)
     return [jax.tree.map(jnp.asarray, data)]
-
-
-_HERE = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
 
 def _shards(leaf: Any) -> list[tuple[Any, Any]]:
