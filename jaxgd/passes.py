@@ -40,7 +40,7 @@ def span_of(data: Any, dtype: Any, total: Any = None, stop: int | None = None) -
     rows, weights = data
     count = len(jax.tree.leaves(rows)[0]) if stop is None else stop
     if total is None:
-        total = count if weights is None else np.sum(weights, dtype=np.float64)
+        total = count if weights is None else np.sum(np.asarray(weights), dtype=np.float64)
     return Span(rows, weights, np.int32(0), np.int32(count), np.asarray(total, dtype))
 
 
@@ -93,7 +93,7 @@ class Memory:
 def held(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
-    if any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in leaves):
+    if is_apart(data):
         shards = [_shards(leaf) for leaf in leaves]
         if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
             msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."
@@ -108,8 +108,15 @@ def held(data: Any) -> list[Any]:
     return [jax.tree.map(jnp.asarray, data)]
 
 
+def is_apart(data: Any) -> bool:
+    """Whether arrays lie in parts on several devices."""
+    return any(isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(data))
+
+
 def _shards(leaf: Any) -> list[tuple[Any, Any]]:
     """Return which rows lie on the devices of this process, and those rows; what is kept twice counts once."""
+    if not isinstance(leaf, jax.Array):
+        return [(0, leaf)]
     found = {}
     for shard in leaf.addressable_shards:
         if any(part != slice(None) for part in shard.index[1:]):
