@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxgd import closure, inputs
 from jaxgd.blocks import blocks
 from jaxgd.methods import named
+from jaxgd.passes import held, is_apart
 from jaxgd.prepare import Ask, find, in_types
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
@@ -37,9 +38,11 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         raise ValueError(msg)
     leaves = jax.tree.leaves(data)
     there, size = len(leaves[0]), sum(leaf.nbytes for leaf in jax.tree.leaves(data))
-    shards = [] if inside else getattr(leaves[0], "addressable_shards", [])
-    spread = min((len(shard.data) for shard in shards), default=there)
-    parted = rows.source is not None or jax.process_count() > 1 or spread < there
+    # What is spread over devices is looked at on one of them.
+    apart = not inside and is_apart((data, weights))
+    at_hand, _ = held((data, weights))[0] if apart else (data, weights)
+    spread = len(jax.tree.leaves(at_hand)[0])
+    parted = rows.source is not None or jax.process_count() > 1 or apart
     sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))
     if sampled and tile is None:
         refuse_in_passes(ask)
@@ -48,7 +51,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
         raise ValueError(msg)
     tile = tile or rows_of_tile(size // there, most, jax.default_backend())
-    program, given, note = find(ask, data, init, tile=tile, sampled=sampled)
+    program, given, note = find(ask, at_hand, init, tile=tile, sampled=sampled)
     known = there if rows.source is None else rows.source.rows
     if known is not None and known < program.size and ask.l1 is None and ask.l2 is None:
         note += (

@@ -151,6 +151,10 @@ class _Descent:
             for chunk in chunks:
                 span = span_of(chunk.data, dtype)
                 span = span._replace(total=np.asarray(self._batches.size * span.total / span.stop, dtype))
+                here = sums.state.trial.sharding
+                near = getattr(jax.tree.leaves(chunk.data)[0], "sharding", here)
+                if near.device_set != here.device_set:
+                    sums = jax.device_put(sums, near)  # to the device that holds these rows
                 sums = program.minibatches(self._given._replace(data=span), sums, chunk.order, np.int32(chunk.steps))
                 steps += chunk.steps
         self.steps += steps
