@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxgd import closure, inputs
-from jaxgd.blocks import blocks
 from jaxgd.methods import named
 from jaxgd.passes import held, is_apart
 from jaxgd.prepare import Ask, find, in_types
@@ -28,7 +27,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     `tile`, likewise.
     """
     refuse_with_rows(ask)
-    first = (rows.data, rows.weights) if rows.source is None else next(blocks(rows.source, HEAD)).data
+    first = (rows.data, rows.weights) if rows.source is None else next(rows.source.blocks(HEAD)).data
     init = ask.init if ask.init is None else inputs.as_start(ask.init, inputs.float_type(first[0]))
     (data, weights), init = in_types(ask, first, init)
     inside = _inside(ask, (data, weights, init))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import evidence, means, sweep
-from jaxgd.blocks import Seen, ahead, blocks
+from jaxgd.blocks import Seen, ahead
 from jaxgd.methods import named
 from jaxgd.passes import held, span_of
 from jaxgd.prepare import Ask
@@ -186,7 +186,7 @@ class _Descent:
             return
         row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._given.data))
         size = self._batches.size * max(1, CHUNK // (self._batches.size * row))
-        with contextlib.closing(ahead(blocks(self._rows.source, size, self._seen))) as found:
+        with contextlib.closing(ahead(self._rows.source.blocks(size, self._seen))) as found:
             for block in found:
                 data = checked(block, self._dtype)
                 yield jax.tree.map(lambda leaf: filled(leaf, size), data), len(jax.tree.leaves(data)[0]), size

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Seen, Source, ahead, blocks
+from jaxgd.blocks import Block, Seen, ahead
 from jaxgd.passes import span_of
 from jaxgd.program import Inputs, Program
-from jaxgd.rows import check_weights, drawn
+from jaxgd.rows import Paired, check_weights, drawn
 from jaxgd.tiles import Span
 
 BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
@@ -20,7 +20,7 @@ WAITING = 2  # blocks read ahead
 class Stream:
     """Passes over rows that are read, the next block while the last is computed with."""
 
-    def __init__(self, program: Program, given: Inputs, source: Source, dtype: Any, keep: int) -> None:
+    def __init__(self, program: Program, given: Inputs, source: Paired, dtype: Any, keep: int) -> None:
         """Read blocks of rows; the first pass keeps two samples of `keep` rows."""
         tile = program.recipe.tile
         row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(given.data))
@@ -32,7 +32,7 @@ class Stream:
     def __call__(self, params: np.ndarray) -> np.ndarray:
         """Return gradient and loss at the params, in one vector."""
         sums, total, kept = np.zeros(len(params) + 1), 0.0, _Reservoir(self._keep) if self._kept is None else None
-        with contextlib.closing(ahead(blocks(self._source, self._size, self._seen), WAITING)) as found:
+        with contextlib.closing(ahead(self._source.blocks(self._size, self._seen), WAITING)) as found:
             for block in found:
                 data = checked(block, self._dtype)
                 if kept:
@@ -54,7 +54,7 @@ class Stream:
 
     def not_finite(self) -> list[str]:
         """Return which row is not finite, from a pass of its own."""
-        for block in blocks(self._source, self._size, self._seen):
+        for block in self._source.blocks(self._size, self._seen):
             found = inputs.not_finite_rows(block.data[0], block.row)
             if found:
                 return found
