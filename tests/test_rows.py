@@ -163,6 +163,7 @@ def test_weights_are_repeated_rows(way, tmp_path, monkeypatch):
     repeated = minimize(losses.logistic, REPEATED, dtype="float64").check()
     assert np.allclose(result.params, repeated.params, rtol=0, atol=1e-8)
     assert result.loss == pytest.approx(float(repeated.loss), rel=1e-12)
+    assert np.allclose(minimize(losses.logistic, rows).params, repeated.params, atol=1e-3)
 
 
 @pytest.mark.parametrize("led", [False, True])
