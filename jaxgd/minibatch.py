@@ -26,6 +26,7 @@ from jaxgd.stream import at_least, checked, filled
 from jaxgd.watch import show_pass
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
+SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
         slopes = own_pass(params)
         found.append((float(slopes[-1]), params, slopes))
     _, best, slopes = min(found, key=lambda item: item[0] if np.isfinite(item[0]) else np.inf)
+    if status is Status.NOISE_FLOOR and best is start and descent.least > found[0][0]:
+        status = Status.DIVERGED
     seen = evidence.begin(program.dtype)
     counts = np.array([status, descent.steps, descent.steps, 0], np.int32)
     if batches.polish and Status(status).converged:
@@ -119,7 +122,7 @@ class _Descent:
         (self._program, self._given), self._whole, self._batches = own, whole, batches
         self._rows, self._dtype, self._draw = rows, dtype, np.random.default_rng(batches.seed)
         self._seen, self._held_out = Seen(), None
-        self.steps, self.candidates = 0, []
+        self.steps, self.candidates, self.least = 0, [], np.inf
 
     def run(self, *, progress: bool) -> Status:
         """Pass over the rows until there is nothing but noise."""
@@ -127,11 +130,12 @@ class _Descent:
         state = program.begin(self._given._replace(data=None)).state
         best, waited = np.inf, 0
         for number in range(batches.passes):
-            state, mean, error, average = self._pass(state)
-            measure, error = (mean, error) if not batches.validation else (self._validated(state.trial), 0.0)
+            state, mean, noise, average = self._pass(state)
+            self.least = min(self.least, mean - SURE * noise)
+            measure, error = (mean, noise) if not batches.validation else (self._validated(state.trial), 0.0)
             if progress:
                 show_pass(number + 1, program.recipe.sign * mean, error)
-            if not np.isfinite(measure):
+            if not np.isfinite([measure, noise]).all():
                 return Status.DIVERGED
             waited += 1
             if measure < best - error:
@@ -160,7 +164,7 @@ class _Descent:
         self.steps += steps
         total, square = np.asarray(sums.losses, np.float64)
         mean = total / steps
-        error = math.sqrt(max(square / steps - mean**2, 0) / steps)
+        error = math.sqrt(max(square / steps - mean**2, 0) / steps) if np.isfinite(square) else np.inf
         return sums.state, mean, error, np.asarray(sums.params) / steps
 
     def _chunks(self) -> Generator[Chunk]:
