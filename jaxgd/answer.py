@@ -75,6 +75,7 @@ def _in_loop(program: Program, given: Inputs, note: str, *, progress: bool) -> t
 
 def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Result:
     """Return the result of many problems, lanes first."""
+    _refuse_rows(ask, "`minimize_many`")
     began, compiled = time.perf_counter(), clock.seconds
     watch, labels = LanesProgress() if progress else None, None
     with _precision(ask.dtype):
@@ -96,6 +97,7 @@ def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Re
 
 def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Result:
     """Return the best of the results from several starts."""
+    _refuse_rows(ask, f"`starts={count!r}`")
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
         program, outcome, optima, note = starts.solve(ask, count, LanesProgress() if progress else None)
@@ -107,6 +109,16 @@ def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Resu
     if not result.converged:
         _warn(result, level + 1)
     return dataclasses.replace(result, optima=optima)
+
+
+def _refuse_rows(ask: Ask, what: str) -> None:
+    """Refuse a mean over rows where several problems share the machine."""
+    if isinstance(ask.data, Rows):
+        msg = f"{what} takes arrays, not `Rows`: each problem reads all data at once. Pass the arrays themselves."
+        raise TypeError(msg)
+    if ask.batch_size is not None:
+        msg = f"{what} takes no `batch_size`; it is for `minimize(loss, jaxgd.Rows(data))`."
+        raise ValueError(msg)
 
 
 def _warn(result: Result, level: int) -> None:

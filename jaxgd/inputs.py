@@ -102,6 +102,17 @@ def not_finite(tree: Any, name: str) -> list[str]:
     return found
 
 
+def not_finite_rows(rows: Any, first: int = 0) -> list[str]:
+    """Return which of the rows is the first that is not finite, `first` being the number of the first there is."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
+        array = np.asarray(leaf)
+        if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
+            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            where = f"row {first + int(np.argmax(bad))} of `data{jax.tree_util.keystr(path)}`"
+            return [f"{where}, the first of {int(bad.sum())} in view"]
+    return []
+
+
 def _is_one_array(node: Any) -> bool:
     """Whether a node is to become one array: a list of numbers, or what JAX would not take apart as it should."""
     if isinstance(node, list):

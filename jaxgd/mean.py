@@ -48,13 +48,14 @@ def _check(
     picked = np.linspace(0, there - 1, count).astype(int)
     rows = jax.tree.map(lambda leaf: leaf[picked], data)
     weights = np.full(count, 1 / count, layout.dtype)
-    params = layout.unflatten(jnp.cos(1 + jnp.arange(layout.size, dtype=layout.dtype)) / 10)
 
     @jax.jit
     def both(params: Any, rows: Any, arrays: Any) -> tuple[jax.Array, jax.Array]:
         return loss(params, rows, arrays), tile(params, (rows, weights), arrays)[0]
 
-    whole, mean = map(float, both(params, rows, arrays))
+    with jax.ensure_compile_time_eval():  # also where the solve is traced
+        params = layout.unflatten(jnp.cos(1 + jnp.arange(layout.size, dtype=layout.dtype)) / 10)
+        whole, mean = map(float, both(params, rows, arrays))
     if abs(whole - mean) > APART * (abs(whole) + abs(mean)):
         msg = (
             f"`loss` {name} is no mean over rows: for {count} of them it is {whole:.6g}, and {mean:.6g} as the mean of"

@@ -4,11 +4,12 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxgd import inputs
-from jaxgd.blocks import blocks
+from jaxgd import closure, inputs
 from jaxgd.methods import named
+from jaxgd.passes import held, is_apart
 from jaxgd.prepare import Ask, find, in_types
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
@@ -26,14 +27,21 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     `tile`, likewise.
     """
     refuse_with_rows(ask)
-    first = (rows.data, rows.weights) if rows.source is None else next(blocks(rows.source, HEAD)).data
+    first = (rows.data, rows.weights) if rows.source is None else next(rows.source.blocks(HEAD)).data
     init = ask.init if ask.init is None else inputs.as_start(ask.init, inputs.float_type(first[0]))
     (data, weights), init = in_types(ask, first, init)
-    leaves = jax.tree.leaves((data, weights, init))
-    inside = any(isinstance(leaf, Tracer) for leaf in leaves)
+    inside = _inside(ask, (data, weights, init))
+    if inside and (rows.source is not None or tile is not None):
+        what = "`batch_size`" if rows.source is None else "`Rows` that are read"
+        msg = f"{what} cannot be had inside `jit` and `vmap`: the solve is led from the host. Call it outside."
+        raise ValueError(msg)
+    leaves = jax.tree.leaves(data)
     there, size = len(leaves[0]), sum(leaf.nbytes for leaf in jax.tree.leaves(data))
-    spread = min((len(shard.data) for shard in getattr(leaves[0], "addressable_shards", [])), default=there)
-    parted = rows.source is not None or jax.process_count() > 1 or spread < there
+    # What is spread over devices is looked at on one of them.
+    apart = not inside and is_apart((data, weights))
+    at_hand, _ = held((data, weights))[0] if apart else (data, weights)
+    spread = len(jax.tree.leaves(at_hand)[0])
+    parted = rows.source is not None or jax.process_count() > 1 or apart
     sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))
     if sampled and tile is None:
         refuse_in_passes(ask)
@@ -42,12 +50,26 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
         raise ValueError(msg)
     tile = tile or rows_of_tile(size // there, most, jax.default_backend())
-    program, given, note = find(ask, data, init, tile=tile, sampled=sampled)
+    program, given, note = find(ask, at_hand, init, tile=tile, sampled=sampled)
+    known = there if rows.source is None else rows.source.rows
+    if known is not None and known < program.size and ask.l1 is None and ask.l2 is None:
+        note += (
+            f" There are fewer rows ({known}) than parameters ({program.size}), so without a penalty the minimum may"
+            " not be unique."
+        )
     if sampled:
         return program, given._replace(data=(data, weights)), note
-    total = there if weights is None else jax.numpy.sum(weights)
-    span = Span(data, weights, 0, there, jax.numpy.asarray(total, program.dtype))
+    total = there if weights is None else jnp.sum(weights)
+    span = Span(data, weights, 0, there, jnp.asarray(total, program.dtype))
     return program, given._replace(data=span), note
+
+
+def _inside(ask: Ask, given: Any) -> bool:
+    """Whether JAX traces the solve, so that the host cannot lead it."""
+    closed_over: list[Any] = []
+    closure.describe((ask.loss,), closed_over)
+    leaves = jax.tree.leaves((given, closed_over, ask._replace(loss=None, data=None)))
+    return any(isinstance(leaf, Tracer) for leaf in (*leaves, jnp.zeros(())))
 
 
 def _exact(method: Any) -> bool:
@@ -59,7 +81,7 @@ def _exact(method: Any) -> bool:
 def refuse_in_passes(ask: Ask) -> None:
     """Refuse methods that ask for more than loss and gradient over all rows."""
     method = named(ask.method)
-    if _exact(ask.method) or (isinstance(method, Optax) and method.evaluates()):
+    if _exact(ask.method):
         msg = (
             f"`method` {method.name} needs more than the loss and its gradient, which are all that passes over rows"
             " bring that are not in memory in one place. Use method='auto' or 'lbfgs'."
@@ -71,6 +93,13 @@ def refuse_with_rows(ask: Ask) -> None:
     """Refuse what a mean over rows cannot be solved with."""
     if ask.has_aux:
         msg = "`has_aux=True` cannot be had with `Rows`: a loss is called for some rows at a time. Return a number."
+        raise ValueError(msg)
+    method = named(ask.method)
+    if isinstance(method, Optax) and method.evaluates():
+        msg = (
+            "`method` is an optax transformation that evaluates the loss itself, which it cannot by tiles of `Rows`."
+            " Use method='auto' or 'lbfgs', or pass the arrays themselves."
+        )
         raise ValueError(msg)
     if ask.least_squares:
         msg = "`least_squares` takes arrays, not `Rows`. Write jnp.mean(residuals**2) / 2 and pass it to `minimize`."

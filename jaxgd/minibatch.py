@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import evidence, means, sweep
-from jaxgd.blocks import Seen, ahead, blocks
+from jaxgd.blocks import Seen, ahead
 from jaxgd.methods import named
-from jaxgd.passes import filled, held, span_of, spread
+from jaxgd.passes import filled, held, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.run import Minibatches
+from jaxgd.solve import blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
@@ -25,6 +26,7 @@ from jaxgd.stream import checked
 from jaxgd.watch import show_pass
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
+SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,10 @@ class Batches:
                 where = "batch_size" if name == "size" else name
                 msg = f"`{where}` must be a positive integer; got {value!r}."
                 raise ValueError(msg)
-        if not 0 <= self.validation < 1:
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            msg = f"`seed` must be an integer, 0 or more; got {self.seed!r}."
+            raise ValueError(msg)
+        if not isinstance(self.validation, int | float | np.number) or not 0 <= self.validation < 1:
             msg = f"`validation` must be a part of the rows, from 0 up to but not 1; got {self.validation!r}."
             raise ValueError(msg)
 
@@ -68,7 +73,7 @@ class Chunk(NamedTuple):
 def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str]:
     """Return the program, the answer, and what the user should know."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
-    _refuse(ask, rows)
+    _refuse(ask)
     whole, given, note = means.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
     program, own, _ = means.prepare(ask, rows, tile=batches.size)
     own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole, rows))
@@ -77,10 +82,13 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     found = [(float(first[-1]), start, first)]
     descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
     status = descent.run(progress=progress) if np.isfinite(first).all() else Status.BAD_START
+    note += blame(given, own_pass.not_finite()) if status == Status.BAD_START else ""
     for params in descent.candidates:
         slopes = own_pass(params)
         found.append((float(slopes[-1]), params, slopes))
     _, best, slopes = min(found, key=lambda item: item[0] if np.isfinite(item[0]) else np.inf)
+    if status is Status.NOISE_FLOOR and best is start and descent.least > found[0][0]:
+        status = Status.DIVERGED
     seen = evidence.begin(program.dtype)
     counts = np.array([status, descent.steps, descent.steps, 0], np.int32)
     if batches.polish and Status(status).converged:
@@ -91,7 +99,7 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     return program, whole.told(given._replace(data=None), best, slopes, counts, seen), note
 
 
-def _refuse(ask: Ask, rows: Rows) -> None:
+def _refuse(ask: Ask) -> None:
     """Refuse methods that noise leads astray."""
     method = named(ask.method)
     if not isinstance(method, Optax | GradientDescent) or (isinstance(method, Optax) and method.evaluates()):
@@ -100,8 +108,8 @@ def _refuse(ask: Ask, rows: Rows) -> None:
             f" and for `GradientDescent`; got method={ask.method!r}. Without `batch_size`, all rows are used."
         )
         raise ValueError(msg)
-    if jax.process_count() > 1 or spread(rows.data):
-        msg = "`batch_size` is for rows in one place: minibatches of several devices or processes would go apart."
+    if jax.process_count() > 1:
+        msg = "`batch_size` is for one process: what several make of their minibatches would go apart."
         raise ValueError(msg)
     if ask.trace:
         msg = "`trace=True` cannot be had with `batch_size`: moves are too many. Use `progress=True`."
@@ -117,7 +125,7 @@ class _Descent:
         (self._program, self._given), self._whole, self._batches = own, whole, batches
         self._rows, self._dtype, self._draw = rows, dtype, np.random.default_rng(batches.seed)
         self._seen, self._held_out = Seen(), None
-        self.steps, self.candidates = 0, []
+        self.steps, self.candidates, self.least = 0, [], np.inf
 
     def run(self, *, progress: bool) -> Status:
         """Pass over the rows until there is nothing but noise."""
@@ -125,11 +133,12 @@ class _Descent:
         state = program.begin(self._given._replace(data=None)).state
         best, waited = np.inf, 0
         for number in range(batches.passes):
-            state, mean, error, average = self._pass(state)
-            measure, error = (mean, error) if not batches.validation else (self._validated(state.trial), 0.0)
+            state, mean, noise, average = self._pass(state)
+            self.least = min(self.least, mean - SURE * noise)
+            measure, error = (mean, noise) if not batches.validation else (self._validated(state.trial), 0.0)
             if progress:
                 show_pass(number + 1, program.recipe.sign * mean, error)
-            if not np.isfinite(measure):
+            if not np.isfinite([measure, noise]).all():
                 return Status.DIVERGED
             waited += 1
             if measure < best - error:
@@ -149,12 +158,16 @@ class _Descent:
             for chunk in chunks:
                 span = span_of(chunk.data, dtype)
                 span = span._replace(total=np.asarray(self._batches.size * span.total / span.stop, dtype))
+                here = sums.state.trial.sharding
+                near = getattr(jax.tree.leaves(chunk.data)[0], "sharding", here)
+                if near.device_set != here.device_set:
+                    sums = jax.device_put(sums, near)  # to the device that holds these rows
                 sums = program.minibatches(self._given._replace(data=span), sums, chunk.order, np.int32(chunk.steps))
                 steps += chunk.steps
         self.steps += steps
         total, square = np.asarray(sums.losses, np.float64)
         mean = total / steps
-        error = math.sqrt(max(square / steps - mean**2, 0) / steps)
+        error = math.sqrt(max(square / steps - mean**2, 0) / steps) if np.isfinite(square) else np.inf
         return sums.state, mean, error, np.asarray(sums.params) / steps
 
     def _chunks(self) -> Generator[Chunk]:
@@ -180,7 +193,7 @@ class _Descent:
             return
         row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._given.data))
         size = self._batches.size * max(1, CHUNK // (self._batches.size * row))
-        with contextlib.closing(ahead(blocks(self._rows.source, size, self._seen))) as found:
+        with contextlib.closing(ahead(self._rows.source.blocks(size, self._seen))) as found:
             for block in found:
                 data = checked(block, self._dtype)
                 count = len(jax.tree.leaves(data)[0])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import places
+from jaxgd.inputs import not_finite_rows
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import drawn
 from jaxgd.tiles import Span
@@ -29,7 +30,7 @@ class Pass(Protocol):
         """Return pairs of rows and weights: two drawn at random, or all rows where there are no more than that."""
         ...
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite, in words; nothing where all are."""
         ...
 
@@ -39,7 +40,7 @@ def span_of(data: Any, dtype: Any, total: Any = None, stop: int | None = None) -
     rows, weights = data
     count = len(jax.tree.leaves(rows)[0]) if stop is None else stop
     if total is None:
-        total = count if weights is None else np.sum(weights, dtype=np.float64)
+        total = count if weights is None else np.sum(np.asarray(weights), dtype=np.float64)
     return Span(rows, weights, np.int32(0), np.int32(count), np.asarray(total, dtype))
 
 
@@ -89,26 +90,21 @@ class Memory:
         picked = [drawn(data, share, length) for data, share, length in zip(self._held, shares, lengths, strict=True)]
         return _joined(picked, count)
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite."""
         first = 0
         for rows, _ in self._held:
-            found = not_finite_in(rows, first)
+            found = not_finite_rows(rows, first)
             if found:
                 return found
             first += len(jax.tree.leaves(rows)[0])
-        return ""
-
-
-def spread(data: Any) -> bool:
-    """Whether arrays lie on several devices."""
-    return any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(data))
+        return []
 
 
 def held(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
-    if spread(data):
+    if is_apart(data):
         shards = [_shards(leaf) for leaf in leaves]
         if any([at for at, _ in each] != [at for at, _ in shards[0]] for each in shards):
             msg = "`data` has arrays that are spread over devices in different ways. Spread the rows of all alike."
@@ -123,8 +119,15 @@ def held(data: Any) -> list[Any]:
     return [jax.tree.map(jnp.asarray, data)]
 
 
+def is_apart(data: Any) -> bool:
+    """Whether arrays lie in parts on several devices."""
+    return any(isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(data))
+
+
 def _shards(leaf: Any) -> list[tuple[Any, Any]]:
     """Return which rows lie on the devices of this process, and those rows; what is kept twice counts once."""
+    if not isinstance(leaf, jax.Array):
+        return [(0, leaf)]
     found = {}
     for shard in leaf.addressable_shards:
         if any(part != slice(None) for part in shard.index[1:]):
@@ -151,17 +154,6 @@ def _joined(picked: list[list[Any]], count: int) -> list[Any]:
     return joined if several == 1 else jax.tree.map(lambda leaf: leaf[:count], joined)
 
 
-def not_finite_in(rows: Any, first: int) -> str:
-    """Return which of the rows is the first that is not finite, `first` being the number of the first there is."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
-        array = np.asarray(leaf)
-        if array.dtype.kind in "fc" and not np.isfinite(array).all():
-            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            where = f"row {first + int(np.argmax(bad))} of `data{jax.tree_util.keystr(path)}`"
-            return f" Not finite: {where}, the first of {int(bad.sum())} in view; drop or fill what is missing."
-    return ""
-
-
 class Together:
     """Passes over rows of which each process has a share."""
 
@@ -186,7 +178,7 @@ class Together:
         every = [_gathered(each) for each in (own * 2)[:2]]
         return [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], each) for each in every]
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row of this process is not finite."""
         return self._own.not_finite()
 

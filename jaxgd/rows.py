@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.blocks import Source
+from jaxgd.blocks import Block, Seen, Source, blocks
 from jaxgd.sources import open_source
 
 
@@ -37,13 +37,16 @@ class Rows:
 
     """
 
-    source: Source | None = None  # where rows are read from; None: they are in memory
+    source: "Paired | None" = None  # where rows are read from; None: they are in memory
 
     def __init__(self, data: Any, weights: Any = None) -> None:
         """Check the lengths; the arrays are kept where they are."""
         self.data = inputs.as_arrays(data, "data")
         leaves = jax.tree_util.tree_leaves_with_path(self.data)
         names = ["data" + jax.tree_util.keystr(path) for path, _ in leaves]
+        if not leaves:
+            msg = f"`data` holds no numbers; got {data!r}. Pass at least one array, rows first."
+            raise ValueError(msg)
         for name, (_, leaf) in zip(names, leaves, strict=True):
             if not leaf.ndim:
                 msg = (
@@ -58,7 +61,7 @@ class Rows:
                 raise ValueError(msg)
         self.weights = None if weights is None else _as_weights(weights, len(leaves[0][1]))
         if any(isinstance(leaf, np.memmap) for _, leaf in leaves):
-            self.source = _Paired(open_source((self.data, self.weights)), paired=True)
+            self.source = Paired(open_source((self.data, self.weights)), paired=True)
 
     @classmethod
     def open(cls, where: Any, columns: Any = None, weights: str | None = None) -> "Rows":
@@ -91,7 +94,7 @@ class Rows:
             raise ValueError(msg)
         rows.data, rows.weights = None, weights
         source = open_source(where, columns if weights is None else (columns, weights))
-        rows.source = _Paired(source, paired=weights is not None)
+        rows.source = Paired(source, paired=weights is not None)
         return rows
 
     def __len__(self) -> int:
@@ -104,26 +107,30 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class _Paired:
-    """A source of pairs of rows and weights; where it is not `paired`, the weights are None."""
+class Paired:
+    """A source of rows and weights; where it is not `paired`, there are no weights."""
 
     source: Source
     paired: bool
 
     @property
     def name(self) -> str:
+        """What messages call it."""
         return self.source.name
 
     @property
     def rows(self) -> int | None:
+        """How many there are, where known without reading them."""
         return self.source.rows
 
-    def batches(self, rows: int | None = None) -> Iterator[Any]:
-        batches = self.source.batches(rows)
-        return batches if self.paired else ((batch, None) for batch in batches)
+    def blocks(self, size: int, seen: Seen | None = None) -> Iterator[Block]:
+        """Yield blocks of so many rows, pairs of rows and weights."""
+        for block in blocks(self.source, size, seen):
+            yield block if self.paired else block._replace(data=(block.data, None))
 
-    def share(self, index: int, of: int) -> "_Paired":
-        return _Paired(self.source.share(index, of), self.paired)
+    def share(self, index: int, of: int) -> "Paired":
+        """Return the part that process `index` of `of` reads."""
+        return Paired(self.source.share(index, of), self.paired)
 
 
 def _as_weights(weights: Any, rows: int) -> Any:

@@ -27,7 +27,8 @@ SENTENCES = {
         " The loss may not be smooth here (a kink, a custom derivative), or float32 too coarse: try `dtype='float64'`."
     ),
     Status.DIVERGED: (
-        "the steps led to where the loss is not finite, after {r.evals} evaluations; the best point seen is returned."
+        "the steps led to where the loss is not finite, or above that at the start, after {r.evals} evaluations; the"
+        " best point seen is returned."
         " Use a smaller step size, or `method='auto'`, which needs none."
     ),
     Status.BAD_START: "the loss or its gradient is not finite at the start: loss {r.loss}. Pass another `init`.",

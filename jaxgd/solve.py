@@ -12,6 +12,7 @@ from jaxgd import inputs
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.run import Run
 from jaxgd.stop import Status
+from jaxgd.tiles import Span
 from jaxgd.watch import Progress
 
 LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
@@ -63,7 +64,9 @@ def _filled(*rows: Any) -> tuple[Any, ...]:
 def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
     """Look into a failure at the start: return a better answer if there is one, and what else to say."""
     if counts[0] == Status.BAD_START:
-        return answer, counts, _blame(given)
+        data = given.data
+        found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
+        return answer, counts, blame(given, found)
     if counts[0] != Status.ZERO_GRADIENT:
         return answer, counts, ""
     status = Status.CONVERGED
@@ -87,7 +90,7 @@ def aside(program: Program, init: Any, side: int) -> Any:
     return layout.unflatten(start + side * step)
 
 
-def _blame(given: Inputs) -> str:
-    """Say which inputs are not finite."""
-    found = inputs.not_finite(given.init, "init") + inputs.not_finite(given.data, "data")
+def blame(given: Inputs, data: list[str]) -> str:
+    """Say which inputs are not finite, of the start and of what was found in the data."""
+    found = inputs.not_finite(given.init, "init") + data
     return f" Not finite: {', '.join(found)}; drop or fill what is missing." if found else ""

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Seen, Source, ahead, blocks
-from jaxgd.passes import filled, not_finite_in, span_of
+from jaxgd.blocks import Block, Seen, ahead
+from jaxgd.passes import filled, span_of
 from jaxgd.program import Inputs, Program
-from jaxgd.rows import check_weights, drawn
+from jaxgd.rows import Paired, check_weights, drawn
 
 BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
 WAITING = 2  # blocks read ahead
@@ -19,7 +19,7 @@ WAITING = 2  # blocks read ahead
 class Stream:
     """Passes over rows that are read, the next block while the last is computed with."""
 
-    def __init__(self, program: Program, given: Inputs, source: Source, dtype: Any, keep: int) -> None:
+    def __init__(self, program: Program, given: Inputs, source: Paired, dtype: Any, keep: int) -> None:
         """Read blocks of rows; the first pass keeps two samples of `keep` rows."""
         tile = program.recipe.tile
         row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(given.data))
@@ -31,7 +31,7 @@ class Stream:
     def __call__(self, params: np.ndarray) -> np.ndarray:
         """Return gradient and loss at the params, in one vector."""
         sums, total, kept = np.zeros(len(params) + 1), 0.0, _Reservoir(self._keep) if self._kept is None else None
-        with contextlib.closing(ahead(blocks(self._source, self._size, self._seen), WAITING)) as found:
+        with contextlib.closing(ahead(self._source.blocks(self._size, self._seen), WAITING)) as found:
             for block in found:
                 data = checked(block, self._dtype)
                 if kept:
@@ -51,13 +51,13 @@ class Stream:
         rows = self._kept.rows if self._kept else None
         return drawn(rows, count, len(jax.tree.leaves(rows)[0]))
 
-    def not_finite(self) -> str:
+    def not_finite(self) -> list[str]:
         """Return which row is not finite, from a pass of its own."""
-        for block in blocks(self._source, self._size, self._seen):
-            found = not_finite_in(block.data[0], block.row)
+        for block in self._source.blocks(self._size, self._seen):
+            found = inputs.not_finite_rows(block.data[0], block.row)
             if found:
                 return found
-        return ""
+        return []
 
 
 def checked(block: Block, dtype: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.run import Run
-from jaxgd.solve import in_bursts
+from jaxgd.solve import blame, in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
 from jaxgd.stream import Stream
@@ -55,7 +55,7 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: 
         run = _from_sample(program, samples.other, run, ahead, advance)
     answer, log = in_bursts(program, given._replace(data=None), run, advance, progress=progress)
     if int(answer.counts[0]) == Status.BAD_START:
-        note = own.not_finite()
+        note = blame(given, own.not_finite())
     return answer, log, note
 
 
