@@ -14,22 +14,30 @@ from jaxgd.flat import Layout
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
 
 
-def by_tiles(call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int) -> traced.Traced:
-    """Return the record of a loss for some rows and their weights; refuse one that is no mean over rows."""
+def by_tiles(
+    call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int
+) -> tuple[traced.Traced, Any]:
+    """Return the record of a loss for a tile of rows and their weights, and the shapes of these.
+
+    A loss that is no mean over rows is refused.
+    """
+    rows = jax.tree.map(lambda leaf: of_length(leaf, tile), data)
+    shapes = (rows, jax.ShapeDtypeStruct((tile,), Layout.of(start).dtype))
 
     def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
         return weighted(lambda params, rows: call(params, rows, arrays))(params, data)
 
-    record = traced.trace(of_tile, name, start, like_a_tile(data, tile, start), arrays, has_aux=False)
+    record = traced.trace(of_tile, name, start, shapes, arrays, has_aux=False)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, arrays))):
         _check(call, record, start, data, arrays, name, tile)
-    return record
+    return record, shapes
 
 
-def like_a_tile(data: Any, tile: int, start: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """Return the shapes of a tile: of its rows and of their weights."""
-    rows = jax.tree.map(lambda leaf: of_length(leaf, tile), data)
-    return rows, jax.ShapeDtypeStruct((tile,), Layout.of(start).dtype)
+def row_bytes(record: traced.Traced, data: Any) -> int:
+    """Return the bytes of a row, and of what a loss computes for each on the way."""
+    there = len(jax.tree.leaves(data)[0])
+    made = sum(var.aval.size * var.aval.dtype.itemsize for equation in record.jaxpr.eqns for var in equation.outvars)
+    return (sum(leaf.nbytes for leaf in jax.tree.leaves(data)) + made) // there
 
 
 def of_length(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
@@ -54,7 +62,7 @@ def _check(
         return loss(params, rows, arrays), tile(params, (rows, weights), arrays)[0]
 
     with jax.ensure_compile_time_eval():  # also where the solve is traced
-        params = layout.unflatten(jnp.cos(1 + jnp.arange(layout.size, dtype=layout.dtype)) / 10)
+        params = layout.unflatten(jnp.asarray(np.cos(1 + np.arange(layout.size)) / 10, layout.dtype))
         whole, mean = map(float, both(params, rows, arrays))
     if abs(whole - mean) > APART * (abs(whole) + abs(mean)):
         msg = (

@@ -49,8 +49,8 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     if tile is not None and tile > most:
         msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
         raise ValueError(msg)
-    tile = tile or rows_of_tile(size // there, most, jax.default_backend())
-    program, given, note = find(ask, at_hand, init, tile=tile, sampled=sampled)
+    at_most = tile or rows_of_tile(size // there, most)
+    program, given, note = find(ask, at_hand, init, most=at_most, exactly=tile is not None, sampled=sampled)
     known = there if rows.source is None else rows.source.rows
     if known is not None and known < program.size and ask.l1 is None and ask.l2 is None:
         note += (

@@ -10,11 +10,12 @@ from jax.core import Tracer
 
 from jaxgd import added, closure, inputs, traced
 from jaxgd.cache import cache
-from jaxgd.mean import by_tiles, like_a_tile, of_length
+from jaxgd.mean import by_tiles, of_length, row_bytes
 from jaxgd.methods import choose, named
 from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, precision
 from jaxgd.stop import DEFAULT, Stop
+from jaxgd.tiles import rows_of_tile
 
 
 class Ask(NamedTuple):
@@ -55,12 +56,13 @@ def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:
 
 
 def find(
-    ask: Ask, data: Any, init: Any, lanes: int | None = None, *, tile: int = 0, sampled: bool = False
+    ask: Ask, data: Any, init: Any, lanes: int | None = None, *, most: int = 0, exactly: bool = False, sampled: bool = False
 ) -> tuple[Program, Inputs, str]:
     """Return the program for these arrays, found or new, what to call it with, and what the user should know.
 
-    With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all. With `tile`, the loss is a
-    mean over the rows of `data`, evaluated by so many of them; where it is `sampled`, a step has but a sample at hand.
+    With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all. With `most`, the loss is a
+    mean over the rows of `data`, evaluated by tiles of as many as a cache holds and `most` at most, or `exactly` so many;
+    where it is `sampled`, a step has but a sample at hand.
     """
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))
@@ -71,11 +73,11 @@ def find(
         _refuse_arrays(method, ask.stop)
     like = inputs.float_type(data) if ask.dtype is None else np.dtype(ask.dtype)
     flags = (ask.sign, ask.trace, ask.least_squares, ask.has_aux)
-    shapes = data if not tile else jax.tree.map(lambda leaf: of_length(leaf, tile), data)
+    shapes = data if not most else jax.tree.map(lambda leaf: of_length(leaf, 1), data)
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
     absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
-    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), tile, sampled)
+    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, sampled)
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
     program = cache.get(key)
@@ -86,7 +88,7 @@ def find(
         program = cache.get(key)
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, choose, *flags, tile=tile, sampled=sampled)
+        recipe = Recipe(None, functions, method, options, places, choose, *flags, tile=most, exactly=exactly, sampled=sampled)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
@@ -114,10 +116,8 @@ def _new_program(
     def record(arrays: list[Any]) -> traced.Traced:
         has_aux = ask.has_aux or ask.least_squares
         if init is None:
-            found = traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
-        else:
-            found = traced.trace(call, name, init, data, arrays, has_aux=has_aux)
-        return by_tiles(call, name, found.start, data, arrays, recipe.tile) if recipe.tile else found
+            return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
+        return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
 
     baked: list[Any] = []
     try:
@@ -136,8 +136,11 @@ def _new_program(
         key = (key, _contents(baked))
     terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start, lanes=lanes)
     fixed = added.as_mask(ask.fixed, record_of.start)
-    shapes = like_a_tile(data, recipe.tile, record_of.start) if recipe.tile else data
-    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(shapes, arrays))
+    if recipe.tile:
+        tile = recipe.tile if recipe.exactly else rows_of_tile(row_bytes(record_of, data), recipe.tile)
+        record_of, data = by_tiles(call, name, record_of.start, data, arrays, tile)
+        recipe = dataclasses.replace(recipe, tile=tile)
+    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
     program = Program(recipe, terms, fixed)
     if not any(isinstance(constant, Tracer) for constant in record_of.constants):
         cache.put(key, program)

@@ -58,6 +58,7 @@ class Recipe:
     has_aux: bool
     derivatives: Derivatives = Derivatives.ALL
     tile: int = 0  # rows of a tile, where the loss is a mean over rows; 0: it is not
+    exactly: bool = False  # the tile is of so many rows, not of fewer
     sampled: bool = False  # the method is told by a sample of rows what the curvature is
 
 

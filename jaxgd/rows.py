@@ -165,9 +165,16 @@ def drawn(tree: Any, count: int, there: int) -> list[Any]:
     picked = edges[:-1] + (draw.random(2 * count) * np.diff(edges)).astype(int)
     order = draw.permutation(2 * count)
 
-    return [_taken(tree, picked[np.sort(half)]) for half in (order[:count], order[count:])]
+    return [
+        jax.tree.map(lambda leaf, own=picked[np.sort(half)]: _taken(leaf, own), tree)
+        for half in (order[:count], order[count:])
+    ]
+
+
+def _taken(leaf: Any, rows: np.ndarray) -> Any:
+    return leaf[rows] if isinstance(leaf, np.ndarray) else _gathered(leaf, rows)
 
 
 @jax.jit
-def _taken(tree: Any, rows: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip", indices_are_sorted=True), tree)
+def _gathered(leaf: jax.Array, rows: jax.Array) -> jax.Array:
+    return leaf.at[rows].get(mode="clip", indices_are_sorted=True)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.evidence import Evidence
@@ -22,6 +21,7 @@ PER_PARAM = 20  # likewise, for each param
 PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
 GLANCE = 20  # evaluations on the sample between looks at the other
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
+MADE, LEFT = Evidence._fields.index("made"), Evidence._fields.index("left")
 
 
 class Samples(NamedTuple):
@@ -64,13 +64,15 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     aim = other._replace(init=program.layout(other.init).unflatten(ahead.best.params))
     state = _with_memory(program.begin(aim), ahead).state
     if isinstance(getattr(state, "memory", None), Learnt):
-        state = state._replace(memory=state.memory._replace(moves=jnp.full((), ANEW, jnp.int32)))
+        state = state._replace(memory=state.memory._replace(moves=np.int32(ANEW)))
     there = advance(run._replace(state=state), 1)
-    gained = run.best.loss - there.state.point.loss
-    if not float(gained) > 0:
-        return run._replace(counts=there.counts.at[0].set(run.status))
-    seen = Evidence.unpack(there.evidence)
-    return there._replace(evidence=seen._replace(made=seen.made + gained).pack())
+    gained = float(run.best.loss) - float(there.state.point.loss)
+    counts, seen = np.array(there.counts), np.array(there.evidence)
+    if not gained > 0:
+        counts[0] = int(run.status)
+        return run._replace(counts=counts)
+    seen[MADE] += gained
+    return there._replace(evidence=seen)
 
 
 def _with_memory(run: Run, other: Run) -> Run:
@@ -85,8 +87,8 @@ def _on_sample(program: Program, samples: Samples) -> Run:
     tol = float(program.tols.demanded(CLOSE, program.dtype))
     while not int(run.status):
         run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
-        seen = Evidence.unpack(run.evidence)
-        if float(seen.left) <= tol * float(seen.made):
+        seen = np.asarray(run.evidence)
+        if seen[LEFT] <= tol * seen[MADE]:
             break
         if int(run.evals) >= checked + GLANCE:
             checked, other = int(run.evals), float(program.slopes(samples.other, run.best.params)[-1])
@@ -117,6 +119,7 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
 
 def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
     """Return two samples of the rows, or all of them as both."""
-    spans = [filled(span_of(data, program.dtype), program.recipe.tile) for data in own.samples(count)]
-    inputs = [given._replace(data=span) for span in spans]
+    spans = [span_of(data, program.dtype) for data in own.samples(count)]
+    # Of few shapes, so that other numbers of rows compile nothing.
+    inputs = [given._replace(data=filled(span, count * -(-int(span.stop) // count))) for span in spans]
     return Samples(inputs[0], inputs[-1])

@@ -12,6 +12,7 @@ from jaxgd.dots import Cut
 
 SMALL = 1 << 22  # bytes of data up to which nothing is to be gained
 CACHE = 3 << 18  # bytes of a tile on CPU: what one core keeps near
+LONGEST = 2048  # rows of a tile on CPU: of longer ones XLA gives each core a part, and they wait for each other
 BUFFER = 1 << 30  # likewise on other devices, where what is computed on the way has to fit the memory
 
 
@@ -64,7 +65,8 @@ class Tiles:
         return tile, jnp.where(own, taken, 0).astype(jnp.result_type(total)) / total
 
 
-def rows_of_tile(row: int, there: int, platform: str) -> int:
+def rows_of_tile(row: int, there: int) -> int:
     """Return how many rows of so many bytes make a tile, a power of two, where so many rows are there."""
-    most = (CACHE if platform == "cpu" else BUFFER) / max(row, 1)
-    return min(there, 1 << max(7, round(math.log2(most))))
+    near = jax.default_backend() == "cpu"
+    rows = 1 << max(7, round(math.log2((CACHE if near else BUFFER) / max(row, 1))))
+    return min(there, rows, LONGEST if near else rows)
