@@ -25,6 +25,7 @@ from jaxgd.stop import DEFAULT, Status
 from jaxgd.stream import checked
 from jaxgd.watch import show_pass
 
+MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
 SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
 
@@ -35,8 +36,8 @@ class Batches:
 
     A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
     each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
-    compared with the lowest so far: `patience` passes without a decrease beyond the average's standard error end it, as
-    do `passes` in all. With `polish`, the rest is done by method "auto" over all rows.
+    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the decrease
+    made, end it, as do `passes` in all: where steps of one size bring no more, the averages rise as often as they fall. With `polish`, the rest is done by method "auto" over all rows.
     """
 
     size: int
@@ -131,18 +132,17 @@ class _Descent:
         """Pass over the rows until there is nothing but noise."""
         program, batches = self._program, self._batches
         state = program.begin(self._given._replace(data=None)).state
-        best, waited = np.inf, 0
+        best, highest, waited = np.inf, -np.inf, 0
         for number in range(batches.passes):
             state, mean, noise, average = self._pass(state)
             self.least = min(self.least, mean - SURE * noise)
-            measure, error = (mean, noise) if not batches.validation else (self._validated(state.trial), 0.0)
+            measure = mean if not batches.validation else self._validated(state.trial)
             if progress:
-                show_pass(number + 1, program.recipe.sign * mean, error)
+                show_pass(number + 1, program.recipe.sign * mean, noise)
             if not np.isfinite([measure, noise]).all():
                 return Status.DIVERGED
-            waited += 1
-            if measure < best - error:
-                waited = 0
+            highest = max(highest, measure)
+            waited = 0 if number == 0 or measure < best - MATTERS * (highest - best) else waited + 1
             if measure < best:
                 best, self.candidates = measure, [np.asarray(state.trial), average]
             if waited >= batches.patience:

@@ -56,7 +56,14 @@ def in_types(ask: Ask, data: Any, init: Any) -> tuple[Any, Any]:
 
 
 def find(
-    ask: Ask, data: Any, init: Any, lanes: int | None = None, *, most: int = 0, exactly: bool = False, sampled: bool = False
+    ask: Ask,
+    data: Any,
+    init: Any,
+    lanes: int | None = None,
+    *,
+    most: int = 0,
+    exactly: bool = False,
+    sampled: bool = False,
 ) -> tuple[Program, Inputs, str]:
     """Return the program for these arrays, found or new, what to call it with, and what the user should know.
 
@@ -88,7 +95,9 @@ def find(
         program = cache.get(key)
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, choose, *flags, tile=most, exactly=exactly, sampled=sampled)
+        recipe = Recipe(
+            None, functions, method, options, places, choose, *flags, tile=most, exactly=exactly, sampled=sampled
+        )
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
