@@ -3,8 +3,8 @@
 Quality is judged in float64: the decrease left, relative to the decrease from the start, against a solution by L-BFGS-B
 and Newton steps in float64. Each contender tries tolerances from loose to tight, and is timed at the loosest that
 leaves 1e-6 at most, else at the one that leaves least; its first call is that of the first tolerance tried, compiling
-included. Ours is timed also with nothing but loss and data. JAX's peers get arrays that are on the device, ours, SciPy,
-torch and scikit-learn NumPy's.
+included. Ours is timed also with nothing but loss and data. Ours and JAX's peers get arrays that are on the device,
+SciPy, torch and scikit-learn NumPy's.
 """
 
 import argparse
@@ -31,6 +31,8 @@ import jaxgd
 from benchmarks import rows_peers
 from benchmarks.rows_peers import Answer, Problem
 from benchmarks.timing import header, interleaved, table
+from jaxgd import means, sweep
+from jaxgd.prepare import Ask
 
 PARTS = ("regressions", "network", "passes", "scaling", "disk", "cores", "processes")
 RIDGE = 1e-4
@@ -117,10 +119,11 @@ def ours(loss, data, init=None, **options):
 
 
 def evaluation(loss, data):
-    """Return a call that evaluates loss and gradient once."""
-    compiled, data = jax.jit(jax.value_and_grad(loss)), jax.tree.map(jnp.asarray, data)
-    at = jnp.zeros(data[0].shape[1], jnp.float32)
-    return lambda: compiled(at, data)
+    """Return a call that evaluates loss and gradient once, as a solve does."""
+    rows = jaxgd.Rows(jax.tree.map(jnp.asarray, data))
+    program, given, _ = means.prepare(Ask(loss, rows), rows, passes=True)
+    over = sweep.passes_over(program, given, rows, None, sweep.sample_size(program, rows))
+    return lambda: over(np.zeros(program.size, np.float32))
 
 
 class Judge:
@@ -199,7 +202,7 @@ def setting(make, judge, tolerances):
 
 def _ours_at(problem, tol):
     def call():
-        found = ours(problem.loss, problem.data, tol=tol)
+        found = ours(problem.loss, problem.on_device, tol=tol)
         return Answer(found.params, found.evals)
 
     return call
@@ -324,7 +327,7 @@ def _fewest(problem, judge, target, most, method):
 
     def call(evals):
         stop = jaxgd.Stop(max_evals=evals)
-        found = ours(problem.loss, problem.data, problem.init, stop=stop, method=method)
+        found = ours(problem.loss, problem.on_device, problem.init, stop=stop, method=method)
         return Answer(found.params, found.evals)
 
     def reaches(evals):

@@ -36,8 +36,9 @@ class Batches:
 
     A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
     each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
-    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the decrease
-    made, end it, as do `passes` in all: where steps of one size bring no more, the averages rise as often as they fall. With `polish`, the rest is done by method "auto" over all rows.
+    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the
+    decrease made, end it, as do `passes` in all: where steps of one size bring no more, averages rise as often as they
+    fall. With `polish`, the rest is done by method "auto" over all rows.
     """
 
     size: int

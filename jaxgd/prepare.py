@@ -68,8 +68,8 @@ def find(
     """Return the program for these arrays, found or new, what to call it with, and what the user should know.
 
     With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all. With `most`, the loss is a
-    mean over the rows of `data`, evaluated by tiles of as many as a cache holds and `most` at most, or `exactly` so many;
-    where it is `sampled`, a step has but a sample at hand.
+    mean over the rows of `data`, evaluated by tiles of as many as a cache holds and `most` at most, or `exactly` so
+    many; where it is `sampled`, a step has but a sample at hand.
     """
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))

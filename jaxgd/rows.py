@@ -165,10 +165,8 @@ def drawn(tree: Any, count: int, there: int) -> list[Any]:
     picked = edges[:-1] + (draw.random(2 * count) * np.diff(edges)).astype(int)
     order = draw.permutation(2 * count)
 
-    return [
-        jax.tree.map(lambda leaf, own=picked[np.sort(half)]: _taken(leaf, own), tree)
-        for half in (order[:count], order[count:])
-    ]
+    halves = (picked[np.sort(order[:count])], picked[np.sort(order[count:])])
+    return [jax.tree.map(lambda leaf, own=half: _taken(leaf, own), tree) for half in halves]
 
 
 def _taken(leaf: Any, rows: np.ndarray) -> Any:
