@@ -148,6 +148,8 @@ def _parts(span: Span, tile: int, count: int) -> list[Span]:
 
 def _joined(picked: list[list[Any]], count: int) -> list[Any]:
     """Return the samples of several places as one, of `count` rows where two were drawn."""
+    if len(picked) == 1:
+        return picked[0]
     several = min(map(len, picked))
     parts = [[each[at] for each in picked] for at in range(several)]
     joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *part) for part in parts]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.evidence import Evidence
@@ -15,11 +16,13 @@ from jaxgd.solve import blame, in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
 from jaxgd.stream import Stream
+from jaxgd.tiles import Span
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
 PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
-GLANCE = 20  # evaluations on the sample between looks at the other
+QUICK = 10  # evaluations on the sample before the loss of the other is looked at
+PATIENCE = 5  # evaluations on the sample that may not lower that
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
 MADE, LEFT = Evidence._fields.index("made"), Evidence._fields.index("left")
 
@@ -82,20 +85,18 @@ def _with_memory(run: Run, other: Run) -> Run:
 
 
 def _on_sample(program: Program, samples: Samples) -> Run:
-    """Return a run that has descended on the first sample, as long as that lowers the loss of the other as well."""
-    run, lowest, checked = program.begin(samples.other), np.inf, 0
-    tol = float(program.tols.demanded(CLOSE, program.dtype))
-    while not int(run.status):
+    """Return a run that has descended on the first sample as long as the loss of the other falls as well."""
+    lowest, waited, run = np.inf, 0, program.begin(samples.other)
+    tol, found = float(program.tols.demanded(CLOSE, program.dtype)), run
+    while not int(run.status) and waited < PATIENCE:
         run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
         seen = np.asarray(run.evidence)
         if seen[LEFT] <= tol * seen[MADE]:
             break
-        if int(run.evals) >= checked + GLANCE:
-            checked, other = int(run.evals), float(program.slopes(samples.other, run.best.params)[-1])
-            if not other < lowest:
-                break
-            lowest = other
-    return run
+        if int(run.evals) > QUICK:
+            loss = float(program.slopes(samples.other, run.best.params)[-1])
+            lowest, waited, found = (loss, 0, run) if loss < lowest else (lowest, waited + 1, found)
+    return found._replace(state=run.state) if int(found.evals) else run
 
 
 def sample_size(program: Program, rows: Rows) -> int:
@@ -120,6 +121,10 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
 def _samples(program: Program, given: Inputs, own: Pass, count: int) -> Samples:
     """Return two samples of the rows, or all of them as both."""
     spans = [span_of(data, program.dtype) for data in own.samples(count)]
-    # Of few shapes, so that other numbers of rows compile nothing.
-    inputs = [given._replace(data=filled(span, count * -(-int(span.stop) // count))) for span in spans]
+    inputs = [given._replace(data=_on_device(span, count)) for span in spans]
     return Samples(inputs[0], inputs[-1])
+
+
+def _on_device(span: Span, count: int) -> Span:
+    """Return a sample on the device, of one of few shapes, so that other numbers of rows compile nothing."""
+    return jax.tree.map(jnp.asarray, filled(span, count * -(-int(span.stop) // count)))
