@@ -50,8 +50,10 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
         raise ValueError(msg)
     at_most = tile or rows_of_tile(size // there, most)
-    program, given, note = find(ask, at_hand, init, most=at_most, exactly=tile is not None, sampled=sampled)
     known = there if rows.source is None else rows.source.rows
+    # A power of two, so that most other numbers of rows compile nothing.
+    about = 1 << (known.bit_length() - 1) if known and sampled else 0
+    program, given, note = find(ask, at_hand, init, most=at_most, exactly=tile is not None, rows=about, sampled=sampled)
     if known is not None and known < program.size and ask.l1 is None and ask.l2 is None:
         note += (
             f" There are fewer rows ({known}) than parameters ({program.size}), so without a penalty the minimum may"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from jaxgd.traced import Derivatives
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
 FEW_SQUARES = 300  # parameters for which J'J is
-FEW_SAMPLED = 500  # parameters for which the Hessian of a sample of rows is
+FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
+PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
+FEW_LINEAR = 2000  # likewise, where the loss is of X @ w and the Hessian one product of matrices
 METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
@@ -59,16 +62,19 @@ def choose(
     derivatives: Derivatives = Derivatives.ALL,
     sampled: bool = False,
     linear: bool = False,
+    rows: int = 0,
 ) -> tuple[Solver, str]:
     """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it.
 
-    `sampled`: for passes over rows, where curvature is that of a sample; `linear`: the loss is of X @ w.
+    `sampled`: for passes over so many `rows`, 0 if that is not known, where curvature is that of a sample; `linear`:
+    the loss is of X @ w.
     """
     curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
     if method is None:
-        return _choice(
-            size, term, least_squares=least_squares and forward, curved=curved, sampled=sampled, linear=linear
-        )
+        least_squares = least_squares and forward
+        if sampled:
+            return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
+        return _choice(size, term, least_squares=least_squares, curved=curved)
     squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
     if getattr(method, "computed", False) and not (forward if squares else curved):
         msg = (
@@ -100,9 +106,7 @@ def choose(
     return method, getattr(method, "name", repr(method))
 
 
-def _choice(
-    size: int, term: Any, *, least_squares: bool, curved: bool, sampled: bool, linear: bool
-) -> tuple[Solver, str]:
+def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why = NewtonCG(), "many parameters"
     if isinstance(term, Simplex | Ball):
@@ -113,13 +117,22 @@ def _choice(
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
-    elif sampled and (linear or size <= FEW_SAMPLED):
-        solver, why = SampledNewton(products=size > FEW_SAMPLED), "a mean over many rows"
-    elif sampled:
-        # The Hessian of a network tells little beside where it is taken.
-        solver, why = _unscaled(LBFGS() if term is None else ProjectedLBFGS()), "a mean over many rows, many parameters"
     elif size <= FEW:
         solver, why = Newton(), "few parameters"
+    return solver, f"{solver.name} (chosen: {why})"
+
+
+def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows: int) -> tuple[Solver, str]:
+    """Choose for passes over many rows: the Hessian of a sample is worth its cost where it is cheap and tells much."""
+    cheap = size <= (FEW_LINEAR if linear else FEW_SAMPLED)
+    if isinstance(term, Simplex | Ball) or not curved:
+        return _choice(size, term, least_squares=False, curved=curved)
+    if cheap and size * PER_PARAM <= (rows or sys.maxsize):
+        solver, why = SampledNewton(), "a mean over many rows"
+    else:
+        solver, why = LBFGS() if term is None else ProjectedLBFGS(), "a mean over many rows, many parameters"
+        # The curvature of a network tells little beside where it is taken.
+        solver = solver if linear else _unscaled(solver)
     return solver, f"{solver.name} (chosen: {why})"
 
 

@@ -63,13 +63,14 @@ def find(
     *,
     most: int = 0,
     exactly: bool = False,
+    rows: int = 0,
     sampled: bool = False,
 ) -> tuple[Program, Inputs, str]:
     """Return the program for these arrays, found or new, what to call it with, and what the user should know.
 
     With `lanes`, the arrays are those of one lane, and the bounds and weights may be of all. With `most`, the loss is a
     mean over the rows of `data`, evaluated by tiles of as many as a cache holds and `most` at most, or `exactly` so
-    many; where it is `sampled`, a step has but a sample at hand.
+    many, and `rows` of them are there; where it is `sampled`, a step has but a sample at hand.
     """
     method = named(ask.method)
     leaves, options = jax.tree.flatten((method, ask.stop))
@@ -84,7 +85,7 @@ def find(
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
     absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
-    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, sampled)
+    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, rows, sampled)
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
     program = cache.get(key)
@@ -95,9 +96,8 @@ def find(
         program = cache.get(key)
     if program is None:
         traced.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(
-            None, functions, method, options, places, choose, *flags, tile=most, exactly=exactly, sampled=sampled
-        )
+        recipe = Recipe(None, functions, method, options, places, choose, *flags)
+        recipe = dataclasses.replace(recipe, tile=most, exactly=exactly, rows=rows, sampled=sampled)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)

@@ -59,6 +59,7 @@ class Recipe:
     derivatives: Derivatives = Derivatives.ALL
     tile: int = 0  # rows of a tile, where the loss is a mean over rows; 0: it is not
     exactly: bool = False  # the tile is of so many rows, not of fewer
+    rows: int = 0  # at least so many there are; 0: it is not known
     sampled: bool = False  # the method is told by a sample of rows what the curvature is
 
 
@@ -110,7 +111,7 @@ class Program:
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
         recipe = self.recipe
         kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
-        kind |= {"linear": recipe.sampled and recipe.traced.dots is not None}
+        kind |= {"linear": recipe.sampled and recipe.traced.dots is not None, "rows": recipe.rows}
         return recipe.choose(method, self.size, term, **kind)
 
     def layout(self, init: Any) -> Layout | Held:

@@ -79,9 +79,9 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
 
 
 def _with_memory(run: Run, other: Run) -> Run:
-    """Return a run that has evaluated nothing, with what another has learnt of the curvature."""
-    memory = getattr(other.state, "memory", None)
-    return run if memory is None else run._replace(state=run.state._replace(memory=memory))
+    """Return a run that has evaluated nothing, with what another has learnt of the curvature, and its units."""
+    learnt = {name: getattr(other.state, name) for name in ("memory", "units") if hasattr(other.state, name)}
+    return run._replace(state=run.state._replace(**learnt))
 
 
 def _on_sample(program: Program, samples: Samples) -> Run:

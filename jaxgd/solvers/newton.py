@@ -118,7 +118,7 @@ class TrustRegion:
             aim = point.params + step.move
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
         again = jnp.zeros((), bool)
-        if isinstance(self.curvature, LimitedMemory):
+        if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, again = self.curvature.forget(memory, point, lost)
         return RegionState(
@@ -156,14 +156,11 @@ def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
     return TrustRegion(LimitedMemory(memory), f"projected L-BFGS with memory {memory}")
 
 
-def SampledNewton(*, products: bool = False) -> TrustRegion:  # noqa: N802
-    """Return Newton's method in a trust region, with the Hessian of a sample of rows: for `Rows`.
+def SampledNewton() -> TrustRegion:  # noqa: N802
+    """Return Newton's method in a trust region, its Hessian from a sample of rows, corrected by the moves: for `Rows`.
 
-    It is a matrix, corrected by the moves; with `products` it is known by its products with vectors, for many
-    parameters. Where no rows are declared, all are the sample.
+    Where no rows are declared, all are the sample.
     """
-    if products:
-        return TrustRegion(Products(), "trust-region Newton with conjugate gradients, products over a sample of rows")
     return TrustRegion(Sampled(), "trust-region Newton, the Hessian from a sample of rows")
 
 

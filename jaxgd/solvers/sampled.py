@@ -14,7 +14,7 @@ from jaxgd.solvers.scale import equilibrated, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
-REST = 3  # moves that are given to the corrections before
+REST = 3  # moves that are given to the corrections before; four times as many each time
 
 
 class Learnt(NamedTuple):
@@ -54,7 +54,9 @@ class Sampled:
         # In the scale of the params, so that their units do not matter.
         scale = jnp.where(memory.scale > 0, memory.scale, 1)
         wrong = jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2)
-        anew = moved & ((memory.made == 0) | (memory.moves < 0) | (known & wrong & (memory.moves >= REST)))
+        # What was made twice and is wrong again is left to the moves for longer.
+        rested = memory.moves >= REST * 4.0 ** (memory.made - 1)
+        anew = (known & (memory.moves < 0)) | (moved & ((memory.made == 0) | (memory.moves < 0) | (wrong & rested)))
         eps = jnp.finfo(s_y.dtype).eps
         take = known & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y)) & (s_b > 0)
         added = change[1] / jnp.sqrt(jnp.where(take, s_y, 1))
@@ -68,6 +70,12 @@ class Sampled:
 
         moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
         return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))
+
+    def forget(self, memory: Learnt, point: Point, lost: jax.Array) -> tuple[Learnt, Any]:
+        """Have the Hessian made anew, where no step was found; say whether there is a use: not if it is new."""
+        del point
+        stale = memory.moves > 0
+        return memory._replace(moves=jnp.where(lost & stale, ANEW, memory.moves)), stale
 
     def model(self, problem: Problem, memory: Learnt, point: Point) -> Implicit:
         """Return the model around the point."""
