@@ -73,7 +73,7 @@ class Rows:
         ...         yield np.arange(start, start + 10.0)
         >>> def mse(theta, y):
         ...     return jnp.mean((y - theta) ** 2)
-        >>> float(jaxgd.minimize(mse, jaxgd.Rows.open(batches)).params)
+        >>> round(float(jaxgd.minimize(mse, jaxgd.Rows.open(batches)).params), 3)
         14.5
 
         Args:
