@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgd import inputs, many
 from jaxgd.flat import beside
+from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import blank, put
 from jaxgd.prepare import Ask
 from jaxgd.program import Program
@@ -83,7 +84,7 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
     for below, length in itertools.pairwise([0, *lengths(rows.counts)]):
         groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
         data, weights = rows.rows(groups, length)
-        weighted = _weighted_residuals(ask.loss) if ask.least_squares else _weighted(ask.loss)
+        weighted = _weighted_residuals(ask.loss) if ask.least_squares else of_rows(ask.loss)
         own = _of_groups(ask, groups, size, each=each)._replace(loss=weighted, data=(data, weights))
         program, batch, note = many.read(own, (0 if each else None, 0))
         if not outcomes:
@@ -111,15 +112,6 @@ def lengths(counts: np.ndarray) -> list[int]:
             ]
             best[last, parts] = min(options, key=lambda option: option[0])
     return min((best[many_ - 1, parts] for parts in range(1, SIZES + 1)), key=lambda option: option[0])[1]
-
-
-def _weighted(loss: Callable[..., Any]) -> Callable[..., Any]:
-    def weighted(params: Any, data: Any) -> jax.Array:
-        rows, weights = data
-        values = jax.vmap(lambda row: loss(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
-        return jnp.sum(weights * values)
-
-    return weighted
 
 
 def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:

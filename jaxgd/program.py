@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxgd import closure
 from jaxgd.flat import Held, Layout
 from jaxgd.problem import Point, Problem
-from jaxgd.run import Minibatches, Rows, Run, Solver, advance, begin, learn, minibatches
+from jaxgd.run import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
 from jaxgd.stop import TOL, Stop, Tolerance
 from jaxgd.tiles import Tiles
 from jaxgd.traced import Derivatives
@@ -201,11 +201,11 @@ class Program:
         point = self.bind(inputs)[0].point(params, slopes[-1], slopes[:-1], ())
         return self._of_point(inputs, point, counts, evidence)
 
-    def _rows(self, inputs: Inputs, rows: Rows) -> tuple[Any, ...]:
+    def _rows(self, inputs: Inputs, rows: Track) -> tuple[Any, ...]:
         params = jax.vmap(self.layout(inputs.init).unflatten)(rows.params)
         return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.filled
 
-    def _solve(self, inputs: Inputs) -> tuple[Answer, Rows | None]:
+    def _solve(self, inputs: Inputs) -> tuple[Answer, Track | None]:
         run = self._advance(inputs, self._begin(inputs))
         return self._answer(inputs, run), run.rows
 
@@ -216,6 +216,6 @@ def precision() -> tuple[Any, ...]:
     return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
 
 
-def emptied(rows: Rows) -> Rows:
+def emptied(rows: Track) -> Track:
     """Return the rows emptied, for the next burst."""
     return rows._replace(filled=jnp.zeros_like(rows.filled))

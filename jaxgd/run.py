@@ -24,7 +24,7 @@ class Solver(Protocol):
         ...
 
 
-class Rows(NamedTuple):
+class Track(NamedTuple):
     """What a trace keeps, a row a move, the start first; `filled` says how many."""
 
     loss: jax.Array  # shape (n,)
@@ -41,7 +41,7 @@ class Run(NamedTuple):
     best: Point
     evidence: jax.Array  # an `Evidence`, packed
     counts: jax.Array  # int32, shape (4,): status, evaluations, moves, Hessian-vector products
-    rows: Rows | None
+    rows: Track | None
 
     @property
     def status(self) -> jax.Array:
@@ -63,7 +63,7 @@ def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -
     """Return a run that has evaluated nothing; `trace` is how many moves to keep."""
     state = solver.init(problem, params)
     line = jnp.zeros(trace, params.dtype)
-    rows = Rows(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
+    rows = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.nowhere(params)
     return Run(state, best, evidence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
 
@@ -121,13 +121,13 @@ def minibatches(
     return jax.lax.fori_loop(0, count, one, sums)
 
 
-def _record(rows: Rows, state: Any, moved: jax.Array) -> Rows:
+def _record(rows: Track, state: Any, moved: jax.Array) -> Track:
     """Append the point moved to; moves beyond the last row are not kept."""
     point = state.point
     largest = jnp.max(jnp.abs(point.residual))
     # An index out of range is dropped, so that a step that is no move writes nothing.
     at = jnp.where(moved, rows.filled, rows.loss.size)
-    return Rows(
+    return Track(
         rows.loss.at[at].set(point.loss, mode="drop"),
         rows.grad_norm.at[at].set(largest, mode="drop"),
         rows.stepsize.at[at].set(state.stepsize, mode="drop"),
