@@ -31,7 +31,7 @@ import jaxgd
 from benchmarks import rows_peers
 from benchmarks.rows_peers import Answer, Problem
 from benchmarks.timing import header, interleaved, table
-from jaxgd import means, sweep
+from jaxgd import prepare_rows, sweep
 from jaxgd.prepare import Ask
 
 PARTS = ("regressions", "network", "passes", "scaling", "disk", "cores", "processes")
@@ -121,7 +121,7 @@ def ours(loss, data, init=None, **options):
 def evaluation(loss, data):
     """Return a call that evaluates loss and gradient once, as a solve does."""
     rows = jaxgd.Rows(jax.tree.map(jnp.asarray, data))
-    program, given, _ = means.prepare(Ask(loss, rows), rows, passes=True)
+    program, given, _ = prepare_rows.prepare(Ask(loss, rows), rows, passes=True)
     over = sweep.passes_over(program, given, rows, None, sweep.sample_size(program, rows))
     return lambda: over(np.zeros(program.size, np.float32))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, means, minibatch, starts, sweep
+from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
@@ -27,7 +27,7 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, answer, rows, note = _of_rows(ask, ask.data, progress=progress) or _of_arrays(ask, progress=progress)
+        program, answer, rows, note = _answered(ask, progress=progress)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
@@ -40,25 +40,22 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     return result
 
 
-def _of_rows(ask: Ask, rows: Any, *, progress: bool) -> tuple[Program, Answer, Any, str] | None:
-    """Return program, answer, trace and note of a mean over rows in passes led from the host; None: it is not such."""
+def _answered(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str]:
+    """Return program, answer, trace and note: of arrays, of a mean over rows, or of minibatches of these."""
+    rows = ask.data
     if not isinstance(rows, Rows):
         if ask.batch_size is not None:
             msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
             raise ValueError(msg)
-        return None
+        return _in_loop(*prepare(ask), progress=progress)
     if ask.batch_size is not None:
         program, answer, note = minibatch.solve(ask, rows, progress=progress)
         return program, answer, None, note
-    program, given, note = means.prepare(ask, rows)
+    program, given, note = prepare_rows.prepare(ask, rows)
     if not program.recipe.sampled:
         return _in_loop(program, given, note, progress=progress)
     answer, trace, more = sweep.solve(program, given, rows, ask.dtype, progress=progress)
     return program, answer, trace, note + more
-
-
-def _of_arrays(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str]:
-    return _in_loop(*prepare(ask), progress=progress)
 
 
 def _in_loop(program: Program, given: Inputs, note: str, *, progress: bool) -> tuple[Program, Answer, Any, str]:

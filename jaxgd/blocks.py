@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Item = TypeVar("Item")
+Ranged = TypeVar("Ranged", bound=Any)
 CHUNK = 8 << 20  # bytes read at a time
 
 
@@ -189,6 +190,12 @@ def part(low: int, high: int, index: int, of: int) -> tuple[int, int]:
     """Return the range of rows that process `index` of `of` reads."""
     check_share(index, of)
     return low + (high - low) * index // of, low + (high - low) * (index + 1) // of
+
+
+def part_of(source: Ranged, index: int, of: int) -> Ranged:
+    """Return the part of a source of rows `low` to `high` that process `index` of `of` reads."""
+    low, high = part(source.low, source.high, index, of)
+    return replace(source, name=f"part {index} of {of} of {source.name}", low=low, high=high)
 
 
 def check_share(index: int, of: int) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import evidence, means, sweep
+from jaxgd import evidence, prepare_rows, sweep
 from jaxgd.blocks import Seen, ahead
 from jaxgd.methods import named
 from jaxgd.passes import filled, held, span_of
@@ -25,6 +25,7 @@ from jaxgd.stop import DEFAULT, Status
 from jaxgd.stream import checked
 from jaxgd.watch import show_pass
 
+NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
 SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
@@ -76,29 +77,33 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     """Return the program, the answer, and what the user should know."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask)
-    whole, given, note = means.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
-    program, own, _ = means.prepare(ask, rows, tile=batches.size)
+    whole, given, note = prepare_rows.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
+    program, own, _ = prepare_rows.prepare(ask, rows, tile=batches.size)
     own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole, rows))
     start = np.asarray(whole.first(given._replace(data=None)))
-    first = own_pass(start)
-    found = [(float(first[-1]), start, first)]
     descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
-    status = descent.run(progress=progress) if np.isfinite(first).all() else Status.BAD_START
-    note += blame(given, own_pass.not_finite()) if status == Status.BAD_START else ""
-    for params in descent.candidates:
-        slopes = own_pass(params)
-        found.append((float(slopes[-1]), params, slopes))
-    _, best, slopes = min(found, key=lambda item: item[0] if np.isfinite(item[0]) else np.inf)
-    if status is Status.NOISE_FLOOR and best is start and descent.least > found[0][0]:
+
+    def told(params: np.ndarray) -> Answer:
+        """Return what all rows, and the penalties, say of the params."""
+        return whole.told(given._replace(data=None), params, own_pass(params), NOTHING, evidence.begin(program.dtype))
+
+    def height(answer: Answer) -> float:
+        return program.recipe.sign * float(answer.loss)
+
+    first = told(start)
+    fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad)))
+    status = descent.run(progress=progress) if fine else Status.BAD_START
+    note += "" if fine else blame(given, own_pass.not_finite())
+    better = [found for found in map(told, descent.candidates) if height(found) < height(first)]
+    best = min(better, key=height, default=first)
+    if status is Status.NOISE_FLOOR and not better and descent.least > height(first):
         status = Status.DIVERGED
-    seen = evidence.begin(program.dtype)
     counts = np.array([status, descent.steps, descent.steps, 0], np.int32)
     if batches.polish and Status(status).converged:
-        init = whole.layout(given.init).unflatten(jnp.asarray(best))
-        answer, _, more = sweep.solve(whole, given._replace(init=init), rows, ask.dtype, progress=progress)
+        answer, _, more = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, progress=progress)
         counts = np.asarray(answer.counts) + np.array([0, descent.steps, descent.steps, 0], np.int32)
         return whole, answer._replace(counts=counts), note + more + " It ended with passes over all rows."
-    return program, whole.told(given._replace(data=None), best, slopes, counts, seen), note
+    return program, best._replace(counts=counts), note
 
 
 def _refuse(ask: Ask) -> None:

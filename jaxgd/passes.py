@@ -35,12 +35,11 @@ class Pass(Protocol):
         ...
 
 
-def span_of(data: Any, dtype: Any, total: Any = None, stop: int | None = None) -> Span:
+def span_of(data: Any, dtype: Any) -> Span:
     """Return rows and weights as programs take them."""
     rows, weights = data
-    count = len(jax.tree.leaves(rows)[0]) if stop is None else stop
-    if total is None:
-        total = count if weights is None else np.sum(np.asarray(weights), dtype=np.float64)
+    count = len(jax.tree.leaves(rows)[0])
+    total = count if weights is None else np.sum(np.asarray(weights), dtype=np.float64)
     return Span(rows, weights, np.int32(0), np.int32(count), np.asarray(total, dtype))
 
 

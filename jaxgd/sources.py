@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgd import tables
 from jaxgd.arrays import Array, Chain, check_numbers, header
-from jaxgd.blocks import Source, check_share, part, paths, rows_at_a_time, uneven
+from jaxgd.blocks import Source, check_share, part_of, paths, rows_at_a_time, uneven
 
 NEW = "Pass a function that returns a new one, such as `lambda: read(...)`."
 KINDS = ".npy, " + ", ".join(tables.SUFFIXES)
@@ -99,8 +99,7 @@ class _InStep:
             yield self.structure.unflatten([leaf.read(low, high) for leaf in self.leaves])
 
     def share(self, index: int, of: int) -> "_InStep":
-        low, high = part(self.low, self.high, index, of)
-        return replace(self, name=f"part {index} of {of} of {self.name}", low=low, high=high)
+        return part_of(self, index, of)
 
 
 def _in_step(where: Any) -> _InStep:

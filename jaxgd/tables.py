@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxgd.blocks import Source, check_share, part, rows_at_a_time
+from jaxgd.blocks import Source, check_share, part, part_of, rows_at_a_time
 from jaxgd.columns import Plan, check_alike, planned, pyarrow
 
 SUFFIXES = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
@@ -55,8 +55,7 @@ class _Files:
             start += file.rows
 
     def share(self, index: int, of: int) -> "_Files":
-        low, high = part(self.low, self.high, index, of)
-        return replace(self, name=f"part {index} of {of} of {self.name}", low=low, high=high)
+        return part_of(self, index, of)
 
 
 @dataclass(frozen=True)

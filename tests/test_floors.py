@@ -36,7 +36,7 @@ FLOORS = [
     {"sentences"},
     {"program", "result", "watch", "methods", "places"},
     {"prepare", "solve", "pool", "passes"},
-    {"lanes", "means", "stream"},
+    {"lanes", "prepare_rows", "stream"},
     {"many", "sweep"},
     {"groups", "starts", "minibatch"},
     {"answer"},

@@ -1,5 +1,7 @@
 """Descent by minibatches: the same seed is the same descent, and what is reported is of all rows."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -133,6 +135,19 @@ def test_any_size_up_to_all_rows(size):
     assert result.evals % -(-N // size) == 0
     assert result.loss <= BEST + 0.02
     consistent(result)
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_a_penalized_loss_never_ends_above_the_start(step):
+    best = minimize(losses.logistic, DATA, l2=0.5, dtype="float64")
+    method = jaxgd.GradientDescent(step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
+        result = minimize(
+            losses.logistic, Rows(DATA), best.params, method=method, l2=0.5, batch_size=10, dtype="float64"
+        )
+    assert result.loss <= best.loss + 1e-15
+    assert np.allclose(result.params, best.params)
 
 
 def test_penalties_are_kept():

@@ -61,9 +61,20 @@ def agrees(result, name, dtype):
 
 @pytest.mark.parametrize("name", ["logistic", "huber", "network", "location", "bounds", "fixed"])
 def test_by_tiles(name, monkeypatch):
-    monkeypatch.setattr("jaxgd.means.rows_of_tile", lambda *_: 64)
+    monkeypatch.setattr("jaxgd.prepare_rows.rows_of_tile", lambda *_: 64)
     result = solve(CASES[name], Rows(CASES[name].data), "float64")
     assert "sample" not in result.method
+    agrees(result, name, "float64")
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("name", ["logistic", "network", "bounds"])
+def test_in_passes_where_a_sample_tells_too_little(name, monkeypatch):
+    monkeypatch.setattr("jaxgd.methods.PER_PARAM", 1 << 20)
+    cache.cache.clear()  # what is chosen is no part of a program's key
+    result = solve(CASES[name], Rows(CASES[name].data), "float64")
+    cache.cache.clear()
+    assert "L-BFGS" in result.method
     agrees(result, name, "float64")
 
 
@@ -128,8 +139,8 @@ def test_tiles_of_any_size_sum_to_the_whole(data, rows, of_weights):
 def test_a_hessian_cut_at_products_sums_to_the_whole():
     """The program of a logistic regression has such a cut; its tiles have it too."""
     with jax.enable_x64(True):
-        from jaxgd.means import prepare  # noqa: PLC0415
         from jaxgd.prepare import Ask  # noqa: PLC0415
+        from jaxgd.prepare_rows import prepare  # noqa: PLC0415
 
         program, given, _ = prepare(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))
         problem = program.bind(given)[0]

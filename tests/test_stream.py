@@ -123,7 +123,7 @@ def test_a_row_that_is_not_finite_is_named(way):
 
 
 def test_a_row_that_is_not_finite_is_named_in_the_compiled_loop(monkeypatch):
-    monkeypatch.setattr("jaxgd.means.SMALL", 1 << 22)
+    monkeypatch.setattr("jaxgd.prepare_rows.SMALL", 1 << 22)
     assert "row 707 of `data[0]`" in ill(lambda: minimize(logistic, Rows((spoilt(X, 707), LABELS))))
 
 

@@ -26,7 +26,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     Where the program is for `passes` over all rows, its data are the rows and their weights; for minibatches, rows of a
     `tile`, likewise.
     """
-    refuse_with_rows(ask)
+    _refuse_with_rows(ask)
     first = (rows.data, rows.weights) if rows.source is None else next(rows.source.blocks(HEAD)).data
     init = ask.init if ask.init is None else inputs.as_start(ask.init, inputs.float_type(first[0]))
     (data, weights), init = in_types(ask, first, init)
@@ -36,7 +36,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
         msg = f"{what} cannot be had inside `jit` and `vmap`: the solve is led from the host. Call it outside."
         raise ValueError(msg)
     leaves = jax.tree.leaves(data)
-    there, size = len(leaves[0]), sum(leaf.nbytes for leaf in jax.tree.leaves(data))
+    there, size = len(leaves[0]), sum(leaf.nbytes for leaf in leaves)
     # What is spread over devices is looked at on one of them.
     apart = not inside and is_apart((data, weights))
     at_hand, _ = held((data, weights))[0] if apart else (data, weights)
@@ -44,7 +44,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     parted = rows.source is not None or jax.process_count() > 1 or apart
     sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))
     if sampled and tile is None:
-        refuse_in_passes(ask)
+        _refuse_in_passes(ask)
     most = sys.maxsize if rows.source else spread // jax.process_count()
     if tile is not None and tile > most:
         msg = f"`batch_size` must be no more than the {most} rows there are; got {tile}."
@@ -80,7 +80,7 @@ def _exact(method: Any) -> bool:
     return getattr(method, "computed", False) and not isinstance(method.curvature, Sampled)
 
 
-def refuse_in_passes(ask: Ask) -> None:
+def _refuse_in_passes(ask: Ask) -> None:
     """Refuse methods that ask for more than loss and gradient over all rows."""
     method = named(ask.method)
     if _exact(ask.method):
@@ -91,7 +91,7 @@ def refuse_in_passes(ask: Ask) -> None:
         raise ValueError(msg)
 
 
-def refuse_with_rows(ask: Ask) -> None:
+def _refuse_with_rows(ask: Ask) -> None:
     """Refuse what a mean over rows cannot be solved with."""
     if ask.has_aux:
         msg = "`has_aux=True` cannot be had with `Rows`: a loss is called for some rows at a time. Return a number."
