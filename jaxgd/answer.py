@@ -16,10 +16,11 @@ from jaxgd.cache import clock
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
-from jaxgd.result import NotConvergedWarning, Result, Seconds, Trace
+from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
 from jaxgd.solve import in_loop, second_look
 from jaxgd.stop import DEFAULT, Status, Stop
+from jaxgd.trace import Trace
 from jaxgd.watch import LanesProgress
 
 

@@ -13,6 +13,7 @@ from jaxgd.evidence import Evidence
 from jaxgd.problem import rounding
 from jaxgd.sentences import SENTENCES, shown
 from jaxgd.stop import Status, succeeded
+from jaxgd.trace import Trace, columns_of, frame
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is
@@ -28,53 +29,6 @@ class Seconds(NamedTuple):
 
     compile: float
     run: float
-
-
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["loss", "grad_norm", "stepsize", "params", "count"], meta_fields=[]
-)
-@dataclass(frozen=True)
-class Trace:
-    """What was seen on the way, a row a move, the start first.
-
-    Inside `jit` and `vmap` the arrays keep their full length, and `count` says how many rows are filled; otherwise they
-    are trimmed to it.
-    """
-
-    loss: Any  # shape (n,)
-    grad_norm: Any  # shape (n,): largest absolute component
-    stepsize: Any  # shape (n,): of the move that led there, 0 for the start
-    params: Any  # the user's pytree, each leaf with a leading axis of length n
-    count: Any
-
-    def trimmed(self) -> "Trace":
-        """Return the rows that are filled, of one solve."""
-        rows = jax.tree.map(lambda column: column[: int(self.count)], replace(self, count=None))
-        return replace(rows, count=self.count)
-
-    def table(self) -> Any:
-        """Return a pandas `DataFrame`, a row a move and a column for each parameter."""
-        columns: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ("loss", "grad_norm", "stepsize")}
-        return _frame(columns | _columns(self.params)).rename_axis("move")
-
-
-def _columns(params: Any) -> dict[str, np.ndarray]:
-    """Return a column for each parameter, by name; the rows lie first."""
-    columns: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, rows = "params" + jax.tree_util.keystr(path), np.asarray(leaf)
-        flat, single = rows.reshape(len(rows), -1), rows.ndim == 1
-        columns |= {name if single else f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
-    return columns
-
-
-def _frame(columns: dict[str, Any], index: Any = None) -> Any:
-    try:
-        import pandas as pd  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        msg = "A table needs pandas: pip install 'jaxgd[pandas]'."
-        raise ImportError(msg) from error
-    return pd.DataFrame(columns, index=index)
 
 
 class Optimum(NamedTuple):
@@ -189,7 +143,7 @@ class Result:
             "moves": np.asarray(self.moves),
         }
         index = np.arange(size) if self.labels is None else self.labels
-        return _frame(columns | _columns(self.params), index).rename_axis("lane" if self.labels is None else "group")
+        return frame(columns | columns_of(self.params), index).rename_axis("lane" if self.labels is None else "group")
 
     @property
     def message(self) -> str:
