@@ -1,9 +1,9 @@
 """Minimize a loss written in `jax.numpy`: `jaxgd.minimize(loss, data)`."""
 
-from jaxgd import losses
+from jaxgd import losses, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
+from jaxgd.batches import Batches
 from jaxgd.groups import Groups
-from jaxgd.minibatch import Batches
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
 from jaxgd.rows import Rows
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
@@ -44,4 +44,5 @@ __all__ = [
     "maximize",
     "minimize",
     "minimize_many",
+    "watch",
 ]

@@ -18,64 +18,65 @@ from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
-from jaxgd.solve import in_loop, second_look
+from jaxgd.solve import Solved, in_loop, second_look
 from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.trace import Trace
-from jaxgd.watch import LanesProgress
+from jaxgd.watching import Watching
 
 
-def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
+def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, answer, rows, note = _answered(ask, progress=progress)
+        program, (answer, rows, run), note = _answered(ask, watch)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
             answer = jax.tree.map(np.asarray, answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note)
+    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note + watch.note)
+    result = dataclasses.replace(result, run=run)
     if not result.converged:
         _warn(result, level + 1)
     return result
 
 
-def _answered(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str]:
-    """Return program, answer, trace and note: of arrays, of a mean over rows, or of minibatches of these."""
+def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
+    """Return program, what came of it, and note: of arrays, of a mean over rows, or of minibatches of these."""
     rows = ask.data
     if not isinstance(rows, Rows):
         if ask.batch_size is not None:
             msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
             raise ValueError(msg)
-        return _in_loop(*prepare(ask), progress=progress)
+        return _in_loop(*prepare(ask), watch)
     if ask.batch_size is not None:
-        program, answer, note = minibatch.solve(ask, rows, progress=progress)
-        return program, answer, None, note
+        return minibatch.solve(ask, rows, watch)
     program, given, note = prepare_rows.prepare(ask, rows)
     if not program.recipe.sampled:
-        return _in_loop(program, given, note, progress=progress)
-    answer, trace, more = sweep.solve(program, given, rows, ask.dtype, progress=progress)
-    return program, answer, trace, note + more
+        return _in_loop(program, given, note, watch)
+    solved, more = sweep.solve(program, given, rows, ask.dtype, watch)
+    return program, solved, note + more
 
 
-def _in_loop(program: Program, given: Inputs, note: str, *, progress: bool) -> tuple[Program, Answer, Any, str]:
-    answer, trace = in_loop(program, given, progress=progress)
+def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tuple[Program, Solved, str]:
+    solved = in_loop(program, given, watch)
+    answer = solved.answer
     if isinstance(answer.counts, Tracer):
-        return program, answer, trace, note
+        return program, solved, note
     # On the host at once: everything that follows asks for the status.
     counts = np.asarray(answer.counts)
     if not Status(counts[0]).converged:
         answer, counts, more = second_look(program, given, answer, counts)
         note += more
-    return program, answer._replace(counts=counts), trace, note
+    return program, solved._replace(answer=answer._replace(counts=counts)), note
 
 
-def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Result:
+def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Result:
     """Return the result of many problems, lanes first."""
     _refuse_rows(ask, "`minimize_many`")
     began, compiled = time.perf_counter(), clock.seconds
-    watch, labels = LanesProgress() if progress else None, None
+    labels = None
     with _precision(ask.dtype):
         if isinstance(ask.data, Groups):
             program, outcome, labels, note = groups.solve(ask, in_axes, watch)
@@ -84,8 +85,8 @@ def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Re
             outcome = many.solve(program, batch, watch)
     answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note)
-    result = dataclasses.replace(result, slots=outcome.slots, labels=labels)
+    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note + watch.note)
+    result = dataclasses.replace(result, slots=outcome.slots, labels=labels, run=outcome.run)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
         msg = f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
@@ -93,20 +94,20 @@ def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Re
     return result
 
 
-def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Result:
+def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result:
     """Return the best of the results from several starts."""
     _refuse_rows(ask, f"`starts={count!r}`")
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, outcome, optima, note = starts.solve(ask, count, LanesProgress() if progress else None)
+        program, outcome, optima, note = starts.solve(ask, count, watch)
     spent = clock.seconds - compiled + outcome.compiling
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note)
+    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note + watch.note)
     if result.trace is not None:
         result = dataclasses.replace(result, trace=result.trace.trimmed())
     if not result.converged:
         _warn(result, level + 1)
-    return dataclasses.replace(result, optima=optima)
+    return dataclasses.replace(result, optima=optima, run=outcome.run)
 
 
 def _refuse_rows(ask: Ask, what: str) -> None:
@@ -121,6 +122,19 @@ def _refuse_rows(ask: Ask, what: str) -> None:
 
 def _warn(result: Result, level: int) -> None:
     warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+
+
+def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) -> Watching:
+    """Return the watchers of a solve, and the run that it resumes."""
+    if isinstance(resume, Result):
+        if resume.run is None:
+            msg = (
+                f"`resume` is a result that holds no run to carry on ({resume.method}; {resume.message}). A run is kept"
+                " where a watched solve ended early, with `watch=[]` at least; or begin at its params, by `init=`."
+            )
+            raise ValueError(msg)
+        resume = resume.run
+    return Watching(watch, resume, progress=progress)
 
 
 def rule(tol: Any, stop: Stop | None) -> Stop:

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.answer import rule, solved, solved_from, solved_many
-from jaxgd.minibatch import Batches
+from jaxgd.answer import looking, rule, solved, solved_from, solved_many
+from jaxgd.batches import Batches
 from jaxgd.prepare import Ask
 from jaxgd.result import Result
 from jaxgd.stop import Stop
@@ -30,6 +30,8 @@ def minimize(
     has_aux: bool = False,
     starts: int | None = None,
     batch_size: int | Batches | None = None,
+    watch: Any = None,
+    resume: Any = None,
 ) -> Result:
     """Find the parameters that make `loss(params, data)` smallest.
 
@@ -62,7 +64,8 @@ def minimize(
         stop: other tests to stop by.
         dtype: "float64" or "float32": solve in that type, whatever the global setting of JAX; NumPy arrays come back.
             Absent: the types of `init` and `data` decide, as everywhere in JAX.
-        progress: print as the solve goes.
+        progress: show how the solve goes: short for `watch=jaxgd.watch.Progress()`, or for the textbook's lines where
+            there is one parameter.
         trace: keep loss, gradient norm, step size and params of every move in `result.trace`.
         has_aux: the loss returns a pair, see above.
         starts: solve from so many starts, spread over the bounds or around `init`, which is the first of them; starts
@@ -70,6 +73,10 @@ def minimize(
             different minima found and how many starts reached each.
         batch_size: with `Rows` and an optax transformation or `GradientDescent`: descend by so many rows at a time;
             `Batches(size=...)` says more.
+        watch: what looks in between evaluations, one or a list: `jaxgd.watch.Checkpoint`, `TimeLimit`, `Callback`,
+            `Progress`. A watched solve ends on Ctrl-C as well, and keeps the best point.
+        resume: path of a checkpoint, or the result of a watched solve that ended early, to carry on bit for bit: with
+            the same loss, data and options; `stop` may be another one.
 
     Returns:
         A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
@@ -79,7 +86,8 @@ def minimize(
 
     """
     ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed, batch_size)
-    return solved(ask, progress=progress) if starts is None else solved_from(ask, starts, progress=progress)
+    looks = looking(watch, resume, progress=progress)
+    return solved(ask, looks) if starts is None else solved_from(ask, starts, looks)
 
 
 def minimize_many(
@@ -90,6 +98,8 @@ def minimize_many(
     in_axes: Any = None,
     kind: str = "minimize",
     progress: bool = False,
+    watch: Any = None,
+    resume: Any = None,
     tol: Any = None,
     stop: Stop | None = None,
     **options: Any,
@@ -116,7 +126,9 @@ def minimize_many(
             None for what all problems have in common, or pytrees of these. Absent: 0 for `data`, and 0 for `init` if it
             has one start for each problem.
         kind: "minimize", "maximize" or "least_squares".
-        progress: print how many problems are done as the solve goes.
+        progress: show how many problems are done as the solve goes.
+        watch: as for `minimize`.
+        resume: likewise; `stop` must be the same.
         tol: as for `minimize`; may differ by problem, as may the numbers of `stop`, step sizes, `bounds`, `l1` and
             `l2`: an array of one number for each.
         stop: likewise.
@@ -141,7 +153,8 @@ def minimize_many(
         msg = f"`kind` must be one of {', '.join(map(repr, asks))}; got {kind!r}."
         raise ValueError(msg)
     ask = Ask(loss, data, init, stop=rule(tol, stop), **asks[kind])
-    return solved_many(_with(minimize_many, ask, options), in_axes, progress=progress)
+    ask = _with(minimize_many, ask, options)
+    return solved_many(ask, in_axes, looking(watch, resume, progress=progress))
 
 
 def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
@@ -179,16 +192,17 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
 
 
 def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
-    progress, starts = options.pop("progress", False), options.pop("starts", None)
+    starts = options.pop("starts", None)
+    looks = {name: options.pop(name) for name in ("progress", "watch", "resume") if name in options}
     ask = _with(caller, ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None))), options)
-    if starts is None:
-        return solved(ask, progress=progress, level=4)
-    return solved_from(ask, starts, progress=progress, level=4)
+    watch = looking(**looks)
+    return solved(ask, watch, level=4) if starts is None else solved_from(ask, starts, watch, level=4)
 
 
 def _with(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Ask:
     """Return what is asked for with the options; one that is not there is an error that names the nearest."""
-    known = {"progress", "starts", "tol", *Ask._fields} - {"loss", "data", "init", "sign", "least_squares"}
+    known = {"progress", "watch", "resume", "starts", "tol", *Ask._fields}
+    known -= {"loss", "data", "init", "sign", "least_squares"}
     for name in options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

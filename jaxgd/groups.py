@@ -16,6 +16,7 @@ from jaxgd.pool import blank, put
 from jaxgd.prepare import Ask
 from jaxgd.program import Program
 from jaxgd.traced import name_of
+from jaxgd.watching import Watching
 
 SIZES = 4  # different lengths to which groups are filled up, at most: one program each
 APART = 1e-3  # relative difference between a loss and its mean over rows that rounding does not explain
@@ -73,7 +74,7 @@ class Sorted:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
 
 
-def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, many.Outcome, np.ndarray, str]:
+def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcome, np.ndarray, str]:
     """Solve a problem for each group; return the program of the longest, the outcome, the labels and the note."""
     if ask.has_aux or ask.trace:
         option = "has_aux" if ask.has_aux else "trace"
@@ -81,7 +82,9 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
         raise ValueError(msg)
     rows, each = Sorted(ask.data), _start_for_each(in_axes)
     size, outcomes = len(rows.labels), []
-    for below, length in itertools.pairwise([0, *lengths(rows.counts)]):
+    watch.show(size=size)
+    ends = lengths(rows.counts)
+    for below, length in itertools.pairwise([0, *ends]):
         groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
         data, weights = rows.rows(groups, length)
         weighted = _weighted_residuals(ask.loss) if ask.least_squares else of_rows(ask.loss)
@@ -89,8 +92,8 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
         program, batch, note = many.read(own, (0 if each else None, 0))
         if not outcomes:
             _check(ask, rows, program, weighted)
-        outcomes.append((groups, many.solve(program, batch, watch)))
-    return program, _merged(size, outcomes), rows.labels, note  # type: ignore[reportPossiblyUnboundVariable]
+        outcomes.append((groups, many.solve(program, batch, watch, last=length == ends[-1])))
+    return program, _merged(size, outcomes)._replace(run=watch.frozen), rows.labels, note  # type: ignore[reportPossiblyUnboundVariable]
 
 
 def lengths(counts: np.ndarray) -> list[int]:

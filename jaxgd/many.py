@@ -1,6 +1,6 @@
 """From what a user passes for many problems to lanes, and from their answers to one."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,17 +9,19 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import added
+from jaxgd.axes import axes_of, lanes_first, of_one
 from jaxgd.flat import beside
 from jaxgd.lanes import Solve
 from jaxgd.methods import named
 from jaxgd.pool import Batch, Lanes, put
 from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
 from jaxgd.program import Answer, Program
+from jaxgd.resume import about
+from jaxgd.saved import Saved
+from jaxgd.seen import ENDED_FROM_OUTSIDE
 from jaxgd.solve import aside
 from jaxgd.stop import Status, succeeded
-
-Watch = Callable[[int, int], None]  # told how many lanes are done of how many
-Axes = list[int | None]  # of the leaves of a pytree: the axis along which lanes follow each other
+from jaxgd.watching import Watching
 
 
 class Outcome(NamedTuple):
@@ -29,6 +31,7 @@ class Outcome(NamedTuple):
     rows: Any  # of the trace, lanes first
     slots: int | None = None  # evaluations made in all slots of the pools, also in those that stood idle
     compiling: float = 0.0  # seconds
+    run: Saved | None = None  # where it can be carried on
 
 
 def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
@@ -37,9 +40,9 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     l1, l2 = (np.asarray(weight) if isinstance(weight, list) else weight for weight in (ask.l1, ask.l2))
     options = (named(ask.method), ask.stop, l1, l2)
     ask = ask._replace(l1=l1, l2=l2)
-    axes, size = _axes(ask, in_axes, init, data, options)
-    init, data = (_lanes_first(tree, own) for tree, own in zip((init, data), axes, strict=True))
-    own_init, own_data = (_of_one(tree, own) for tree, own in zip((init, data), axes, strict=True))
+    axes, size = axes_of(ask, in_axes, init, data, options)
+    init, data = (lanes_first(tree, own) for tree, own in zip((init, data), axes, strict=True))
+    own_init, own_data = (of_one(tree, own) for tree, own in zip((init, data), axes, strict=True))
 
     def by_lane(leaf: Any) -> bool:
         return np.shape(leaf) == (size,)
@@ -69,11 +72,18 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     return program, Batch(size, structure, leaves, mapped, types), note
 
 
-def solve(program: Program, batch: Batch, watch: Watch | None = None, *, rivals: bool = False) -> Outcome:
-    """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss."""
+def solve(
+    program: Program, batch: Batch, watch: Watching | None = None, *, rivals: bool = False, last: bool = True
+) -> Outcome:
+    """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss.
+
+    `last`: no other batch of what is watched follows.
+    """
+    watch = watch or Watching()
     key = (batch.structure, batch.mapped)
     lanes = program.lanes.setdefault(key, Lanes(program, *key))
     if any(isinstance(leaf, Tracer) for leaf in batch.leaves):
+        watch.refuse_inside()
         # Inside `jit` and other transformations there is no host to refill a pool: all lanes in lock-step.
         given = [leaf.astype(dtype) for leaf, dtype in batch.given]
 
@@ -83,16 +93,23 @@ def solve(program: Program, batch: Batch, watch: Watch | None = None, *, rivals:
             return answer, rows and program.rows(inputs, rows)
 
         return Outcome(*jax.vmap(one)(given))
-    running = Solve(lanes, batch, watch, rivals=rivals)
+    watch.show()
+    running = Solve(lanes, batch, watch, watch.part(partial(_about, program, batch)), rivals=rivals, last=last)
     running.run()
     answer, rows = running.collected()
     _put_starts(batch, answer)
-    return Outcome(_looked_at_twice(program, batch, answer), rows, running.slots, running.compiling)
+    return Outcome(_looked_at_twice(program, batch, answer), rows, running.kept.slots, running.compiling, watch.frozen)
+
+
+def _about(program: Program, batch: Batch) -> dict[str, Any]:
+    """Return what the runs of a batch are of."""
+    given = jax.tree.unflatten(batch.structure, batch.leaves)
+    return about(program, given) | {"lanes": batch.size, "by lane": [*batch.mapped]}
 
 
 def _put_starts(batch: Batch, answer: Answer) -> None:
     """Put the starts where a lane was never begun."""
-    never = (answer.counts[:, 0] == Status.INTERRUPTED) & (answer.counts[:, 1] == 0)
+    never = np.isin(answer.counts[:, 0], ENDED_FROM_OUTSIDE) & (answer.counts[:, 1] == 0)
     columns = jax.tree.leaves(answer.params)
     for column, leaf, own in zip(columns, batch.leaves[: len(columns)], batch.mapped, strict=False):
         column[never] = leaf[never] if own else leaf
@@ -136,114 +153,3 @@ def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answ
     whole = jax.tree.map(np.array, answer)
     put(whole, flat, own._replace(counts=counts))
     return whole
-
-
-def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[tuple[Axes, Axes], int]:
-    """Return the axes along which the lanes lie, and how many lanes there are."""
-    if in_axes is not None and not (isinstance(in_axes, tuple | list) and len(in_axes) == 2):  # noqa: PLR2004
-        msg = f"`in_axes` must be a pair, of `init` and `data`, as in `jax.vmap`; got {in_axes!r}. Write (None, 0)."
-        raise ValueError(msg)
-    # Without data only the starts can differ.
-    asked = (None if data is not None else 0, 0) if in_axes is None else in_axes
-    axes = (_spread(asked[0], init, "init"), _spread(asked[1], data, "data"))
-    sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
-    if not sizes and ask.bounds is not None:
-        # Nothing but the bounds can differ: they have an axis more than the params, which are vectors at most.
-        counts = [np.shape(leaf)[0] for leaf in jax.tree.leaves(ask.bounds) if np.ndim(leaf) > 1]
-        sizes = {"bounds": counts[0]} if counts else {}
-    if not sizes:
-        msg = (
-            f"nothing differs by lane, with `in_axes={in_axes!r}`. Give `data` or `init` an axis of problems, or an"
-            " option such as `l2` one number for each; for one problem, use `minimize`."
-        )
-        raise ValueError(msg)
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"`{name}` has {size}" for name, size in sizes.items())
-        msg = f"the numbers of problems differ: {listed}. Say by `in_axes` which have an axis of problems, and which."
-        raise ValueError(msg)
-    size = next(iter(sizes.values()))
-    leaves = jax.tree.leaves(init)
-    if in_axes is None and data is not None and leaves and all(np.shape(leaf)[:1] == (size,) for leaf in leaves):
-        first: Axes = [0] * len(leaves)
-        one = _of_one(data, axes[1])
-        if _takes(ask, _of_one(init, first), one):
-            if _takes(ask, init, one):
-                msg = (
-                    f"`init` may be one start for all problems or one for each, since it is as long as there are"
-                    f" problems, {size}. Say which: `in_axes=(None, 0)` or `in_axes=(0, 0)`."
-                )
-                raise ValueError(msg)
-            axes = (first, axes[1])
-    return axes, size
-
-
-def _spread(axes: Any, tree: Any, name: str) -> Axes:
-    """Return the axis of each leaf; one stands for all that is below it."""
-    found: Axes = []
-
-    def spread(axis: Any, below: Any) -> None:
-        if axis is not None and not isinstance(axis, int):
-            msg = f"`in_axes` of `{name}` must be whole numbers or None; got {axis!r}."
-            raise TypeError(msg)
-        found.extend([axis] * len(jax.tree.leaves(below)))
-
-    try:
-        jax.tree.map(spread, axes, tree, is_leaf=lambda node: node is None)
-    except ValueError as error:
-        have = jax.tree.map(lambda leaf: list(np.shape(leaf)), tree)
-        msg = f"`in_axes` of `{name}`, {axes!r}, does not have the structure of `{name}`, which has shapes {have}."
-        raise ValueError(msg) from error
-    return found
-
-
-def _sizes(tree: Any, axes: Axes, name: str) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for (path, leaf), axis in zip(jax.tree_util.tree_leaves_with_path(tree), axes, strict=True):
-        where, dims = name + jax.tree_util.keystr(path), np.ndim(leaf)
-        if axis is not None and not -dims <= axis < dims:
-            msg = (
-                f"`{where}` of shape {np.shape(leaf)} has no axis {axis} of problems. Say by `in_axes` that it is the"
-                " same for all: None in its place, as in `jax.vmap`."
-            )
-            raise ValueError(msg)
-        if axis is not None:
-            sizes[where] = np.shape(leaf)[axis]
-    return sizes
-
-
-def _option_sizes(options: Any) -> dict[str, int]:
-    """Return how many numbers each option has that has one for each lane."""
-    named_options = dict(zip(("method", "stop", "l1", "l2"), options, strict=True))
-    paths = jax.tree_util.tree_leaves_with_path(named_options)
-    return {
-        jax.tree_util.keystr(path[:1])[2:-2] + jax.tree_util.keystr(path[1:]): len(leaf)
-        for path, leaf in paths
-        if not callable(leaf) and np.ndim(leaf) == 1
-    }
-
-
-def _lanes_first(tree: Any, axes: Axes) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    moved = [leaf if axis in (None, 0) else _moved(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
-    return structure.unflatten(moved)
-
-
-def _moved(leaf: Any, axis: int) -> Any:
-    return np.moveaxis(leaf, axis, 0) if isinstance(leaf, np.ndarray) else jnp.moveaxis(leaf, axis, 0)
-
-
-def _of_one(tree: Any, axes: Axes) -> Any:
-    """Return the arrays of the first lane; the lanes lie first."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten([leaf if axis is None else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)])
-
-
-def _takes(ask: Ask, init: Any, data: Any) -> bool:
-    """Whether the loss takes such params."""
-    args = (init,) if data is None else (init, data)
-    try:
-        out = jax.eval_shape(ask.loss, *jax.tree.map(jnp.asarray, args))
-    except Exception:  # noqa: BLE001 - whatever a loss raises says that it does not
-        return False
-    value: Any = out[0] if ask.has_aux else out
-    return ask.least_squares or getattr(value, "shape", None) == ()

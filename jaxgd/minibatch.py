@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,70 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import evidence, prepare_rows, sweep
-from jaxgd.blocks import Seen, ahead
+from jaxgd.batches import Batches, Shuffled
 from jaxgd.methods import named
-from jaxgd.passes import filled, held, span_of
+from jaxgd.passes import filled, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
+from jaxgd.resume import about, taken_apart, together
 from jaxgd.rows import Rows
 from jaxgd.run import Minibatches
-from jaxgd.solve import blame
+from jaxgd.saved import Saved
+from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
+from jaxgd.solve import Solved, blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
-from jaxgd.stream import checked
-from jaxgd.watch import show_pass
+from jaxgd.watching import Part, Watching, resumable
 
 NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
-CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
 SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """How to descend by minibatches; `batch_size=256` is short for `Batches(size=256)`.
-
-    A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
-    each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
-    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the
-    decrease made, end it, as do `passes` in all: where steps of one size bring no more, averages rise as often as they
-    fall. With `polish`, the rest is done by method "auto" over all rows.
-    """
-
-    size: int
-    seed: int = 0
-    passes: int = 100
-    patience: int = 5
-    validation: float = 0.0
-    polish: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what is no number of rows or passes."""
-        for name in ("size", "passes", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                where = "batch_size" if name == "size" else name
-                msg = f"`{where}` must be a positive integer; got {value!r}."
-                raise ValueError(msg)
-        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            msg = f"`seed` must be an integer, 0 or more; got {self.seed!r}."
-            raise ValueError(msg)
-        if not isinstance(self.validation, int | float | np.number) or not 0 <= self.validation < 1:
-            msg = f"`validation` must be a part of the rows, from 0 up to but not 1; got {self.validation!r}."
-            raise ValueError(msg)
-
-
-class Chunk(NamedTuple):
-    """Rows at hand, and the order in which to take them."""
-
-    data: Any  # rows and weights
-    order: np.ndarray  # shape (k, size): numbers of the rows of each minibatch
-    steps: int  # how many minibatches to take
-
-
-def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str]:
-    """Return the program, the answer, and what the user should know."""
+def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
+    """Return the program, what came of it, and what the user should know."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask)
     whole, given, note = prepare_rows.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
@@ -92,18 +50,27 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
 
     first = told(start)
     fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad)))
-    status = descent.run(progress=progress) if fine else Status.BAD_START
-    note += "" if fine else blame(given, own_pass.not_finite())
-    better = [found for found in map(told, descent.candidates) if height(found) < height(first)]
+    if not fine:
+        counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
+        return program, Solved(first._replace(counts=counts)), note + blame(given, own_pass.not_finite())
+    of = [float(first.loss), own_pass.total]
+    part = watch.part(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
+    passed = descent.run(watch, part)
+    status = Status(passed.status)
+    better = [found for found in map(told, passed.lowest) if height(found) < height(first)]
     best = min(better, key=height, default=first)
-    if status is Status.NOISE_FLOOR and not better and descent.least > height(first):
+    if status is Status.NOISE_FLOOR and not better and passed.least > height(first):
         status = Status.DIVERGED
-    counts = np.array([status, descent.steps, descent.steps, 0], np.int32)
-    if batches.polish and Status(status).converged:
-        answer, _, more = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, progress=progress)
-        counts = np.asarray(answer.counts) + np.array([0, descent.steps, descent.steps, 0], np.int32)
-        return whole, answer._replace(counts=counts), note + more + " It ended with passes over all rows."
-    return program, best._replace(counts=counts), note
+    made = np.array([0, passed.steps, passed.steps, 0], np.int32)
+    run = descent.saved(passed, part) if watch and (resumable(status) or batches.polish) else None
+    if batches.polish and status.converged:
+        if run is not None:
+            watch.finish(run)
+        solved, more = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, watch)
+        answer = solved.answer._replace(counts=np.asarray(solved.answer.counts) + made)
+        return whole, solved._replace(answer=answer), note + more + " It ended with passes over all rows."
+    counts = made + np.array([status, 0, 0, 0], np.int32)
+    return program, Solved(best._replace(counts=counts), run=run if resumable(status) else None), note
 
 
 def _refuse(ask: Ask) -> None:
@@ -123,98 +90,114 @@ def _refuse(ask: Ask) -> None:
         raise ValueError(msg)
 
 
+class Passed(NamedTuple):
+    """What passes have come to."""
+
+    state: Any  # the solver's own
+    lowest: Any  # shape (2, p): params at the end of the lowest pass, and their mean over it
+    best: Any = np.inf  # measure of that pass
+    highest: Any = -np.inf  # of any pass
+    least: Any = np.inf  # loss that a pass may have had, but for noise
+    steps: Any = 0
+    number: Any = 0  # of passes
+    waited: Any = 0  # of these since the lowest
+    status: Any = 0
+
+    def plain(self) -> "Passed":
+        """Return it with the numbers as Python has them."""
+        return self._replace(**{name: getattr(self, name).item() for name in self._fields[2:]})
+
+
 class _Descent:
-    """Passes over minibatches, and the best that came of them."""
+    """Passes over minibatches."""
 
     def __init__(
         self, own: tuple[Program, Inputs], whole: tuple[Program, Inputs], batches: Batches, rows: Rows, dtype: Any
     ) -> None:
         (self._program, self._given), self._whole, self._batches = own, whole, batches
-        self._rows, self._dtype, self._draw = rows, dtype, np.random.default_rng(batches.seed)
-        self._seen, self._held_out = Seen(), None
-        self.steps, self.candidates, self.least = 0, [], np.inf
+        self._rows = Shuffled(self._given, rows, batches, dtype)
 
-    def run(self, *, progress: bool) -> Status:
-        """Pass over the rows until there is nothing but noise."""
-        program, batches = self._program, self._batches
-        state = program.begin(self._given._replace(data=None)).state
-        best, highest, waited = np.inf, -np.inf, 0
-        for number in range(batches.passes):
-            state, mean, noise, average = self._pass(state)
-            self.least = min(self.least, mean - SURE * noise)
-            measure = mean if not batches.validation else self._validated(state.trial)
-            if progress:
-                show_pass(number + 1, program.recipe.sign * mean, noise)
-            if not np.isfinite([measure, noise]).all():
-                return Status.DIVERGED
-            highest = max(highest, measure)
-            waited = 0 if number == 0 or measure < best - MATTERS * (highest - best) else waited + 1
-            if measure < best:
-                best, self.candidates = measure, [np.asarray(state.trial), average]
-            if waited >= batches.patience:
-                return Status.NOISE_FLOOR
-        return Status.MAX_PASSES
+    def run(self, watch: Watching, part: Part) -> Passed:
+        """Pass over the rows until there is nothing but noise, or a watcher ends it."""
+        bare = self._given._replace(data=None)
+        state = self._program.begin(bare).state
+        passed = Passed(state, np.stack([np.asarray(state.trial)] * 2))
+        if (found := part.resumed()) is not None:
+            passed = together("passed", found[0], jax.tree.map(np.asarray, passed)).plain()
+        if passed.status in ENDED_FROM_OUTSIDE:
+            passed = passed._replace(status=0)
+        watch.show()
+        words = ""
 
-    def _pass(self, state: Any) -> tuple[Any, float, float, np.ndarray]:
-        """Take every row once; return the state, the loss averaged over the pass, its error, and the params' mean."""
+        def look() -> Status:
+            answer, save = partial(self._answer, passed), partial(self.saved, passed, part)
+            return watch.look(Seen(passed.steps, passed.steps, answer, save, Status(passed.status), words=words))
+
+        try:
+            while not passed.status:
+                passed, words = self._after(passed)
+                passed = passed if passed.status else passed._replace(status=int(look()))
+        except KeyboardInterrupt:
+            passed = passed._replace(status=int(watch.interrupted()))
+        look()
+        return passed
+
+    def saved(self, passed: Passed, part: Part) -> Saved:
+        """Return the solve as far as the passes have come."""
+        return part.saved(taken_apart("passed", passed))
+
+    def _answer(self, passed: Passed) -> Answer:
+        """Return the params of the lowest pass, and the loss averaged over it."""
+        layout, nothing = self._program.layout(self._given.init), evidence.begin(self._program.dtype)
+        params, loss = layout.unflatten(jnp.asarray(passed.lowest[0])), self._program.recipe.sign * passed.best
+        return Answer(params, loss, None, None, (), jnp.asarray(NOTHING), nothing)
+
+    def _after(self, passed: Passed) -> tuple[Passed, str]:
+        """Return what one more pass comes to, and what to say of it."""
+        batches, number = self._batches, passed.number + 1
+        state, steps, mean, noise, average = self._pass(passed.state, number)
+        measure = mean if not batches.validation else self._validated(state.trial)
+        highest, fine = max(passed.highest, measure), bool(np.isfinite([measure, noise]).all())
+        falls = number == 1 or measure < passed.best - MATTERS * (highest - passed.best)
+        waited, lower = 0 if falls else passed.waited + 1, fine and measure < passed.best
+        status = Status.MAX_PASSES if number == batches.passes else Status.RUNNING
+        status = Status.NOISE_FLOOR if waited >= batches.patience else status
+        passed = Passed(
+            state=state,
+            lowest=np.stack([np.asarray(state.trial), average]) if lower else passed.lowest,
+            best=measure if lower else passed.best,
+            highest=highest,
+            least=min(passed.least, mean - SURE * noise),
+            steps=passed.steps + steps,
+            number=number,
+            waited=waited,
+            status=int(status if fine else Status.DIVERGED),
+        )
+        return passed, f"pass={number} loss={self._program.recipe.sign * mean:.8g} +- {noise:.1g}"
+
+    def _pass(self, state: Any, number: int) -> tuple[Any, int, float, float, np.ndarray]:
+        """Take every row once; return the state, the steps, the loss averaged, its error, and the params' mean."""
         program, dtype = self._program, self._program.dtype
         sums = Minibatches(state, jnp.zeros(2, dtype), jnp.zeros(program.size, dtype))
         steps = 0
-        with contextlib.closing(self._chunks()) as chunks:
+        with contextlib.closing(self._rows.chunks(number)) as chunks:
             for chunk in chunks:
                 span = span_of(chunk.data, dtype)
                 span = span._replace(total=np.asarray(self._batches.size * span.total / span.stop, dtype))
-                here = sums.state.trial.sharding
+                here = getattr(sums.state.trial, "sharding", sums.params.sharding)
                 near = getattr(jax.tree.leaves(chunk.data)[0], "sharding", here)
                 if near.device_set != here.device_set:
                     sums = jax.device_put(sums, near)  # to the device that holds these rows
                 sums = program.minibatches(self._given._replace(data=span), sums, chunk.order, np.int32(chunk.steps))
                 steps += chunk.steps
-        self.steps += steps
         total, square = np.asarray(sums.losses, np.float64)
         mean = total / steps
         error = math.sqrt(max(square / steps - mean**2, 0) / steps) if np.isfinite(square) else np.inf
-        return sums.state, mean, error, np.asarray(sums.params) / steps
-
-    def _chunks(self) -> Generator[Chunk]:
-        """Yield the rows at hand, one part after the other, and an order in which to take them."""
-        first = self._held_out is None
-        out_of: list[Any] = []
-        for number, (data, count, most) in enumerate(self._parts()):
-            # Which rows are held out is drawn anew in each pass, and so is the same.
-            out = np.random.default_rng((self._batches.seed, number)).random(count) < self._batches.validation
-            if first and out.any():
-                out_of.append(jax.tree.map(lambda leaf, out=out: leaf[np.flatnonzero(out)], data))
-            if not out.all():
-                yield self._shuffled(data, np.flatnonzero(~out), most)
-        if first:
-            self._held_out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *out_of) if out_of else ()
-
-    def _parts(self) -> Iterator[tuple[Any, int, int]]:
-        """Yield rows and weights in parts of one shape, how many they are, and how many they are filled up to."""
-        if self._rows.source is None:
-            for data in held(self._given.data):
-                count = len(jax.tree.leaves(data)[0])
-                yield data, count, count
-            return
-        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._given.data))
-        size = self._batches.size * max(1, CHUNK // (self._batches.size * row))
-        with contextlib.closing(ahead(self._rows.source.blocks(size, self._seen))) as found:
-            for block in found:
-                data = checked(block, self._dtype)
-                count = len(jax.tree.leaves(data)[0])
-                span = filled(span_of(data, self._program.dtype), size)
-                yield (span.rows, span.weights), count, size
-
-    def _shuffled(self, data: Any, rows: np.ndarray, most: int) -> Chunk:
-        """Return a chunk in a new order; the last minibatch is filled up with the rows that came first."""
-        size = self._batches.size
-        order = np.resize(self._draw.permutation(rows), (-(-most // size), size)).astype(np.int32)
-        return Chunk(data, order, -(-len(rows) // size))
+        return sums.state, steps, mean, error, np.asarray(sums.params) / steps
 
     def _validated(self, params: jax.Array) -> float:
         """Return the loss of the rows held out."""
-        data, (whole, given) = self._held_out, self._whole
+        data, (whole, given) = self._rows.held_out, self._whole
         if not data:
             msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
             raise ValueError(msg)

@@ -9,9 +9,14 @@ import numpy as np
 
 from jaxgd.evidence import Evidence
 from jaxgd.flat import beside
+from jaxgd.places import memory_of
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.run import Run, tick
 from jaxgd.stop import Status
+
+WIDEST = {"cpu": 1024, "other": 32768}
+CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
+SHARE = 8  # part of a device's memory that a pool may take
 
 
 class Batch(NamedTuple):
@@ -27,6 +32,15 @@ class Batch(NamedTuple):
     def shared(self) -> list[Any]:
         """What all lanes have in common; 0 elsewhere."""
         return [0 if mapped else leaf for leaf, mapped in zip(self.leaves, self.mapped, strict=True)]
+
+    @property
+    def one(self) -> list[Any]:
+        """The leaves of one lane, as shapes and types alone."""
+        shapes = [
+            np.shape(leaf)[1:] if mapped else np.shape(leaf)
+            for leaf, mapped in zip(self.leaves, self.mapped, strict=True)
+        ]
+        return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, self.types, strict=True)]
 
     @property
     def given(self) -> list[tuple[Any, Any]]:
@@ -81,7 +95,7 @@ class Orders(NamedTuple):
     ticks: Any  # evaluations to make at most, unless enough lanes end before
     least: Any  # lanes left running at which to stop
     ceiling: Any  # lanes that cannot get below this loss are given up; inf: none
-    halt: Any  # end all lanes
+    halt: Any  # the status to end all lanes with; 0: let them run
 
 
 class Lanes:
@@ -106,6 +120,21 @@ class Lanes:
         runs = jax.eval_shape(jax.vmap(lambda given: self.program.begin(self.inputs(shared, given))), block)
         given, runs = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape[1:]), leaf.dtype), (block, runs))
         return Pool(jnp.full(width, -1, jnp.int32), given, runs)
+
+    def widest(self, batch: Batch, device: Any) -> int:
+        """Return the widest pool that the device's memory or cache is for."""
+        one = jax.eval_shape(lambda: self.empty(batch.shared, batch.block(0, 1), 1))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+        memory = memory_of(device)
+        if size > memory:
+            msg = (
+                f"`data` of one lane and what its solve keeps take {size / 1e9:.1f} GB; {device} has"
+                f" {memory / 1e9:.1f} GB. Use a method that keeps less, such as 'cg', or a smaller problem."
+            )
+            raise MemoryError(msg)
+        on_cpu = device.platform == "cpu"
+        room = min(memory // SHARE, CACHE) if on_cpu else memory // SHARE
+        return min(room // size, WIDEST["cpu" if on_cpu else "other"])
 
     def _turn(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any], orders: Orders) -> tuple[Pool, Ended]:
         """Take the block in, advance until as many lanes have ended as a block holds, and let those leave."""
@@ -162,7 +191,7 @@ class Lanes:
         # Ten times what the model says is left.
         reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).left
         status = jnp.where(running & (reach > orders.ceiling), int(Status.OUTDONE), status)
-        status = jnp.where(running & orders.halt, int(Status.INTERRUPTED), status)
+        status = jnp.where(running & (orders.halt > 0), orders.halt, status)
         return runs._replace(counts=runs.counts.at[:, 0].set(status))
 
     def _shrink(self, pool: Pool, width: int) -> Pool:

@@ -43,7 +43,7 @@ class Optimum(NamedTuple):
     jax.tree_util.register_dataclass,
     data_fields=["params", "loss", "grad", "residual", "aux", "trace", "counts", "evidence", "tests"],
     meta_fields=["method"],
-    drop_fields=["seconds", "note", "slots", "labels", "optima"],
+    drop_fields=["seconds", "note", "slots", "labels", "optima", "run"],
 )
 @dataclass(frozen=True)
 class Result:
@@ -68,6 +68,7 @@ class Result:
     slots: int | None = None  # of many: evaluations made in all slots of the pools, also in those that stood idle
     labels: Any = None  # of groups: what each lane is called
     optima: list[Optimum] | None = None  # of several starts: the distinct minima found, the lowest first
+    run: Any = field(default=None, repr=False)  # of a watched solve that ended early: what `resume` carries on
 
     @property
     def status(self) -> Any:

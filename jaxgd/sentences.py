@@ -52,6 +52,11 @@ SENTENCES = {
         " Raise it with `batch_size=Batches(size=..., passes=...)`, or take longer steps."
     ),
     Status.INTERRUPTED: "interrupted after {r.evals} evaluations; the best point so far is returned.",
+    Status.TIME_LIMIT: (
+        "the time limit was reached after {r.evals} evaluations, with the largest gradient component at"
+        " {r.grad_norm:.2g}; the best point so far is returned. `resume=` carries on from here."
+    ),
+    Status.STOPPED: "a watcher stopped it after {r.evals} evaluations; the best point so far is returned.",
 }
 
 

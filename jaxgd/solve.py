@@ -1,7 +1,8 @@
 """A program run on the host: in bursts where something must look in, and once more where it failed at the start."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,49 +11,98 @@ from jax.core import Tracer
 
 from jaxgd import inputs
 from jaxgd.program import Answer, Inputs, Program, emptied
+from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
+from jaxgd.saved import Saved
+from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.stop import Status
 from jaxgd.tiles import Span
-from jaxgd.watch import Progress
+from jaxgd.watching import LONGEST, Part, Watching, resumable
 
-LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
+
+class Solved(NamedTuple):
+    """What came of a solve."""
+
+    answer: Answer
+    trace: Any = None
+    run: Saved | None = None  # where it can be carried on
 
 
 def in_bursts(
-    program: Program, given: Inputs, run: Run, advance: Callable[[Run, int], Run], *, progress: bool
-) -> tuple[Answer, Any]:
-    """Solve, returning to the host between bursts to print and to fetch the trace.
+    program: Program,
+    given: Inputs,
+    begin: Callable[[], Run],
+    advance: Callable[[Run, int], Run],
+    watch: Watching,
+    part: Part,
+) -> Solved:
+    """Solve, returning to the host between bursts to let the watchers look, and to fetch the trace.
 
-    `advance` returns the run after so many evaluations at most.
+    `begin` returns a run unless one is resumed, `advance` the run after so many evaluations at most.
     """
-    watch = Progress(program.size, program.recipe.sign) if progress else None
-    kept: list[Any] = []
+    found = _resumed(program, given, part)
+    run, kept = found or (begin(), [])
+    longest = LONGEST if run.rows is None else run.rows.loss.size
+    watch.show(book=program.recipe.sign if program.size == 1 else 0)
+
+    def save() -> Saved:
+        return part.saved(taken_apart("run", run) | (taken_apart("trace", _joined(kept)) if kept else {}))
+
+    def seen() -> Seen:
+        answer = partial(program.answer, given, run)
+        return Seen(int(run.evals), int(run.moves), answer, save, Status(int(run.status)), run)
+
     try:
         while not int(run.status):
-            before, longest = run, program.recipe.trace or LONGEST
-            run = advance(run, min(watch.ticks, longest) if watch else longest)
-            if watch:
-                watch(before, run)
+            run = advance(run, min(watch.ticks, longest))
             if run.rows is not None:
                 kept.append(_filled(*program.rows(given, run.rows)))
                 run = run._replace(rows=emptied(run.rows))
+            if not int(run.status) and (status := watch.look(seen())):
+                run = _ended(run, status)
     except KeyboardInterrupt:
-        run = run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
-    return program.answer(given, run), kept and (
-        *jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept),
-        int(run.moves) + 1,
-    )
+        run = _ended(run, watch.interrupted())
+    watch.look(seen())
+    trace = kept and (*_joined(kept), int(run.moves) + 1)
+    return Solved(program.answer(given, run), trace, save() if resumable(Status(int(run.status))) else None)
 
 
-def in_loop(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer, Any]:
+def _resumed(program: Program, given: Inputs, part: Part) -> tuple[Run, list[Any]] | None:
+    """Return the run to carry on and its trace, or None; a run that has come to its end is at its end."""
+    found = part.resumed(but=("stop",))
+    if found is None:
+        return None
+    arrays, same = found
+    shapes = jax.eval_shape(program.begin, given)
+    run = together("run", arrays, shapes)
+    status = Status(int(run.status))
+    if status in ENDED_FROM_OUTSIDE or not same:
+        run = _ended(run, Status.RUNNING)
+    rows = None if run.rows is None else together("trace", arrays, jax.eval_shape(program.rows, given, shapes.rows)[:4])
+    return run, [] if rows is None else [rows]
+
+
+def _ended(run: Run, status: Status) -> Run:
+    counts = np.array(run.counts)
+    counts[0] = status
+    return run._replace(counts=counts)
+
+
+def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
     """Solve by the compiled loop, in bursts where something must look in."""
-    if not (progress or program.recipe.trace):
-        return program.solve(given)
-    run = program.begin(given)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
-        run = program.advance(given, run)
-        return program.answer(given, run), run.rows and program.rows(given, run.rows)
-    return in_bursts(program, given, run, lambda run, ticks: program.advance(given, run, ticks), progress=progress)
+    if not (watch or program.recipe.trace):
+        return Solved(program.solve(given)[0])
+    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jnp.zeros(()))):
+        watch.refuse_inside()
+        answer, rows = program.solve(given)
+        return Solved(answer, rows and program.rows(given, rows))
+    part = watch.part(partial(about, program, given))
+    return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, part)
+
+
+def _joined(kept: list[Any]) -> Any:
+    """Return the trace of several bursts as one."""
+    return jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept)
 
 
 def _filled(*rows: Any) -> tuple[Any, ...]:

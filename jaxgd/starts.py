@@ -12,9 +12,10 @@ from jaxgd.program import Program
 from jaxgd.result import Optimum
 from jaxgd.stop import Status, succeeded
 from jaxgd.terms import Box
+from jaxgd.watching import Watching
 
 
-def solve(ask: Ask, count: int, watch: many.Watch | None) -> tuple[Program, many.Outcome, list[Optimum], str]:
+def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome, list[Optimum], str]:
     """Solve from so many starts; return the program, the best lane's answer, the minima found and the note."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         msg = f"`starts` must be a whole number of starts, 1 or more; got {count!r}."

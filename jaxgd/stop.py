@@ -35,6 +35,8 @@ class Status(IntEnum):
     OUTDONE = 13
     NOISE_FLOOR = 14
     MAX_PASSES = 15
+    TIME_LIMIT = 16
+    STOPPED = 17
 
     @property
     def converged(self) -> bool:

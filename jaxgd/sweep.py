@@ -1,6 +1,7 @@
 """A solve over many rows: each evaluation is a pass over all of them, led from the host; curvature is from a sample."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +10,16 @@ import numpy as np
 
 from jaxgd.evidence import Evidence
 from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
-from jaxgd.program import Answer, Inputs, Program
+from jaxgd.program import Inputs, Program
+from jaxgd.resume import about
 from jaxgd.rows import Rows
 from jaxgd.run import Run
-from jaxgd.solve import blame, in_bursts
+from jaxgd.solve import Solved, blame, in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
 from jaxgd.stream import Stream
 from jaxgd.tiles import Span
+from jaxgd.watching import Watching
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
@@ -34,11 +37,13 @@ class Samples(NamedTuple):
     other: Inputs
 
 
-def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: bool) -> tuple[Answer, Any, str]:
-    """Return the answer, the trace, and what the user should know: descend on a sample first, then on all rows."""
+def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watching) -> tuple[Solved, str]:
+    """Return what came of it, and what the user should know: descend on a sample first, then on all rows."""
     count = sample_size(program, rows)
     own, note = passes_over(program, given, rows, dtype, count), ""
-    first = own(np.asarray(program.first(given._replace(data=None))))
+    bare = given._replace(data=None)
+    # Made of all rows, also where a run is resumed: it tells whether they are the same, and draws the samples.
+    first = own(np.asarray(program.first(bare)))
     samples = _samples(program, given, own, count)
 
     def advance(run: Run, _: int) -> Run:
@@ -49,6 +54,22 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: 
             note = f" Reading failed: {error}."
             return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
 
+    watch.together = jax.process_count() > 1
+    part = watch.part(lambda: about(program, bare, data=_told(own, first)))
+    begin = partial(_begun, program, samples, first, advance)
+    solved = in_bursts(program, bare, begin, advance, watch, part)
+    if int(solved.answer.counts[0]) == Status.BAD_START:
+        note = blame(given, own.not_finite())
+    return solved, note
+
+
+def _told(own: Pass, first: np.ndarray) -> list[float]:
+    """Return numbers that tell rows and losses apart: of the loss and gradient at the start, and the rows' number."""
+    return [float(number) for number in (own.total, first[-1], np.cos(1 + np.arange(len(first) - 1)) @ first[:-1])]
+
+
+def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Callable[[Run, int], Run]) -> Run:
+    """Return the run after its first evaluation, or gone on from where a sample has led."""
     run, ahead = program.begin(samples.other), None
     if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
         ahead = _on_sample(program, samples)
@@ -56,10 +77,7 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, *, progress: 
     run = program.learn(samples.other, run, first)
     if ahead is not None and not int(run.status):
         run = _from_sample(program, samples.other, run, ahead, advance)
-    answer, log = in_bursts(program, given._replace(data=None), run, advance, progress=progress)
-    if int(answer.counts[0]) == Status.BAD_START:
-        note = blame(given, own.not_finite())
-    return answer, log, note
+    return run
 
 
 def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance: Callable[[Run, int], Run]) -> Run:

@@ -1,0 +1,106 @@
+"""Rows in minibatches: how to take them, shuffled anew for each pass."""
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd.blocks import Seen, ahead
+from jaxgd.passes import filled, held, span_of
+from jaxgd.program import Inputs
+from jaxgd.rows import Rows
+from jaxgd.stream import checked
+
+CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How to descend by minibatches; `batch_size=256` is short for `Batches(size=256)`.
+
+    A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
+    each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
+    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the
+    decrease made, end it, as do `passes` in all: where steps of one size bring no more, averages rise as often as they
+    fall. With `polish`, the rest is done by method "auto" over all rows.
+    """
+
+    size: int
+    seed: int = 0
+    passes: int = 100
+    patience: int = 5
+    validation: float = 0.0
+    polish: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of rows or passes."""
+        for name in ("size", "passes", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                where = "batch_size" if name == "size" else name
+                msg = f"`{where}` must be a positive integer; got {value!r}."
+                raise ValueError(msg)
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            msg = f"`seed` must be an integer, 0 or more; got {self.seed!r}."
+            raise ValueError(msg)
+        if not isinstance(self.validation, int | float | np.number) or not 0 <= self.validation < 1:
+            msg = f"`validation` must be a part of the rows, from 0 up to but not 1; got {self.validation!r}."
+            raise ValueError(msg)
+
+
+class Chunk(NamedTuple):
+    """Rows at hand, and the order in which to take them."""
+
+    data: Any  # rows and weights
+    order: np.ndarray  # shape (k, size): numbers of the rows of each minibatch
+    steps: int  # how many minibatches to take
+
+
+class Shuffled:
+    """The rows of a mean in minibatches, a new order each pass."""
+
+    def __init__(self, given: Inputs, rows: Rows, batches: Batches, dtype: Any) -> None:
+        """Take the rows of `given`, or read them."""
+        self._given, self._rows, self._batches, self._dtype = given, rows, batches, dtype
+        self._seen = Seen()
+        self.held_out: Any = None  # rows and weights for validation, once a pass is over
+
+    def chunks(self, number: int) -> Generator[Chunk]:
+        """Yield the rows for a pass, one part after the other, and an order in which to take them."""
+        # Made of the pass's number, so that a pass is the same wherever it is begun.
+        first, draw = self.held_out is None, np.random.default_rng((self._batches.seed, 1, number))
+        out_of: list[Any] = []
+        for at, (data, count, most) in enumerate(self._parts()):
+            # Which rows are held out is drawn anew in each pass, and so is the same.
+            out = np.random.default_rng((self._batches.seed, 0, at)).random(count) < self._batches.validation
+            if first and out.any():
+                out_of.append(jax.tree.map(lambda leaf, out=out: leaf[np.flatnonzero(out)], data))
+            if not out.all():
+                yield self._shuffled(draw.permutation(np.flatnonzero(~out)), data, most)
+        if first:
+            self.held_out = jax.tree.map(lambda *leaves: np.concatenate(leaves), *out_of) if out_of else ()
+
+    def _parts(self) -> Iterator[tuple[Any, int, int]]:
+        """Yield rows and weights in parts of one shape, how many they are, and how many they are filled up to."""
+        if self._rows.source is None:
+            for data in held(self._given.data):
+                count = len(jax.tree.leaves(data)[0])
+                yield data, count, count
+            return
+        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(self._given.data))
+        size = self._batches.size * max(1, CHUNK // (self._batches.size * row))
+        with contextlib.closing(ahead(self._rows.source.blocks(size, self._seen))) as found:
+            for block in found:
+                data = checked(block, self._dtype)
+                count = len(jax.tree.leaves(data)[0])
+                span = filled(span_of(data, np.float64), size)
+                yield (span.rows, span.weights), count, size
+
+    def _shuffled(self, rows: np.ndarray, data: Any, most: int) -> Chunk:
+        """Return a chunk in this order; the last minibatch is filled up with the rows that came first."""
+        size = self._batches.size
+        order = np.resize(rows, (-(-most // size), size)).astype(np.int32)
+        return Chunk(data, order, -(-len(rows) // size))

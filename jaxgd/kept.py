@@ -1,0 +1,143 @@
+"""What has come of many lanes: their answers, put where they belong as they end."""
+
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd.pool import Ended, Pool, blank, put
+from jaxgd.program import Answer
+from jaxgd.resume import taken_apart, together
+from jaxgd.stop import Status, succeeded
+from jaxgd.watching import GLANCE
+
+
+class Pools:
+    """What is in the pools of several workers, handed over when it is asked for."""
+
+    def __init__(self) -> None:
+        """Nobody works yet."""
+        self._working: set[int] = set()
+        self._handed: dict[int, dict[str, np.ndarray]] = {}
+        self._asked, self._change = False, threading.Condition()
+
+    def begin(self, workers: int) -> None:
+        """Let so many workers begin."""
+        self._working = set(range(workers))
+
+    def leave(self, worker: int) -> None:
+        """Let a worker end; its pool is empty."""
+        with self._change:
+            self._working.discard(worker)
+            self._change.notify_all()
+
+    def hand_over(self, worker: int, pool: Pool) -> None:
+        """Hand over what is in a pool, if that is asked for."""
+        if not self._asked or worker in self._handed:
+            return
+        owner = np.asarray(pool.owner)
+        live = owner >= 0
+        found = {name: array[live] for name, array in taken_apart("run", pool.runs).items()}
+        with self._change:
+            self._handed[worker] = found | {"owner": owner[live]}
+            self._change.notify_all()
+
+    def asked(self) -> dict[str, np.ndarray]:
+        """Return what all pools hold, as arrays, lanes first; their workers hand it over at the end of a turn."""
+        with self._change:
+            self._handed, self._asked = {}, True
+            while not self._working <= self._handed.keys():
+                self._change.wait(GLANCE)
+            self._asked, pools = False, [*self._handed.values()]
+        if not pools:
+            return {"owner": np.zeros(0, np.int32)}
+        return {name: np.concatenate([pool[name] for pool in pools]) for name in pools[0]}
+
+
+class Kept:
+    """Answers of lanes that are done, on the host."""
+
+    def __init__(self, size: int, sign: int) -> None:
+        """Keep room for so many lanes; `sign` is -1 where a maximum is sought."""
+        self.size, self._sign = size, sign
+        self.columns: Any = None  # an `Answer`, each leaf (lanes, ...), once one is known
+        self.done = np.zeros(size, bool)
+        self.slots = 0  # evaluations made in all slots together
+        self.ceiling = np.inf  # the lowest loss that a lane has converged to
+        self._rows: list[tuple[np.ndarray, Any]] = []
+
+    def keep(self, ended: Ended, width: int) -> None:
+        """Put the answers of lanes that have left a pool where they belong."""
+        owner = np.asarray(ended.owner)
+        left = owner >= 0
+        answer, rows = jax.tree.map(lambda leaf: np.asarray(leaf)[left], (ended.answer, ended.rows))
+        owner = owner[left]
+        if self.columns is None:
+            self.columns = blank(self.size, answer)
+        put(self.columns, owner, answer)
+        if rows and len(owner):
+            self._rows.append((owner, rows))
+        self.done[owner] = True
+        self.slots += int(ended.ticks) * width
+        self._lower(answer)
+
+    def _lower(self, answer: Any) -> None:
+        """Lower the ceiling to the lowest loss of lanes that have converged."""
+        won = succeeded(answer.counts[:, 0])
+        self.ceiling = min(self.ceiling, float(np.min(self._sign * answer.loss[won], initial=np.inf)))
+
+    @property
+    def failed(self) -> int:
+        """How many of those that are done have failed."""
+        if self.columns is None:
+            return 0
+        return int(np.sum(self.done & ~succeeded(self.columns.counts[:, 0])))
+
+    @property
+    def status(self) -> Status:
+        """What the first lane that failed has ended with, or `CONVERGED`."""
+        codes = self.columns.counts[:, 0]
+        return Status(int(codes[~succeeded(codes)][0] if self.failed else Status.CONVERGED))
+
+    def answer(self, one: Any) -> Answer:
+        """Return a copy of the answers, NaN where a lane is not done; `one`: shapes of one, where none is known."""
+        if one is not None:
+            return jax.tree.map(lambda leaf: self._or_nan(np.zeros((self.size, *leaf.shape), leaf.dtype)), one)
+        return jax.tree.map(self._or_nan, self.columns)
+
+    def _or_nan(self, leaf: np.ndarray) -> np.ndarray:
+        copy = np.array(leaf)
+        if np.issubdtype(copy.dtype, np.inexact):
+            copy[~self.done] = np.nan
+        return copy
+
+    def rows(self) -> Any:
+        """Return the rows of the traces of all lanes, as long as the longest, or None."""
+        if not self._rows:
+            return None
+        longest = max(int(np.max(rows[-1])) for _, rows in self._rows)
+        kept = [
+            (owner, jax.tree.map(lambda leaf: leaf[:, :longest] if leaf.ndim > 1 else leaf, rows))
+            for owner, rows in self._rows
+        ]
+        whole = blank(self.size, kept[0][1])
+        for owner, rows in kept:
+            put(whole, owner, rows)
+        return whole
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """Return it as arrays."""
+        answer, rows = ({} if tree is None else tree for tree in (self.columns, self.rows()))
+        parts = taken_apart("answer", answer) | taken_apart("rows", rows)
+        return parts | {"done": self.done.copy(), "slots": np.array(self.slots)}
+
+    def restore(self, arrays: dict[str, np.ndarray], answer: Any, rows: Any) -> None:
+        """Put back what was saved; `answer` and `rows` have the structure of those of one lane."""
+        self.done, self.slots = arrays["done"], int(arrays["slots"])
+        if np.any(self.done):
+            self.columns = together("answer", arrays, answer)
+            self._lower(jax.tree.map(lambda leaf: leaf[self.done], self.columns))
+        if rows is not None and "rows.0" in arrays:
+            whole = together("rows", arrays, rows)
+            self._rows = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], whole))]
