@@ -100,27 +100,24 @@ class Kept:
         codes = self.columns.counts[:, 0]
         return Status(int(codes[~succeeded(codes)][0] if self.failed else Status.CONVERGED))
 
-    def answer(self, one: Any) -> Answer:
-        """Return a copy of the answers, NaN where a lane is not done; `one`: shapes of one, where none is known."""
-        if one is not None:
-            return jax.tree.map(lambda leaf: self._or_nan(np.zeros((self.size, *leaf.shape), leaf.dtype)), one)
-        return jax.tree.map(self._or_nan, self.columns)
+    def answer(self, done: np.ndarray, one: Any) -> Answer:
+        """Return a copy of the answers, NaN where a lane is not `done`; `one`: shapes of one, where none is known."""
+        nothing = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), one)
 
-    def _or_nan(self, leaf: np.ndarray) -> np.ndarray:
-        copy = np.array(leaf)
-        if np.issubdtype(copy.dtype, np.inexact):
-            copy[~self.done] = np.nan
-        return copy
+        def or_nan(leaf: np.ndarray) -> np.ndarray:
+            copy = np.resize(leaf, (self.size, *leaf.shape[1:]))
+            if np.issubdtype(copy.dtype, np.inexact):
+                copy[~done] = np.nan
+            return copy
+
+        return jax.tree.map(or_nan, self.columns if one is None else nothing)
 
     def rows(self) -> Any:
         """Return the rows of the traces of all lanes, as long as the longest, or None."""
         if not self._rows:
             return None
         longest = max(int(np.max(rows[-1])) for _, rows in self._rows)
-        kept = [
-            (owner, jax.tree.map(lambda leaf: leaf[:, :longest] if leaf.ndim > 1 else leaf, rows))
-            for owner, rows in self._rows
-        ]
+        kept = [(owner, jax.tree.map(lambda leaf: _as_long(leaf, longest), rows)) for owner, rows in self._rows]
         whole = blank(self.size, kept[0][1])
         for owner, rows in kept:
             put(whole, owner, rows)
@@ -141,3 +138,11 @@ class Kept:
         if rows is not None and "rows.0" in arrays:
             whole = together("rows", arrays, rows)
             self._rows = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], whole))]
+
+
+def _as_long(leaf: np.ndarray, longest: int) -> np.ndarray:
+    """Return the rows of traces cut, or filled up, to so many; counts of rows as they are."""
+    if leaf.ndim == 1 or leaf.shape[1] == longest:
+        return leaf
+    more = max(longest - leaf.shape[1], 0)
+    return np.pad(leaf[:, :longest], [(0, 0), (0, more), *[(0, 0)] * (leaf.ndim - 2)])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -110,14 +111,14 @@ class Solve:
 
     def _seen(self, status: Status = Status.RUNNING) -> Seen:
         with self._lock:
-            done, failed, kept = int(np.sum(self.kept.done)), self.kept.failed, self.kept
+            mask, failed, kept = self.kept.done.copy(), self.kept.failed, self.kept
             counts = np.zeros(4) if kept.columns is None else kept.columns.counts[kept.done].sum(axis=0)
-        lanes = (done, failed, self.batch.size)
-        return Seen(int(counts[1]), int(counts[2]), self._answer, self.saved, status, lanes=lanes)
+        lanes = (int(np.sum(mask)), failed, self.batch.size)
+        return Seen(int(counts[1]), int(counts[2]), partial(self._answer, mask), self.saved, status, lanes=lanes)
 
-    def _answer(self) -> Answer:
+    def _answer(self, done: np.ndarray) -> Answer:
         with self._lock:
-            return self.kept.answer(self._shapes()[1] if self.kept.columns is None else None)
+            return self.kept.answer(done, self._shapes()[1] if self.kept.columns is None else None)
 
     def saved(self) -> Saved:
         """Return the solve as far as it has come: the answers so far, and the runs that are in the pools."""

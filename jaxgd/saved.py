@@ -59,8 +59,8 @@ def read(path: Path) -> Saved:
         )
         raise FileNotFoundError(msg)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
         about = json.loads(arrays.pop("about").tobytes())
         version, parts = about["format"], about["parts"]
     except (

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +68,6 @@ TOL_COMPUTED = Tolerance({"float32": 1e-12, "float64": 1e-20}, _EVEN)
 TOL_LEARNT = Tolerance({"float32": 1e-14, "float64": 1e-18}, {"float32": 1e-5, "float64": 1e-9})
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tol", "gtol", "xtol", "ftol", "max_evals"], meta_fields=[])
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """Stop at the first test that is met; a test that is None is not made. With no test given, `tol` is.
@@ -175,4 +173,17 @@ class Stop:
         return status
 
 
+def _as_leaves(stop: Stop) -> tuple[list[tuple[Any, Any]], None]:
+    return [(jax.tree_util.GetAttrKey(field.name), getattr(stop, field.name)) for field in fields(stop)], None
+
+
+def _from_leaves(_: None, leaves: Any) -> Stop:
+    # Not checked again: a `tol` that stands for the default, and what JAX passes, are no numbers a user may give.
+    stop = object.__new__(Stop)
+    for field, leaf in zip(fields(Stop), leaves, strict=True):
+        object.__setattr__(stop, field.name, leaf)
+    return stop
+
+
+jax.tree_util.register_pytree_with_keys(Stop, _as_leaves, _from_leaves)
 DEFAULT = Stop()

@@ -263,7 +263,7 @@ def test_the_result_says_what_happened():
 
 def test_progress_is_printed(capsys):
     minimize_many(mse, STORES, progress=True)
-    assert "done: 50 of 50" in capsys.readouterr().out
+    assert "50/50" in capsys.readouterr().err
 
 
 def test_ctrl_c_returns_what_is_done():

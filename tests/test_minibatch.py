@@ -111,7 +111,7 @@ def test_streams_and_memory_agree(tmp_path):
 
 
 def test_chunks_smaller_than_the_data(monkeypatch, tmp_path):
-    monkeypatch.setattr("jaxgd.minibatch.CHUNK", 1 << 13)
+    monkeypatch.setattr("jaxgd.batches.CHUNK", 1 << 13)
     for rows in (batches(DATA), files(DATA, tmp_path)):
         result = descend(rows, validation=0.1)
         assert result.loss <= BEST + 0.02
@@ -166,8 +166,7 @@ def test_the_maximum_is_sought():
 def test_progress(capsys):
     with pytest.warns(NotConvergedWarning):
         minimize(losses.logistic, Rows(DATA), method=FINE, batch_size=Batches(size=50, passes=3), progress=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines] == ["pass: 1", "pass: 2", "pass: 3"]
+    assert "pass=3 loss=" in capsys.readouterr().err
 
 
 def test_a_row_that_is_not_finite():
