@@ -121,7 +121,9 @@ def _refuse_rows(ask: Ask, what: str) -> None:
 
 
 def _warn(result: Result, level: int) -> None:
-    warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+    """Warn once, unless the user's own callback stopped it."""
+    if result.status is not Status.STOPPED:
+        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
 
 
 def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) -> Watching:
