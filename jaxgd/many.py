@@ -34,9 +34,7 @@ class Outcome(NamedTuple):
 def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     """Return the program of one problem, the batch of all, and what the user should know."""
     data, init = as_given(ask)
-    l1, l2 = (np.asarray(weight) if isinstance(weight, list) else weight for weight in (ask.l1, ask.l2))
-    options = (named(ask.method), ask.stop, l1, l2)
-    ask = ask._replace(l1=l1, l2=l2)
+    options = (named(ask.method), ask.stop)
     axes, size = _axes(ask, in_axes, init, data, options)
     init, data = (_lanes_first(tree, own) for tree, own in zip((init, data), axes, strict=True))
     own_init, own_data = (_of_one(tree, own) for tree, own in zip((init, data), axes, strict=True))
@@ -52,7 +50,7 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     alone = ask._replace(method=ask.method if isinstance(ask.method, str) else first(options[0]), stop=first(ask.stop))
     own_data, own_init = in_types(alone, own_data, own_init)
     program, one, note = find(alone, own_data, own_init, lanes=size)
-    numbers = numbers_of(options[:2])
+    numbers = numbers_of(options)
     axes_init = [None] * len(jax.tree.leaves(one.init)) if init is None else axes[0]
     mapped = (
         *(axis is not None for axis in (*axes_init, *axes[1])),
@@ -147,9 +145,13 @@ def _axes(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple[t
     asked = (None if data is not None else 0, 0) if in_axes is None else in_axes
     axes = (_spread(asked[0], init, "init"), _spread(asked[1], data, "data"))
     sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
-    if not sizes and ask.bounds is not None:
-        # Nothing but the bounds can differ: they have an axis more than the params, which are vectors at most.
-        counts = [np.shape(leaf)[0] for leaf in jax.tree.leaves(ask.bounds) if np.ndim(leaf) > 1]
+    if not sizes:
+        # Nothing else differs: a row of weights has one for each problem.
+        sizes = {name: len(row) for name, row in (("l1", ask.l1), ("l2", ask.l2)) if added.is_row(row)}
+    if not sizes:
+        # Nothing but the bounds and weights can: they have an axis more than the params, which are vectors at most.
+        added_ = jax.tree.leaves((ask.bounds, ask.l1, ask.l2))
+        counts = [np.shape(leaf)[0] for leaf in added_ if np.ndim(leaf) > 1]
         sizes = {"bounds": counts[0]} if counts else {}
     if not sizes:
         msg = (
@@ -213,7 +215,7 @@ def _sizes(tree: Any, axes: Axes, name: str) -> dict[str, int]:
 
 def _option_sizes(options: Any) -> dict[str, int]:
     """Return how many numbers each option has that has one for each lane."""
-    named_options = dict(zip(("method", "stop", "l1", "l2"), options, strict=True))
+    named_options = dict(zip(("method", "stop"), options, strict=True))
     paths = jax.tree_util.tree_leaves_with_path(named_options)
     return {
         jax.tree_util.keystr(path[:1])[2:-2] + jax.tree_util.keystr(path[1:]): len(leaf)
