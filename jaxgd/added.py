@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.tree_util import keystr
 
-from jaxgd.terms import L1, Box, Terms
+from jaxgd.spread import spread
+from jaxgd.terms import L1, Box, Terms, Weights
 
 
 def as_terms(
@@ -15,12 +17,12 @@ def as_terms(
 ) -> tuple[Terms | None, str]:
     """Return what is added to the loss, or None, and what the user should know; `start` gives the shape of params.
 
-    With `lanes`, a weight of shape `(lanes,)` and a bound with `lanes` before the shape of its parameter stand for
-    numbers that differ by lane.
+    With `lanes`, an array of shape `(lanes,)` is a weight for each lane, and a bound or weight with `lanes` before the
+    shape of its parameter stands for numbers that differ by lane.
     """
     if bounds is None and l1 is None and l2 is None and term is None:
         return None, ""
-    ridge = None if l2 is None else _weight(l2, "l2", lanes)
+    ridge = None if l2 is None else _weights(l2, "l2", start, lanes)
     box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed, lanes)
     if term is not None:
         if isinstance(term, type) or not (hasattr(term, "prox") and hasattr(term, "inside")):
@@ -30,8 +32,7 @@ def as_terms(
             msg = f"`term={term!r}` cannot be joined with `bounds` or `l1`: the prox of their sum is unknown."
             raise ValueError(msg)
     elif l1 is not None:
-        _check_real(start)
-        term = L1(_weight(l1, "l1", lanes), box)
+        term = L1(_weights(l1, "l1", start, lanes), box)
     else:
         term = box
     return Terms(term, ridge), note
@@ -39,20 +40,20 @@ def as_terms(
 
 def by_lane(terms: Terms, start: Any) -> list[bool]:
     """Return for each leaf of the terms whether it differs by lane: it has an axis more than one lane's has."""
-    ends = [leaf.ndim for leaf in jax.tree.leaves(start)] * 2
-    box = terms.term if isinstance(terms.term, Box) else getattr(terms.term, "box", None)
-    alone = [0] * (len(jax.tree.leaves(terms.term)) - (len(ends) if box else 0)) + (ends if box else [])
-    leaves = jax.tree.leaves(terms)
-    return [np.ndim(leaf) > dims for leaf, dims in zip(leaves, [*alone, 0][: len(leaves)], strict=True)]
+    dims, found = [leaf.ndim for leaf in jax.tree.leaves(start)], []
+    for part in jax.tree.leaves(terms, is_leaf=lambda node: isinstance(node, Box | Weights)):
+        leaves = jax.tree.leaves(part)
+        alone = dims * (len(leaves) // len(dims)) if isinstance(part, Box | Weights) else [0]
+        found += [np.ndim(leaf) > own for leaf, own in zip(leaves, alone, strict=True)]
+    return found
 
 
 def as_mask(fixed: Any, start: Any) -> np.ndarray | None:
     """Return which entries of the flat params are held still, or None for none."""
     if fixed is None:
         return None
-    spread = _spread(fixed, start, "fixed", missing=False)
     parts: list[np.ndarray] = []
-    for path, leaf, like in spread:
+    for path, leaf, like in spread(fixed, start, "fixed", missing=False):
         mask = np.asarray(leaf)
         if mask.dtype != bool:
             msg = f"`fixed{path}` must be true or false, or an array of these; got {leaf!r}."
@@ -66,28 +67,63 @@ def as_mask(fixed: Any, start: Any) -> np.ndarray | None:
     return mask
 
 
-def _weight(value: Any, name: str, lanes: int | None) -> Any:
-    if isinstance(value, Tracer):
-        return value
-    if lanes is not None and np.shape(value) == (lanes,):
-        for weight in (np.min(value), np.max(value)):
-            _weight(weight, name, None)
-        return np.asarray(value)
-    if np.ndim(value) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
-        msg = f"`{name}` must be one number; got {value!r}."
+def is_row(weight: Any) -> bool:
+    """Whether a weight is numbers in a row, which may be one for each lane."""
+    numbers = isinstance(weight, list) and all(isinstance(item, int | float | np.number) for item in weight)
+    return numbers or (isinstance(weight, np.ndarray | jax.Array) and weight.ndim == 1)
+
+
+def for_all(weight: Any) -> Any:
+    """Return a weight as one that is never taken as one number for each lane."""
+    return tuple(weight) if is_row(weight) else weight
+
+
+def _weights(value: Any, name: str, start: Any, lanes: int | None) -> Any:
+    """Return a weight as a number, or one for each lane, or one for each number of the params."""
+    if lanes is not None and is_row(value) and len(value) == lanes:
+        number: Any = value if isinstance(value, jax.Array) else np.asarray(value)
+    elif jax.tree_util.all_leaves([value]) and not np.ndim(value):
+        number = value
+    else:
+        parts = [_weight(*given, name, lanes) for given in spread(value, start, name, missing=0)]
+        return Weights(jax.tree.structure(start).unflatten(parts))
+    _check_weight(number, name)
+    for path, like in jax.tree.leaves_with_path(start) if name == "l1" else []:
+        _check_shrinks(number, keystr(path), like)
+    return number if isinstance(number, Tracer) or np.ndim(number) else float(number)
+
+
+def _weight(path: str, leaf: Any, like: Any, name: str, lanes: int | None) -> Any:
+    """Return one weight as an array in the shape of its parameter, as `Weights` hold it."""
+    _check_weight(leaf, name + path)
+    if name == "l1":
+        _check_shrinks(leaf, path, like)
+    part = _in_shape(path, leaf, like, name, lanes)
+    return part * (1 + 1j) if jnp.issubdtype(like.dtype, jnp.complexfloating) else part
+
+
+def _check_shrinks(weight: Any, path: str, like: Any) -> None:
+    if isinstance(weight, Tracer) or np.any(weight):
+        _check_real("`l1` cannot shrink", path, like)
+
+
+def _check_real(refusal: str, path: str, like: Any) -> None:
+    if jnp.issubdtype(like.dtype, jnp.complexfloating):
+        msg = f"{refusal} the complex parameter params{path}. Split it into real and imaginary parts."
         raise TypeError(msg)
-    if not 0 <= value < float("inf"):
-        msg = f"`{name}` must be 0 or more, and finite; got {value!r}. A negative penalty has no minimum."
+
+
+def _check_weight(value: Any, name: str) -> None:
+    if isinstance(value, Tracer):
+        return
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "biuf" and not jnp.issubdtype(numbers.dtype, jnp.floating):
+        msg = f"`{name}` must be one number, or an array in the shape of its parameter; got {value!r}."
+        raise TypeError(msg)
+    wrong = numbers[~((numbers >= 0) & (numbers < np.inf))]
+    if wrong.size:
+        msg = f"`{name}` must be 0 or more, and finite; got {wrong[0]}. A negative penalty has no minimum."
         raise ValueError(msg)
-    return float(value)
-
-
-def _check_real(start: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(start):
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            where = jax.tree_util.keystr(path)
-            msg = f"`l1` cannot shrink the complex parameter params{where}. Split it into real and imaginary parts."
-            raise TypeError(msg)
 
 
 def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box, str]:
@@ -96,9 +132,9 @@ def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box
         raise ValueError(msg)
     ends: list[list[Any]] = []
     for end, name, default in zip(bounds, ("bounds[0]", "bounds[1]"), (-np.inf, np.inf), strict=True):
-        ends.append([_bound(*given, name, default, lanes) for given in _spread(end, start, name, default)])
+        ends.append([_bound(*given, name, default, lanes) for given in spread(end, start, name, default)])
     structure, leaves = jax.tree.structure(start), jax.tree.leaves_with_path(start)
-    still = _spread(False if fixed is None else fixed, start, "fixed", missing=False)
+    still = spread(False if fixed is None else fixed, start, "fixed", missing=False)
     outside = 0
     for lower, upper, (path, leaf), (_, held, _) in zip(*ends, leaves, still, strict=True):
         if isinstance(lower, Tracer) or isinstance(upper, Tracer):
@@ -121,69 +157,33 @@ def _as_box(bounds: Any, start: Any, fixed: Any, lanes: int | None) -> tuple[Box
 
 def _bound(path: str, leaf: Any, like: Any, name: str, missing: float, lanes: int | None) -> Any:
     """Return one bound as an array in the shape and type of its parameter, after the lanes if it differs by lane."""
+    _check_real("`bounds` cannot order", path, like)
+    if not isinstance(leaf, jax.Array):
+        if np.asarray(leaf).dtype == object:
+            leaf = np.array([missing if item is None else item for item in np.ravel(leaf)]).reshape(np.shape(leaf))
+        if np.asarray(leaf).dtype.kind not in "biuf":
+            msg = f"`{name}{path}` must be real numbers, or None where there is no bound; got {leaf!r}."
+            raise TypeError(msg)
+    return _in_shape(path, leaf, like, name, lanes)
+
+
+def _in_shape(path: str, leaf: Any, like: Any, name: str, lanes: int | None) -> Any:
+    """Return real numbers in the shape and type of their parameter, after the lanes if they differ by lane."""
     by_lane = lanes is not None and np.ndim(leaf) == len(like.shape) + 1 and len(leaf) == lanes
     shape: tuple[Any, ...] = (lanes, *like.shape) if by_lane else like.shape
-    if jnp.issubdtype(like.dtype, jnp.complexfloating):
-        msg = f"`bounds` cannot order the complex parameter params{path}. Split it into real and imaginary parts."
-        raise TypeError(msg)
     if np.shape(leaf) != shape and np.ndim(leaf):
         try:
             fits = np.broadcast_shapes(np.shape(leaf), shape) == shape
         except ValueError:
             fits = False
         if not fits:
+            each = "" if lanes is None else f", or one of these for each of the {lanes} problems"
             msg = (
                 f"`{name}{path}` has shape {np.shape(leaf)}; the parameter there has shape {like.shape}."
-                " Pass one number, or an array of that shape."
+                f" Pass one number, or an array of that shape{each}."
             )
             raise ValueError(msg)
-    if isinstance(leaf, Tracer | jax.Array):
-        return jnp.broadcast_to(leaf, shape).astype(jax.dtypes.canonicalize_dtype(like.dtype))
-    if np.asarray(leaf).dtype == object:
-        leaf = np.array([missing if item is None else item for item in np.ravel(leaf)]).reshape(np.shape(leaf))
-    if np.asarray(leaf).dtype.kind not in "biuf":
-        msg = f"`{name}{path}` must be real numbers, or None where there is no bound; got {leaf!r}."
-        raise TypeError(msg)
-    return np.broadcast_to(np.asarray(leaf, like.dtype), shape)
-
-
-def _spread(tree: Any, start: Any, name: str, missing: Any) -> list[tuple[str, Any, Any]]:
-    """Return for each leaf of `start` its path, the value that `tree` gives it, and the leaf.
-
-    A value stands for all that is below it in `start`; what a dict does not name is `missing`.
-    """
-    found: list[tuple[str, Any, Any]] = []
-
-    def walk(value: Any, like: Any, path: str) -> None:
-        value = missing if value is None else value
-        if hasattr(like, "shape"):
-            if isinstance(value, list | tuple):
-                value = np.asarray(value)
-            elif isinstance(value, dict):
-                msg = f"`{name}{path}` is a dict; the parameter there is an array of shape {like.shape}."
-                raise ValueError(msg)
-            found.append((path, value, like))
-            return
-        below, _ = jax.tree_util.tree_flatten_with_path(like, is_leaf=lambda node: node is not like)
-        items = [(jax.tree_util.keystr(key), getattr(key[0], "key", None), child) for key, child in below]
-        if isinstance(value, dict) and isinstance(like, dict):
-            unknown = sorted(map(str, set(value) - set(like)))
-            if unknown:
-                msg = f"`{name}{path}` names {unknown}, which params do not have; they have {sorted(map(str, like))}."
-                raise ValueError(msg)
-            parts = [value.get(key, missing) for _, key, _ in items]
-        elif isinstance(value, list | tuple) and not isinstance(like, dict):
-            if len(value) != len(items):
-                msg = f"`{name}{path}` has {len(value)} parts; params have {len(items)} there."
-                raise ValueError(msg)
-            parts = list(value)
-        elif not getattr(value, "ndim", 0):
-            parts = [value] * len(items)
-        else:
-            msg = f"`{name}{path}` does not have the structure of params there: {jax.tree.structure(like)}."
-            raise ValueError(msg)
-        for part, (key, _, child) in zip(parts, items, strict=True):
-            walk(part, child, path + key)
-
-    walk(tree, start, "")
-    return found
+    dtype = jnp.finfo(like.dtype).dtype
+    if isinstance(leaf, jax.Array):
+        return jnp.broadcast_to(leaf, shape).astype(jax.dtypes.canonicalize_dtype(dtype))
+    return np.broadcast_to(np.asarray(leaf, dtype), shape)

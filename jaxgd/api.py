@@ -52,13 +52,12 @@ def minimize(
         init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
             loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
-        bounds: pair `(lower, upper)`, each a number or a pytree in the shape of params, or of its upper levels; -inf
-            and inf, or None, where there is no bound. The loss is never evaluated outside; a start outside is moved in.
-        l1: weight of `sum(|params|)`, added to the loss: makes exact zeros.
-        l2: half of it times `sum(params**2)` is added to the loss.
+        bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, where there is no
+            bound. The loss is never evaluated outside; a start outside is moved in.
+        l1: `sum(l1 * |params|)` is added to the loss: makes exact zeros. A number, or by leaf.
+        l2: half of `sum(l2 * params**2)` is added to the loss. A number, or by leaf.
         term: a constraint on all params together, `Simplex()` or `Ball()`.
-        fixed: true for parameters to hold as they are in `init`: a pytree in the shape of params or of its upper
-            levels, of booleans or arrays of them; a dict may name only some.
+        fixed: true for parameters to hold as they are in `init`, by leaf.
         tol: decrease of the loss that may be left, relative to the decrease since the start: short for
             `Stop(tol=tol)`, which says the default.
         stop: other tests to stop by.
@@ -77,6 +76,19 @@ def minimize(
             `Progress`. A watched solve ends on Ctrl-C as well, and keeps the best point.
         resume: path of a checkpoint, or the result of a watched solve that ended early, to carry on bit for bit: with
             the same loss, data and options; `stop` may be another one.
+
+    By leaf is what has the shape of params or of its upper levels, with numbers, or arrays in the shape of a parameter,
+    below. A dict may name only some; the rest has no bound, weight 0, and is not fixed. Its keys are names of that
+    level, or paths below it such as "layers.0.w", with dots between names, fields and places in lists: the same for any
+    pytree, `jax.tree_util.keystr(path, simple=True, separator=".")`. Of a key that is both, the name counts.
+
+    >>> def squares(params, data):
+    ...     X, y = data
+    ...     return jnp.mean((y - params["b"] - X @ params["w"]) ** 2) / 2
+    >>> data = (jnp.array([[-1.0], [1.0]]), jnp.array([4.0, 8.0]))
+    >>> fit = jaxgd.minimize(squares, data, {"w": jnp.zeros(1), "b": 0.0}, l2={"w": 1.0})
+    >>> fit.params["w"].round(3).tolist(), round(float(fit.params["b"]), 3)
+    ([1.0], 6.0)
 
     Returns:
         A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
@@ -130,7 +142,8 @@ def minimize_many(
         watch: as for `minimize`.
         resume: likewise; `stop` must be the same.
         tol: as for `minimize`; may differ by problem, as may the numbers of `stop`, step sizes, `bounds`, `l1` and
-            `l2`: an array of one number for each.
+            `l2`: an array of one number for each. By leaf, they have the problems first, before the shape of the
+            parameter. A row of weights as long as there are problems is always one for each of these.
         stop: likewise.
         **options: those of `minimize`.
 

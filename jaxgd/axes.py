@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd import added
 from jaxgd.prepare import Ask
 
 Axes = list[int | None]  # of the leaves of a pytree: the axis along which lanes follow each other
@@ -20,9 +21,13 @@ def axes_of(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple
     asked = (None if data is not None else 0, 0) if in_axes is None else in_axes
     axes = (_spread(asked[0], init, "init"), _spread(asked[1], data, "data"))
     sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
-    if not sizes and ask.bounds is not None:
-        # Nothing but the bounds can differ: they have an axis more than the params, which are vectors at most.
-        counts = [np.shape(leaf)[0] for leaf in jax.tree.leaves(ask.bounds) if np.ndim(leaf) > 1]
+    if not sizes:
+        # Nothing else differs: a row of weights has one for each problem.
+        sizes = {name: len(row) for name, row in (("l1", ask.l1), ("l2", ask.l2)) if added.is_row(row)}
+    if not sizes:
+        # Nothing but the bounds and weights can: they have an axis more than the params, which are vectors at most.
+        added_ = jax.tree.leaves((ask.bounds, ask.l1, ask.l2))
+        counts = [np.shape(leaf)[0] for leaf in added_ if np.ndim(leaf) > 1]
         sizes = {"bounds": counts[0]} if counts else {}
     if not sizes:
         msg = (
@@ -86,7 +91,7 @@ def _sizes(tree: Any, axes: Axes, name: str) -> dict[str, int]:
 
 def _option_sizes(options: Any) -> dict[str, int]:
     """Return how many numbers each option has that has one for each lane."""
-    named_options = dict(zip(("method", "stop", "l1", "l2"), options, strict=True))
+    named_options = dict(zip(("method", "stop"), options, strict=True))
     paths = jax.tree_util.tree_leaves_with_path(named_options)
     return {
         jax.tree_util.keystr(path[:1])[2:-2] + jax.tree_util.keystr(path[1:]): len(leaf)

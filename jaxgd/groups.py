@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import inputs, many
+from jaxgd import added, inputs, many
 from jaxgd.flat import beside
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import blank, put
@@ -136,8 +136,9 @@ def _start_for_each(in_axes: Any) -> bool:
 def _of_groups(ask: Ask, groups: np.ndarray, size: int, *, each: bool) -> Ask:
     """Return what is asked for of these groups: what has an entry for each group is cut to theirs."""
 
-    def cut(leaf: Any) -> Any:
-        return np.asarray(leaf)[groups] if np.shape(leaf) == (size,) else leaf
+    def cut(weight: Any) -> Any:
+        row = added.is_row(weight) and len(weight) == size
+        return np.asarray(weight)[groups] if row else added.for_all(weight)
 
     init = ask.init
     if each:

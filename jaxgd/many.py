@@ -37,9 +37,7 @@ class Outcome(NamedTuple):
 def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     """Return the program of one problem, the batch of all, and what the user should know."""
     data, init = as_given(ask)
-    l1, l2 = (np.asarray(weight) if isinstance(weight, list) else weight for weight in (ask.l1, ask.l2))
-    options = (named(ask.method), ask.stop, l1, l2)
-    ask = ask._replace(l1=l1, l2=l2)
+    options = (named(ask.method), ask.stop)
     axes, size = axes_of(ask, in_axes, init, data, options)
     init, data = (lanes_first(tree, own) for tree, own in zip((init, data), axes, strict=True))
     own_init, own_data = (of_one(tree, own) for tree, own in zip((init, data), axes, strict=True))
@@ -55,7 +53,7 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     alone = ask._replace(method=ask.method if isinstance(ask.method, str) else first(options[0]), stop=first(ask.stop))
     own_data, own_init = in_types(alone, own_data, own_init)
     program, one, note = find(alone, own_data, own_init, lanes=size)
-    numbers = numbers_of(options[:2])
+    numbers = numbers_of(options)
     axes_init = [None] * len(jax.tree.leaves(one.init)) if init is None else axes[0]
     mapped = (
         *(axis is not None for axis in (*axes_init, *axes[1])),

@@ -72,7 +72,7 @@ class Problem:
     aux: Any  # shapes and types of aux
     sign: int = 1  # -1: the user asked for the maximum
     term: Term | None = None  # added to the loss
-    ridge: Any = None  # half of it times the squared length of the params is added to the loss
+    ridge: Any = None  # a number or shape (p,): half of the sum of ridge * params^2 is added to the loss
     backward: bool = False  # the gradient can be differentiated in reverse mode alone
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
     cut: Cut | None = None  # the loss, cut at the products of data and params
@@ -100,8 +100,8 @@ class Problem:
         return self.tiles.total(lambda loss, cut: of(replace(self, loss=loss, cut=cut, tiles=None, ridge=None)))
 
     def _with_penalties(self, value: jax.Array, params: jax.Array) -> jax.Array:
-        value = value if self.still is None else value + self.sign * self.still
-        return value if self.ridge is None else value + self.ridge / 2 * jnp.sum(params**2)
+        value = value if self.still is None else value + self.still
+        return value if self.ridge is None else value + jnp.sum(self.ridge * params**2) / 2
 
     def at(self, params: jax.Array) -> Point:
         """Evaluate loss and gradient at the flat `params`."""
@@ -175,7 +175,7 @@ class Problem:
     def jacobian(self, params: jax.Array) -> jax.Array:
         """Return the Jacobian of the residuals of a least-squares loss, shape `(n, p)`.
 
-        The root of a ridge is the slope of one more residual a param.
+        The root of the ridge is the slope of one more residual a param.
         """
         jacobian = jax.jacfwd(self._residuals)(params)
         if self.ridge is None:

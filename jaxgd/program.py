@@ -138,7 +138,7 @@ class Program:
             ridge=ridge,
             backward=recipe.derivatives is not Derivatives.ALL,
             has_aux=recipe.has_aux,
-            still=self._penalty_of_held(inputs.init, term, ridge),
+            still=self._penalty_of_held(inputs.init, terms),
         )
         if not recipe.tile:
             return replace(problem, cut=recipe.traced.cut(inputs.data, inputs.arrays)), solver, stop
@@ -150,13 +150,13 @@ class Program:
         )
         return replace(problem, tiles=tiles), solver, stop
 
-    def _penalty_of_held(self, init: Any, term: Any, ridge: Any) -> Any:
+    def _penalty_of_held(self, init: Any, terms: Any) -> Any:
         """Return what the penalties say of the params that are held still, which the vector does not hold."""
-        if self._free is None:
+        if self._free is None or not terms:
             return None
-        held = self._whole.flatten(init).at[self._free].set(0)
+        held, (term, ridge) = self._whole.flatten(init).at[self._free].set(0), terms.flatten(self._whole)
         penalty = 0 if term is None else term.value(held)
-        return penalty if ridge is None else penalty + ridge / 2 * jnp.sum(held**2)
+        return penalty if ridge is None else penalty + jnp.sum(ridge * held**2) / 2
 
     def _first(self, inputs: Inputs) -> jax.Array:
         """Return where the first evaluation is."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import many
+from jaxgd.added import for_all
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Program
 from jaxgd.result import Optimum
@@ -20,7 +21,8 @@ def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome,
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         msg = f"`starts` must be a whole number of starts, 1 or more; got {count!r}."
         raise ValueError(msg)
-    program, batch, note = many.read(ask._replace(init=_starts(ask, count)), (0, None))
+    asks = ask._replace(init=_starts(ask, count), l1=for_all(ask.l1), l2=for_all(ask.l2))
+    program, batch, note = many.read(asks, (0, None))
     outcome = many.solve(program, batch, watch, rivals=True)
     answer, sign = outcome.answer, program.recipe.sign
     loss = np.where(np.isnan(answer.loss), np.inf, sign * answer.loss)

@@ -61,7 +61,7 @@ class Box:
 @partial(jax.tree_util.register_dataclass, data_fields=["weight", "box"], meta_fields=[])
 @dataclass(frozen=True)
 class L1:
-    """`weight * sum(|params|)`, inside a box if one is given; the weight is a number or has shape `(p,)`."""
+    """`sum(weight * |params|)`, inside a box if one is given; the weight is a number or has shape `(p,)`."""
 
     weight: Any
     box: Box | None = None
@@ -82,12 +82,13 @@ class L1:
     def face(self, params: jax.Array, grad: jax.Array) -> tuple[Box, jax.Array]:
         """Return the box around the params in which no sign changes, and the slope of the norm there.
 
-        A zero takes the sign that descends, or stays where neither does.
+        A zero takes the sign that descends, or stays where neither does. Where the weight is 0 signs may change.
         """
         leaving = jnp.where(jnp.abs(grad) > self.weight, -jnp.sign(grad), 0)
         sign = jnp.where(params == 0, leaving, jnp.sign(params))
-        lower, upper = jnp.where(sign > 0, 0, -jnp.inf), jnp.where(sign < 0, 0, jnp.inf)
-        lower, upper = jnp.where(sign == 0, 0, lower), jnp.where(sign == 0, 0, upper)
+        free = self.weight == 0
+        lower = jnp.where((sign < 0) | free, -jnp.inf, 0)
+        upper = jnp.where((sign > 0) | free, jnp.inf, 0)
         box = self.box or Box(-jnp.inf, jnp.inf)
         return Box(jnp.maximum(lower, box.lower), jnp.minimum(upper, box.upper)), self.weight * sign
 
@@ -158,24 +159,39 @@ class Ball:
         return self.prox(params)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["tree"], meta_fields=[])
+@dataclass(frozen=True)
+class Weights:
+    """A weight for each number of the params, in their shape; that of a complex one is w + iw, for both its parts."""
+
+    tree: Any
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["term", "ridge"], meta_fields=[])
 @dataclass(frozen=True)
 class Terms:
-    """What is added to a loss, in the shape of the user's params: at most one term, and half `ridge` |params|^2."""
+    """What is added to a loss, in the shape of the user's params: at most one term, and half the sum of ridge params^2.
+
+    The weight of an `L1`, and the ridge, is a number or `Weights`.
+    """
 
     term: Any
     ridge: Any
 
     def flatten(self, layout: Any) -> tuple[Any, Any]:
         """Return both for the flat params."""
-        term, dtype = self.term, layout.dtype
+
+        def flat(weight: Any) -> jax.Array:
+            return layout.flatten(weight.tree) if isinstance(weight, Weights) else jnp.asarray(weight, layout.dtype)
+
+        term = self.term
         box = term if isinstance(term, Box) else getattr(term, "box", None)
         if box is not None:
             box = Box(layout.flatten(box.lower), layout.flatten(box.upper))
         if isinstance(term, Box):
             term = box
         elif isinstance(term, L1):
-            term = L1(jnp.asarray(term.weight, dtype), box)
+            term = L1(flat(term.weight), box)
         else:
-            term = jax.tree.map(lambda number: jnp.asarray(number, dtype), term)
-        return term, None if self.ridge is None else jnp.asarray(self.ridge, dtype)
+            term = jax.tree.map(flat, term)
+        return term, None if self.ridge is None else flat(self.ridge)

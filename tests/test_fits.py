@@ -221,6 +221,13 @@ def tree(**options):
     return lambda: minimize(lambda p: jnp.sum(p["a"] ** 2) + p["b"] ** 2, None, P, **options)
 
 
+DEEP = {"y": {"a": {"b": 0.0}, "a.b": 0.0}, "z": {"u": (0.0, 0.0), "v": 0.0}}
+
+
+def deep(**options):
+    return lambda: minimize(lambda p: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p)), None, DEEP, **options)
+
+
 ABLE = ["'auto'", "'newton'", "'lbfgsb'", "'fista'"]
 ROWS = {
     "bounds crossed": (ValueError, ["`bounds`", "params[1]", "lower 2.0", "upper 1.0", "Swap"], of(bounds=([0, 2], 1))),
@@ -248,12 +255,30 @@ ROWS = {
     "l1 negative": (ValueError, ["`l1`", "0 or more", "-1"], of(l1=-1)),
     "l1 nan": (ValueError, ["`l1`", "nan"], of(l1=NAN)),
     "l1 infinite": (ValueError, ["`l1`", "finite"], of(l1=np.inf)),
-    "l1 array": (TypeError, ["`l1`", "one number"], of(l1=np.ones(2))),
+    "l1 of a wrong shape": (ValueError, ["`l1`", "(3,)", "(2,)", "one number"], of(l1=np.ones(3))),
+    "l1 negative somewhere": (ValueError, ["`l1['a']`", "0 or more", "-3.0"], tree(l1={"a": [1.0, -3.0]})),
+    "l1 of unknown names": (ValueError, ["`l1`", "'c'", "'a', 'b'"], tree(l1={"c": 1})),
+    "l1 of a string below": (TypeError, ["`l1['b']`", "one number", "'x'"], tree(l1={"b": "x"})),
     "l1 string": (TypeError, ["`l1`", "one number", "'a'"], of(l1="a")),
     "l1 complex": (TypeError, ["`l1`", "complex"], lambda: minimize(lambda z: jnp.abs(z) ** 2, None, 1j, l1=1)),
     "l2 negative": (ValueError, ["`l2`", "0 or more", "-0.5"], of(l2=-0.5)),
     "l2 nan": (ValueError, ["`l2`", "nan"], of(l2=np.float64(NAN))),
-    "l2 array": (TypeError, ["`l2`", "one number"], of(l2=[1, 2])),
+    "l2 of a wrong shape": (ValueError, ["`l2['a']`", "(3,)", "(2,)"], tree(l2={"a": np.ones(3)})),
+    "l2 nan somewhere": (ValueError, ["`l2`", "finite", "nan"], of(l2=[1, NAN])),
+    "l2 of an unknown path": (ValueError, ["`l2`", "'z.vv'", "nearest path is 'z.v'"], deep(l2={"z.vv": 1})),
+    "l2 of an unknown path below": (ValueError, ["`l2['z']`", "'u.2'", "nearest", "'u.1'"], deep(l2={"z": {"u.2": 1}})),
+    "l2 given twice": (ValueError, ["`l2`", "'z' twice", "['z', 'z.v']"], deep(l2={"z": 1, "z.v": 0})),
+    "fixed twice below": (ValueError, ["`fixed['z']`", "'u' twice"], deep(fixed={"z.u.0": True, "z.u": True})),
+    "bounds by two meanings": (
+        ValueError,
+        ["`bounds[0]`", "'y.a.b'", "2 parts", "Nest"],
+        deep(bounds=({"y.a.b": 0}, 1)),
+    ),
+    "l2 traced of a wrong shape": (
+        ValueError,
+        ["`l2`", "(3,)", "(2,)"],
+        lambda: jax.jit(lambda l2: minimize(fit, None, Z, l2=l2).params)(np.ones(3)),
+    ),
     "term string": (TypeError, ["`term`", "'simplex'", "Simplex()"], of(term="simplex")),
     "term class": (TypeError, ["`term`", "Simplex()"], of(term=Simplex)),
     "term with bounds": (ValueError, ["`term=Ball", "`bounds`"], of(term=Ball(), bounds=(0, 1))),

@@ -12,7 +12,7 @@ import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
-    {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved"},
+    {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved", "spread"},
     {"inputs", "tiles", "tables", "traced", "added"},
     {"problem", "sources", "mean"},
     {"evidence", "rows"},

@@ -158,6 +158,14 @@ def test_numbers_that_differ_by_lane():
         for i, weight in enumerate(weights):
             one = minimize(squares, (x, y), dtype="float64", **{name: weight})
             assert np.allclose(many[i].params, one.params, atol=1e-7)
+    leaf = np.array([0.0, 1.0, 1.0, 2.0])
+    own = minimize_many(squares, (x, y), l2=weights[:3, None] * leaf, **shared)
+    # One for each number, the same in all lanes.
+    every = minimize_many(squares, (x, np.stack([y] * 3)), l2=leaf, in_axes=(None, (None, 0)), dtype="float64")
+    for i in range(3):
+        for many, weight in ((own, weights[i] * leaf), (every, leaf)):
+            one = minimize(squares, (x, y), dtype="float64", l2=weight)
+            assert np.allclose(many[i].params, one.params, atol=1e-7)
     upper = np.array([0.1, 0.3, 5.0])[:, None] * np.ones(4)
     boxed = minimize_many(squares, (x, y), bounds=(-1, upper), **shared)
     for i in range(3):
@@ -336,7 +344,15 @@ GOOD = (np.ones((4, 6)), np.ones((4, 6)))
         (lambda: minimize_many(line, GOOD, in_axes=(None, None)), ValueError, "nothing differs by lane"),
         (lambda: minimize_many(line, GOOD, in_axes=0), ValueError, "must be a pair"),
         (lambda: minimize_many(line, GOOD, in_axes=(None, "0")), TypeError, "whole numbers"),
-        (lambda: minimize_many(line, GOOD, l2=np.ones(3)), ValueError, "`l2` has 3"),
+        (lambda: minimize_many(line, GOOD, np.zeros(2), l2=np.ones(3)), ValueError, "`l2` has shape (3,)"),
+        (lambda: minimize_many(line, GOOD, np.zeros(2), l2=np.ones(3)), ValueError, "each of the 4 problems"),
+        (lambda: minimize_many(line, GOOD, np.zeros(2), l2=[[0, 1]] * 3), ValueError, "`l2` has shape (3, 2)"),
+        (lambda: minimize_many(line, GOOD, np.zeros(2), l1=np.array([[0, 1]] * 3 + [[0, -1]])), ValueError, "got -1"),
+        (
+            lambda: minimize_many(rosenbrock, None, np.zeros(2), in_axes=(None, 0), l1=np.ones(3), l2=np.ones(4)),
+            ValueError,
+            "`l1` has 3, `l2` has 4",
+        ),
         (lambda: minimize_many(line, GOOD, l2=-np.ones(4)), ValueError, "0 or more"),
         (lambda: minimize_many(line, GOOD, kind="minimise"), ValueError, "`kind` must be one of"),
         (lambda: minimize_many(line, GOOD, stpo=1), TypeError, "nearest is `stop`"),
@@ -384,11 +400,11 @@ def test_groups_are_what_each_alone_is(kind):
         return jnp.mean(residuals(w, data) ** 2) + 0.1 * jnp.sum(w**2)
 
     solve, own = (minimize, loss) if kind == "minimize" else (jaxgd.least_squares, residuals)
-    many = minimize_many(own, Groups((features, y), by=labels), kind=kind, dtype="float64", l2=1e-3)
+    many = minimize_many(own, Groups((features, y), by=labels), kind=kind, dtype="float64", l2=[1e-3, 2e-3])
     assert many.labels.tolist() == sorted(set(labels))
     for i, label in enumerate(many.labels):
         rows = labels == label
-        one = solve(own, (features[rows], y[rows]), dtype="float64", l2=1e-3)
+        one = solve(own, (features[rows], y[rows]), dtype="float64", l2=[1e-3, 2e-3])
         assert np.allclose(many[i].params, one.params, atol=1e-9)
         assert many[i].loss == pytest.approx(one.loss, rel=1e-12)
 
@@ -421,7 +437,9 @@ def test_traces_of_lanes_in_lock_step_and_of_the_best_start():
         count = int(plain.trace.count[i])
         assert int(jitted.count[i]) == count
         assert np.allclose(jitted.params[i, :count], plain[i].trace.params, atol=1e-6)
-    best = minimize(rosenbrock, init=np.zeros(2), starts=4, trace=True)
+    # As many starts as params: the weights are those of the params.
+    best = minimize(rosenbrock, init=np.zeros(2), starts=2, trace=True, l2=[0.0, 1.0])
+    assert np.allclose(best.params, minimize(rosenbrock, init=np.zeros(2), l2=[0.0, 1.0]).params, atol=1e-3)
     assert best.trace.loss.shape == (best.moves + 1,)
     assert best.trace.loss[-1] == best.loss
 

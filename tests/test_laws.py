@@ -48,10 +48,15 @@ def quiet(call):
 
 @DTYPES
 @EVERY
-def test_converges_to_the_minimum_by_an_independent_oracle(solver, problem, dtype):
-    """Honesty: converged implies that SciPy, in float64, finds nothing lower from there."""
+def test_converges_to_the_minimum_and_says_what_is_true(solver, problem, dtype):
     result = solve(solver, problem, dtype)
     assert result.converged
+    check_minimum(result, problem, dtype)
+    check_consistency_and_descent(result, problem, dtype)
+
+
+def check_minimum(result, problem, dtype):
+    """Honesty: converged implies that SciPy, in float64, finds nothing lower from there."""
     with jax.enable_x64(True):
         layout = Layout.of(jax.tree.map(jnp.asarray, problem.init))
         both = jax.jit(jax.value_and_grad(lambda vector: value(problem, layout.unflatten(vector))))
@@ -65,10 +70,7 @@ def test_converges_to_the_minimum_by_an_independent_oracle(solver, problem, dtyp
             assert np.allclose(as_vector(result.params), as_vector(problem.minimizer), rtol=0, atol=precision(dtype))
 
 
-@DTYPES
-@EVERY
-def test_consistency_and_descent(solver, problem, dtype):
-    result = solve(solver, problem, dtype)
+def check_consistency_and_descent(result, problem, dtype):
     with jax.enable_x64(dtype == "float64"):
         layout = Layout.of(jax.tree.map(jnp.asarray, result.params))
         here = jax.value_and_grad(lambda v: value(problem, layout.unflatten(v)))(layout.flatten(result.params))
@@ -87,30 +89,21 @@ def test_consistency_and_descent(solver, problem, dtype):
 
 
 @SOME
-def test_counting(solver, problem):
+def test_calls_are_counted_and_the_best_point_is_returned(solver, problem):
     """Evaluations and products equal the calls that a counter saw; a Hessian is one call, of a product a param."""
-    calls = []
+    calls, seen = [], []
 
-    def counted(params, data):
+    def watched(params, data):
+        loss = problem.loss(params, data)
         jax.debug.callback(lambda: calls.append(1))
-        return problem.loss(params, data)
+        jax.debug.callback(lambda loss: seen.append(float(loss)), loss)
+        return loss
 
-    result = solve(solver, problem, None, loss=counted)
+    result = solve(solver, problem, None, loss=watched, stop=Stop(tol=1e-6))
     jax.effects_barrier()
     products = as_vector(problem.init).size if solver.name in ("newton", "auto") else 1
     assert result.evals + result.products / products == len(calls)
     assert 0 < result.moves < result.evals
-
-
-@SOME
-def test_the_best_point_is_returned(solver, problem):
-    seen = []
-
-    def watched(params, data):
-        loss = problem.loss(params, data)
-        jax.debug.callback(lambda loss: seen.append(float(loss)), loss)
-        return loss
-
     for most in (1, 2, 3, 5, 9):
         seen.clear()
         stop = Stop(tol=1e-6, max_evals=most)
@@ -126,21 +119,24 @@ def test_resume_is_bit_identical(solver, problem, dtype):
     """Any split of a run into bursts gives the same run."""
     method, _ = choose(named(solver.method(problem)), 1)
 
-    def burst(run, ticks):
+    def setup():
         layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
-        setup = (Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6))
-        return advance(*setup, begin(*setup[:2], layout.flatten(problem.init)) if run is None else run, ticks)
+        return Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6)
 
-    burst = jax.jit(burst)
+    def start():
+        own, *_ = setup()
+        return begin(own, method, own.layout.flatten(problem.init))
+
+    begun, burst = jax.jit(start), jax.jit(lambda run, ticks: advance(*setup(), run, ticks))
 
     @settings(max_examples=8, deadline=None, derandomize=True)
     @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
     def check(splits):
         with jax.enable_x64(dtype == "float64"):
-            run = None
+            run = begun()
             for ticks in splits:
                 run = burst(run, ticks)
-            whole = burst(None, sum(splits))
+            whole = burst(begun(), sum(splits))
             pairs = zip(*map(jax.tree.leaves, (run, whole)), strict=True)
             assert all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 

@@ -1,5 +1,7 @@
 """Bounds, penalties, constraints, parameters held still, and sums of squares, against independent oracles."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,3 +190,113 @@ def test_bounds_and_weights_may_be_traced():
     for i, (upper, weight) in enumerate([(0.3, 0.1), (0.9, 0.5)]):
         assert np.allclose(boxes[i], fit(bounds=(None, upper)).params, atol=1e-3)
         assert np.allclose(weights[i], fit(l1=weight).params, atol=1e-3)
+
+
+INTERCEPT = {"layers": [{"w": np.zeros(5), "b": 0.0}]}
+SHIFTED = (X, Y + 3)
+
+
+def affine(params, data):
+    (layer,) = params["layers"]
+    return mean_square(layer["w"], (data[0], data[1] - layer["b"]))
+
+
+def affine_residuals(params, data):
+    (layer,) = params["layers"]
+    return (data[1] - layer["b"] - data[0] @ layer["w"]) / np.sqrt(len(Y))
+
+
+RIDGES = np.array([0.0, 0.1, 0.2, 0.3, 10.0])
+SPELLINGS = [
+    {"layers.0.w": RIDGES},
+    {"layers": [{"w": RIDGES, "b": 0}]},
+    {"layers": [{"w": RIDGES.tolist()}]},
+    {"layers": {"0": {"w": RIDGES, "b": None}}},
+    {"layers.0": {"w": jnp.array(RIDGES)}},
+]
+
+
+@pytest.mark.parametrize("method", ["newton", "newton-cg", "lbfgs", "fista", "least_squares"])
+def test_a_ridge_by_leaf_leaves_the_intercept_alone(method):
+    """Against the normal equations."""
+    A = np.column_stack([X, np.ones(60)])
+    oracle = np.linalg.solve(A.T @ A / 60 + np.diag([*RIDGES, 0]), A.T @ SHIFTED[1] / 60)
+    for l2 in SPELLINGS[: 1 if method != "newton" else None]:
+        if method == "least_squares":
+            result = jaxgd.least_squares(affine_residuals, SHIFTED, INTERCEPT, l2=l2, dtype="float64")
+        else:
+            result = jaxgd.minimize(affine, SHIFTED, INTERCEPT, l2=l2, method=method, dtype="float64", tol=1e-12)
+        (layer,) = result.check().params["layers"]
+        assert np.allclose([*layer["w"], layer["b"]], oracle, atol=2e-6)
+        plain = float(affine(result.params, SHIFTED))
+        assert float(result.loss) == pytest.approx(plain + np.sum(RIDGES * layer["w"] ** 2) / 2)
+
+
+@BOXED
+def test_l1_by_leaf_meets_its_conditions_and_leaves_the_intercept_alone(method):
+    weights = np.array([0.0, 0.5, 0.2, 0.2, 0.2])
+    result = jaxgd.minimize(affine, SHIFTED, INTERCEPT, l1={"layers.0.w": weights}, method=method, dtype="float64")
+    (layer,) = result.check().params["layers"]
+    w, b = np.asarray(layer["w"]), float(layer["b"])
+    slopes = X.T @ (X @ w + b - SHIFTED[1]) / 60
+    assert (w == 0).sum() == 2
+    assert np.all(np.abs(slopes)[w == 0] <= weights[w == 0])
+    assert np.allclose(slopes[w != 0], -(weights * np.sign(w))[w != 0], atol=1e-5)
+    assert np.mean(X @ w + b - SHIFTED[1]) == pytest.approx(0, abs=1e-5)
+
+
+def test_penalties_by_leaf_count_what_is_fixed_in_lanes_in_rows_and_upwards():
+    start, held = np.array([0.7, 0.0, 0.0, -0.3, 0.0]), np.array([True, False, False, True, False])
+    weights = {"l1": np.array([0.2, 0.1, 0.0, 0.3, 0.1]), "l2": RIDGES}
+    options = {"fixed": held, **weights, "dtype": "float64"}
+
+    def total(w):
+        return np.mean((Y - X @ w) ** 2) / 2 + np.sum(weights["l1"] * abs(w) + RIDGES * w**2 / 2)
+
+    one = jaxgd.minimize(mean_square, (X, Y), start, **options)
+    rows = jaxgd.minimize(mean_square, jaxgd.Rows((X, Y)), start, **options)
+    many = jaxgd.minimize_many(mean_square, (X[None], Y[None]), start, **options)
+    top = jaxgd.maximize(lambda w, data: -mean_square(w, data), (X, Y), start, **options)
+    for result, sign in ((one, 1), (rows, 1), (many[0], 1), (top, -1)):
+        assert np.allclose(result.params, one.params, atol=1e-6)
+        assert sign * float(result.loss) == pytest.approx(total(np.asarray(result.params)), rel=1e-9)
+    assert np.array_equal(np.asarray(one.params)[held], start[held])
+
+
+def test_a_ridge_by_leaf_of_complex_params_and_no_l1():
+    def loss(p):
+        return jnp.sum(jnp.abs(p["z"] - 1 - 2j) ** 2) + (p["a"] - 1) ** 2
+
+    init = {"z": np.zeros(2, complex), "a": 0.0}
+    result = jaxgd.minimize(loss, None, init, l2={"z": [2.0, 0]}, l1={"a": 0.5}, dtype="float64")
+    assert np.allclose(result.params["z"], [0.5 + 1j, 1 + 2j], atol=1e-6)
+    assert float(result.params["a"]) == pytest.approx(0.75, abs=1e-6)
+    with pytest.raises(TypeError, match=r"`l1` cannot shrink the complex parameter params\['z'\]"):
+        jaxgd.minimize(loss, None, init, l1={"z": [0, 1.0]})
+
+
+def test_options_by_leaf_may_be_traced_and_named_in_any_pytree():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Model:
+        slope: object
+        at: object
+
+    def loss(model):
+        return jnp.sum((model.slope - 2) ** 2) + (model.at["b"] - 3) ** 2
+
+    init = Model(np.zeros(2), {"b": 0.0})
+    ridges = jnp.array([[0.0, 2.0], [2.0, 6.0]])
+    lanes = jax.vmap(lambda l2: jaxgd.minimize(loss, None, init, l2={"slope": l2}).params)(ridges)
+    assert np.allclose(lanes.slope, [[2, 1], [1, 0.5]], atol=1e-3)
+    assert np.allclose(lanes.at["b"], 3, atol=1e-3)
+    for upper in ({"slope": [1, 5], "at.b": 2}, Model([1, 5], 2), Model([1, 5], {"b": 2})):
+        result = jaxgd.minimize(loss, None, init, bounds=(None, upper))
+        assert np.allclose([*result.params.slope, result.params.at["b"]], [1, 2, 2], atol=1e-4)
+    held = jaxgd.minimize(loss, None, init, fixed={"at.b": True}, l2=Model(2.0, 0)).params
+    assert np.allclose([*held.slope, held.at["b"]], [1, 1, 0], atol=1e-4)
+    # A key of the dict itself comes before a path.
+    dotted = jaxgd.minimize(
+        lambda p: (p["a.b"] - 1) ** 2 + (p["a"]["b"] - 1) ** 2, None, {"a.b": 0.0, "a": {"b": 0.0}}, l2={"a.b": 2.0}
+    )
+    assert np.allclose([dotted.params["a.b"], dotted.params["a"]["b"]], [0.5, 1], atol=1e-3)
