@@ -14,6 +14,8 @@ from jax.core import Tracer
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
 from jaxgd.groups import Groups
+from jaxgd.kept import Many, One
+from jaxgd.known import Part
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
@@ -28,35 +30,36 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, answer, rows, note = _answered(ask, progress=progress)
+        program, answer, rows, note, source = _answered(ask, progress=progress)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
             answer = jax.tree.map(np.asarray, answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note)
+    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note, source)
     if not result.converged:
         _warn(result, level + 1)
     return result
 
 
-def _answered(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str]:
-    """Return program, answer, trace and note: of arrays, of a mean over rows, or of minibatches of these."""
+def _answered(ask: Ask, *, progress: bool) -> tuple[Program, Answer, Any, str, One]:
+    """Return program, answer, trace, note and source: of arrays, of a mean over rows, or of minibatches of these."""
     rows = ask.data
     if not isinstance(rows, Rows):
         if ask.batch_size is not None:
             msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
             raise ValueError(msg)
-        return _in_loop(*prepare(ask), progress=progress)
+        program, given, note = prepare(ask)
+        return *_in_loop(program, given, note, progress=progress), One(program, given)
     if ask.batch_size is not None:
-        program, answer, note = minibatch.solve(ask, rows, progress=progress)
-        return program, answer, None, note
+        program, answer, note, whole = minibatch.solve(ask, rows, progress=progress)
+        return program, answer, None, note, One(*whole, rows, ask.dtype)
     program, given, note = prepare_rows.prepare(ask, rows)
     if not program.recipe.sampled:
-        return _in_loop(program, given, note, progress=progress)
+        return *_in_loop(program, given, note, progress=progress), One(program, given)
     answer, trace, more = sweep.solve(program, given, rows, ask.dtype, progress=progress)
-    return program, answer, trace, note + more
+    return program, answer, trace, note + more, One(program, given, rows, ask.dtype)
 
 
 def _in_loop(program: Program, given: Inputs, note: str, *, progress: bool) -> tuple[Program, Answer, Any, str]:
@@ -78,13 +81,14 @@ def solved_many(ask: Ask, in_axes: Any, *, progress: bool, level: int = 3) -> Re
     watch, labels = LanesProgress() if progress else None, None
     with _precision(ask.dtype):
         if isinstance(ask.data, Groups):
-            program, outcome, labels, note = groups.solve(ask, in_axes, watch)
+            program, outcome, labels, note, parts = groups.solve(ask, in_axes, watch)
         else:
             program, batch, note = many.read(ask, in_axes)
-            outcome = many.solve(program, batch, watch)
+            outcome, parts = many.solve(program, batch, watch), [Part(np.arange(batch.size), program, batch)]
+        source = None if outcome.slots is None else Many(parts, np.arange(len(outcome.answer.counts)))
     answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note)
+    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note, source)
     result = dataclasses.replace(result, slots=outcome.slots, labels=labels)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
@@ -99,9 +103,10 @@ def solved_from(ask: Ask, count: Any, *, progress: bool, level: int = 3) -> Resu
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
         program, outcome, optima, note = starts.solve(ask, count, LanesProgress() if progress else None)
+        source = One(*prepare(ask)[:2])
     spent = clock.seconds - compiled + outcome.compiling
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note)
+    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note, source)
     if result.trace is not None:
         result = dataclasses.replace(result, trace=result.trace.trimmed())
     if not result.converged:
@@ -158,6 +163,7 @@ def _report(
     stop: Stop,
     seconds: Seconds | None = None,
     note: str = "",
+    source: Any = None,
 ) -> Result:
     trace = Trace(*rows) if rows else None
     return Result(
@@ -173,4 +179,5 @@ def _report(
         method=program.method,
         seconds=seconds,
         note=note,
+        source=source,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgd import inputs, many
 from jaxgd.flat import beside
+from jaxgd.known import Part
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import blank, put
 from jaxgd.prepare import Ask
@@ -73,14 +74,16 @@ class Sorted:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
 
 
-def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, many.Outcome, np.ndarray, str]:
-    """Solve a problem for each group; return the program of the longest, the outcome, the labels and the note."""
+def solve(
+    ask: Ask, in_axes: Any, watch: many.Watch | None
+) -> tuple[Program, many.Outcome, np.ndarray, str, list[Part]]:
+    """Solve a problem for each group; return the program of the longest, the outcome, labels, note, and the parts."""
     if ask.has_aux or ask.trace:
         option = "has_aux" if ask.has_aux else "trace"
         msg = f"`{option}=True` cannot be had with `Groups`: groups are filled up. Pass arrays of equal length instead."
         raise ValueError(msg)
     rows, each = Sorted(ask.data), _start_for_each(in_axes)
-    size, outcomes = len(rows.labels), []
+    size, outcomes, parts = len(rows.labels), [], []
     for below, length in itertools.pairwise([0, *lengths(rows.counts)]):
         groups = np.flatnonzero((rows.counts > below) & (rows.counts <= length))
         data, weights = rows.rows(groups, length)
@@ -90,7 +93,8 @@ def solve(ask: Ask, in_axes: Any, watch: many.Watch | None) -> tuple[Program, ma
         if not outcomes:
             _check(ask, rows, program, weighted)
         outcomes.append((groups, many.solve(program, batch, watch)))
-    return program, _merged(size, outcomes), rows.labels, note  # type: ignore[reportPossiblyUnboundVariable]
+        parts.append(Part(groups, program, batch, rows.counts[groups]))
+    return program, _merged(size, outcomes), rows.labels, note, parts  # type: ignore[reportPossiblyUnboundVariable]
 
 
 def lengths(counts: np.ndarray) -> list[int]:

@@ -73,8 +73,8 @@ class Chunk(NamedTuple):
     steps: int  # how many minibatches to take
 
 
-def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str]:
-    """Return the program, the answer, and what the user should know."""
+def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str, tuple[Program, Inputs]]:
+    """Return the program, the answer, what the user should know, and the program of all rows with its inputs."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask)
     whole, given, note = prepare_rows.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
@@ -102,8 +102,13 @@ def solve(ask: Ask, rows: Rows, *, progress: bool) -> tuple[Program, Answer, str
     if batches.polish and Status(status).converged:
         answer, _, more = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, progress=progress)
         counts = np.asarray(answer.counts) + np.array([0, descent.steps, descent.steps, 0], np.int32)
-        return whole, answer._replace(counts=counts), note + more + " It ended with passes over all rows."
-    return program, best._replace(counts=counts), note
+        return (
+            whole,
+            answer._replace(counts=counts),
+            note + more + " It ended with passes over all rows.",
+            (whole, given),
+        )
+    return program, best._replace(counts=counts), note, (whole, given)
 
 
 def _refuse(ask: Ask) -> None:

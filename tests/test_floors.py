@@ -13,7 +13,7 @@ import jaxgd
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
     {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace"},
-    {"inputs", "tiles", "tables", "traced", "added"},
+    {"inputs", "tiles", "tables", "traced", "added", "covariance"},
     {"problem", "sources", "mean"},
     {"evidence", "rows"},
     {
@@ -36,8 +36,10 @@ FLOORS = [
     {"sentences"},
     {"program", "result", "watch", "methods", "places"},
     {"prepare", "solve", "pool", "passes"},
-    {"lanes", "prepare_rows", "stream"},
+    {"lanes", "prepare_rows", "stream", "moments"},
     {"many", "sweep"},
+    {"known"},
+    {"kept"},
     {"groups", "starts", "minibatch"},
     {"answer"},
     {"api"},
