@@ -119,7 +119,7 @@ def _together(program: Program, known: Known, kind: str, params: Any, converged:
     matrix, directions = _finished(program, known, kind, names)
     matrix[~converged] = np.nan
     directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
-    few, loose = np.isnan(matrix).all(axis=(1, 2)) & converged, sum(map(bool, directions))
+    few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
     said = {
         "did not converge": int(np.sum(~converged)),
         "have no finite Hessian, or no more residuals than params": int(np.sum(few)),
@@ -160,8 +160,10 @@ def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, 
         )
         raise ValueError(msg)
     recipe = program.recipe
-    if recipe.derivatives is Derivatives.FIRST or (recipe.least_squares and recipe.derivatives is not Derivatives.ALL):
-        msg = f"`loss` {name_of(recipe.functions[0])} has a part that JAX cannot differentiate twice: no covariance."
+    # What goes forward over a gradient, or over residuals.
+    forward = recipe.least_squares or (recipe.tile and kind == "sandwich")
+    if recipe.derivatives is Derivatives.FIRST or (forward and recipe.derivatives is Derivatives.BACKWARD):
+        msg = f"`loss` {name_of(recipe.functions[0])} has a part without the derivatives that kind={kind!r} takes."
         raise ValueError(msg)
     if rows is None:
         return

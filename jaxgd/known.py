@@ -71,7 +71,8 @@ def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, r
     first = int(np.argmax(converged))
     one = lanes.inputs(batch.shared, [leaf[0] for leaf in batch.picked(np.array([first])).block(0, 1)])
     if counts is None:
-        rows = _rows(program, one, jax.tree.map(lambda leaf: leaf[first], params), rows, outer=outer)
+        at = jax.tree.map(lambda leaf: leaf[first], params)
+        rows = _rows(program, one, at, rows, outer=outer) if np.any(converged) else 1.0
         rows = np.full(batch.size, 1.0) if np.ndim(rows) else np.full(batch.size, rows, np.float64)
     else:
         rows = counts[place].astype(np.float64)
@@ -124,11 +125,11 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
     if rows is not None:
         return rows
     whole, total, sizes = seen[np.isfinite(seen).all(axis=1)].T
-    fits = [np.max(np.abs(whole - total / n) - APART * sizes / n, initial=-np.inf) < 0 for n in (count, 1)]
-    if not any(fits):
+    fits = [len(whole) > 0 and bool(np.all(np.abs(whole - total / n) < APART * sizes / n)) for n in (count, 1)]
+    if count > 1 and fits[0] == fits[1]:
         msg = (
-            f"`loss` {name} is neither the mean nor the sum of its values for single rows: for all {count} it is"
-            f" {seen[0, 0]:.6g}, their mean {seen[0, 1] / count:.6g}, their sum {seen[0, 1]:.6g}. {remedy}"
+            f"`loss` {name} cannot be told to be the mean or the sum of its values for single rows: for all {count} it"
+            f" is {seen[0, 0]:.6g}, their mean {seen[0, 1] / count:.6g}, their sum {seen[0, 1]:.6g}. {remedy}"
         )
         raise ValueError(msg)
     return count if fits[0] else 1
