@@ -178,7 +178,7 @@ def test_complex_params_are_their_parts_by_name():
 
 def test_a_number_has_a_number():
     y = [1.0, 2.0, 3.0, 6.0]
-    result = minimize(losses.mse, y, dtype="float64", method=STEPS)
+    result = minimize(losses.mse, y, dtype="float64", method=jaxgd.GradientDescent(0.4))
     assert result.stderr("sandwich") == pytest.approx(np.std(y) / 2)
     assert np.shape(result.stderr()) == ()
     assert result.covariance().names == ["params"]
@@ -415,11 +415,10 @@ def test_rows_with_weights_and_terms(way, tmp_path, monkeypatch):
         in_passes(monkeypatch)
     weights = RNG.integers(0, 4, N).astype(np.float64)
     rows = mapped((X, LABELS), tmp_path, weights) if way == "mapped" else Rows((X, LABELS), weights)
-    options = {"l2": 0.05, "bounds": (-9, 0.5), "fixed": [False, True, False, False]}
+    options = {"l2": 0.05, "bounds": (-9, [0.2, 9, 9, 9]), "fixed": [False, True, False, False]}
     result = minimize(losses.logistic, rows, np.zeros(4), dtype="float64", method=STEPS, tol=1e-4, **options)
     free = np.array([False, False, True, True])
-    assert (result.params[~free] == [0.5, 0]).all()
-    assert (result.params[free] < 0.5).all()
+    assert (result.params[~free] == [0.2, 0]).all()
     for kind in ("hessian", "sandwich"):
         found = result.covariance(kind).matrix
         close(found[np.ix_(free, free)], by_hand(result.params, kind, weights=weights, l2=0.05, free=free))
