@@ -23,6 +23,7 @@ PACKAGES = (
     "sif2jax",
     "scikit-learn",
     "torch",
+    "statsmodels",
     "pyarrow",
 )
 

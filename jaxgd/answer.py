@@ -14,6 +14,8 @@ from jax.core import Tracer
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
 from jaxgd.groups import Groups
+from jaxgd.known import Part
+from jaxgd.origin import Many, One
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
@@ -28,14 +30,15 @@ def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
-        program, (answer, rows, run), note = _answered(ask, watch)
+        program, (answer, rows, run, source), note = _answered(ask, watch)
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
             answer = jax.tree.map(np.asarray, answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note + watch.note)
+    said = note + watch.note
+    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, said, source)
     result = dataclasses.replace(result, run=run)
     if not result.converged:
         _warn(result, level + 1)
@@ -56,7 +59,7 @@ def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
     if not program.recipe.sampled:
         return _in_loop(program, given, note, watch)
     solved, more = sweep.solve(program, given, rows, ask.dtype, watch)
-    return program, solved, note + more
+    return program, solved._replace(source=One(program, given, rows, ask.dtype)), note + more
 
 
 def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tuple[Program, Solved, str]:
@@ -69,7 +72,8 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tup
     if not Status(counts[0]).converged:
         answer, counts, more = second_look(program, given, answer, counts)
         note += more
-    return program, solved._replace(answer=answer._replace(counts=counts)), note
+    source = One(program, given)
+    return program, solved._replace(answer=answer._replace(counts=counts), source=source), note
 
 
 def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Result:
@@ -79,13 +83,15 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
     labels = None
     with _precision(ask.dtype):
         if isinstance(ask.data, Groups):
-            program, outcome, labels, note = groups.solve(ask, in_axes, watch)
+            program, outcome, labels, note, parts = groups.solve(ask, in_axes, watch)
         else:
             program, batch, note = many.read(ask, in_axes)
-            outcome = many.solve(program, batch, watch)
+            outcome, parts = many.solve(program, batch, watch), [Part(np.arange(batch.size), program, batch)]
+        source = None if outcome.slots is None else Many(parts, np.arange(len(outcome.answer.counts)))
     answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, note + watch.note)
+    said = note + watch.note
+    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, said, source)
     result = dataclasses.replace(result, slots=outcome.slots, labels=labels, run=outcome.run)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
@@ -100,9 +106,11 @@ def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result
     began, compiled = time.perf_counter(), clock.seconds
     with _precision(ask.dtype):
         program, outcome, optima, note = starts.solve(ask, count, watch)
-    spent = clock.seconds - compiled + outcome.compiling
+        source = One(*prepare(ask)[:2])
+    spent, said = clock.seconds - compiled + outcome.compiling, note + watch.note
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    result = _report(program, outcome.answer, outcome.answer.counts, outcome.rows, ask.stop, seconds, note + watch.note)
+    answer = outcome.answer
+    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, said, source)
     if result.trace is not None:
         result = dataclasses.replace(result, trace=result.trace.trimmed())
     if not result.converged:
@@ -174,6 +182,7 @@ def _report(
     stop: Stop,
     seconds: Seconds | None = None,
     note: str = "",
+    source: Any = None,
 ) -> Result:
     trace = Trace(*rows) if rows else None
     return Result(
@@ -189,4 +198,5 @@ def _report(
         method=program.method,
         seconds=seconds,
         note=note,
+        source=source,
     )

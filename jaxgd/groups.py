@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgd import added, inputs, many
 from jaxgd.flat import beside
+from jaxgd.known import Part
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import blank, put
 from jaxgd.prepare import Ask
@@ -74,14 +75,14 @@ class Sorted:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
 
 
-def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcome, np.ndarray, str]:
-    """Solve a problem for each group; return the program of the longest, the outcome, the labels and the note."""
+def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcome, np.ndarray, str, list[Part]]:
+    """Solve a problem for each group; return the program of the longest, the outcome, labels, note, and the parts."""
     if ask.has_aux or ask.trace:
         option = "has_aux" if ask.has_aux else "trace"
         msg = f"`{option}=True` cannot be had with `Groups`: groups are filled up. Pass arrays of equal length instead."
         raise ValueError(msg)
     rows, each = Sorted(ask.data), _start_for_each(in_axes)
-    size, outcomes = len(rows.labels), []
+    size, outcomes, parts = len(rows.labels), [], []
     watch.show(size=size)
     ends = lengths(rows.counts)
     for below, length in itertools.pairwise([0, *ends]):
@@ -93,7 +94,9 @@ def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcom
         if not outcomes:
             _check(ask, rows, program, weighted)
         outcomes.append((groups, many.solve(program, batch, watch, last=length == ends[-1])))
-    return program, _merged(size, outcomes)._replace(run=watch.frozen), rows.labels, note  # type: ignore[reportPossiblyUnboundVariable]
+        parts.append(Part(groups, program, batch, rows.counts[groups]))
+    whole = _merged(size, outcomes)._replace(run=watch.frozen)
+    return program, whole, rows.labels, note, parts  # type: ignore[reportPossiblyUnboundVariable]
 
 
 def lengths(counts: np.ndarray) -> list[int]:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxgd import evidence, prepare_rows, sweep
 from jaxgd.batches import Batches, Shuffled
 from jaxgd.methods import named
-from jaxgd.passes import filled, span_of
+from jaxgd.origin import One
+from jaxgd.passes import Pass, filled, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.resume import about, taken_apart, together
@@ -41,15 +42,14 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     start = np.asarray(whole.first(given._replace(data=None)))
     descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
 
-    def told(params: np.ndarray) -> Answer:
-        """Return what all rows, and the penalties, say of the params."""
-        return whole.told(given._replace(data=None), params, own_pass(params), NOTHING, evidence.begin(program.dtype))
+    told = partial(_told, whole, given._replace(data=None), own_pass)
 
     def height(answer: Answer) -> float:
         return program.recipe.sign * float(answer.loss)
 
     first = told(start)
     fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad)))
+    source = One(whole, given, rows, ask.dtype)
     if not fine:
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
         return program, Solved(first._replace(counts=counts)), note + blame(given, own_pass.not_finite())
@@ -61,16 +61,22 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     best = min(better, key=height, default=first)
     if status is Status.NOISE_FLOOR and not better and passed.least > height(first):
         status = Status.DIVERGED
-    made = np.array([0, passed.steps, passed.steps, 0], np.int32)
+    counts = np.array([status, passed.steps, passed.steps, 0], np.int32)
     run = descent.saved(passed, part) if watch and (resumable(status) or batches.polish) else None
-    if batches.polish and status.converged:
-        if run is not None:
-            watch.finish(run)
-        solved, more = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, watch)
-        answer = solved.answer._replace(counts=np.asarray(solved.answer.counts) + made)
-        return whole, solved._replace(answer=answer), note + more + " It ended with passes over all rows."
-    counts = made + np.array([status, 0, 0, 0], np.int32)
-    return program, Solved(best._replace(counts=counts), run=run if resumable(status) else None), note
+    solved = Solved(best._replace(counts=counts), None, run if resumable(status) else None, source)
+    if not (batches.polish and status.converged):
+        return program, solved, note
+    if run is not None:
+        watch.finish(run)
+    more, said = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, watch)
+    counts = np.asarray(more.answer.counts) + np.array([0, passed.steps, passed.steps, 0], np.int32)
+    more = more._replace(answer=more.answer._replace(counts=counts), source=source)
+    return whole, more, note + said + " It ended with passes over all rows."
+
+
+def _told(whole: Program, given: Inputs, own_pass: Pass, params: np.ndarray) -> Answer:
+    """Return what all rows, and the penalties, say of the params."""
+    return whole.told(given, params, own_pass(params), NOTHING, evidence.begin(whole.dtype))
 
 
 def _refuse(ask: Ask) -> None:

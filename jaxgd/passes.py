@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -16,14 +17,19 @@ from jaxgd.program import Inputs, Program
 from jaxgd.rows import drawn
 from jaxgd.tiles import Span
 
+Of = Callable[[Inputs, Any], Any]  # of rows, as a program takes them, and the params
+
 
 class Pass(Protocol):
     """What evaluates the mean over all rows at hand."""
 
     total: float  # the sum of their weights
 
-    def __call__(self, params: np.ndarray) -> np.ndarray:
-        """Return gradient and loss at the params, before anything is added, in one vector."""
+    def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
+        """Return gradient and loss at the params, before anything is added, in one vector.
+
+        Or the mean over all rows of what `of` says: an array that is a sum over the rows at hand, as loss and gradient.
+        """
         ...
 
     def samples(self, count: int) -> list[Any]:
@@ -71,16 +77,17 @@ class Memory:
         ]
         self._pool = ThreadPoolExecutor(len(self._parts))
 
-    def __call__(self, params: np.ndarray) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector."""
+    def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
+        """Return gradient and loss at the params, in one vector, or what `of` says."""
+        asked = of or self._program.slopes
 
-        def of(part: Inputs) -> np.ndarray:
+        def told(part: Inputs) -> np.ndarray:
             with ExitStack() as stack:
                 for setting in self._settings:
                     stack.enter_context(setting())
-                return np.asarray(self._program.slopes(part, params), np.float64)
+                return np.asarray(asked(part, params), np.float64)
 
-        return sum(self._pool.map(of, self._parts))  # type: ignore[return-value]
+        return sum(self._pool.map(told, self._parts))  # type: ignore[return-value]
 
     def samples(self, count: int) -> list[Any]:
         """Return two samples, or all rows."""
@@ -162,14 +169,14 @@ class Together:
         """Join this process's share with those of the others."""
         self._own, self.total = own, 0.0
 
-    def __call__(self, params: np.ndarray) -> np.ndarray:
-        """Return gradient and loss at the params, the same in each process."""
-        mean = self._own(params)
+    def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
+        """Return gradient and loss at the params, or what `of` says, the same in each process."""
+        mean = self._own(params, of)
         # As bytes, which JAX makes no smaller.
         every = _gathered(np.append(self._own.total * mean, self._own.total).view(np.uint32)).view(np.float64)
         sums = every.sum(axis=0)
         self.total = float(sums[-1])
-        return sums[:-1] / sums[-1]
+        return (sums[:-1] / sums[-1]).reshape(mean.shape)
 
     def samples(self, count: int) -> list[Any]:
         """Return two samples to which each process gives as many rows."""

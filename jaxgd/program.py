@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -90,11 +91,18 @@ class Program:
         self.slopes = jax.jit(self._slopes)
         self.learn = jax.jit(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
+        self._others: dict[Hashable, Any] = {}  # what else is asked of it, compiled
 
     @property
     def weight(self) -> int:
         """How much code it holds, in programs of one solve."""
-        return 1 + POOL * sum(len(lanes.widths) for lanes in self.lanes.values())
+        return 1 + POOL * sum(len(lanes.widths) for lanes in self.lanes.values()) + len(self._others)
+
+    def compiled(self, function: Callable[..., Any], *fixed: Hashable) -> Any:
+        """Return `function(self, *fixed, ...)` compiled, once for this program."""
+        if (function, *fixed) not in self._others:
+            self._others[function, *fixed] = jax.jit(partial(function, self, *fixed))
+        return self._others[function, *fixed]
 
     def on_device(self, numbers: list[Any]) -> list[Any]:
         """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""
@@ -113,6 +121,11 @@ class Program:
         kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
         kind |= {"linear": recipe.sampled and recipe.traced.dots is not None, "rows": recipe.rows}
         return recipe.choose(method, self.size, term, **kind)
+
+    @property
+    def free(self) -> np.ndarray:
+        """Which entries of the flat params are not held still."""
+        return np.arange(self.size) if self._free is None else self._free
 
     def layout(self, init: Any) -> Layout | Held:
         """Return how the params lie in the vector; what is held still is as in `init`."""

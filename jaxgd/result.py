@@ -43,7 +43,7 @@ class Optimum(NamedTuple):
     jax.tree_util.register_dataclass,
     data_fields=["params", "loss", "grad", "residual", "aux", "trace", "counts", "evidence", "tests"],
     meta_fields=["method"],
-    drop_fields=["seconds", "note", "slots", "labels", "optima", "run"],
+    drop_fields=["seconds", "note", "slots", "labels", "optima", "run", "source"],
 )
 @dataclass(frozen=True)
 class Result:
@@ -69,6 +69,7 @@ class Result:
     labels: Any = None  # of groups: what each lane is called
     optima: list[Optimum] | None = None  # of several starts: the distinct minima found, the lowest first
     run: Any = field(default=None, repr=False)  # of a watched solve that ended early: what `resume` carries on
+    source: Any = field(default=None, repr=False, compare=False)  # the solve's program and inputs, as in `origin.py`
 
     @property
     def status(self) -> Any:
@@ -129,6 +130,7 @@ class Result:
         tests = replace(self.tests, **own) if own else self.tests
         labels = self.labels if self.labels is None else self.labels[lane]
         found = replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
+        found = replace(found, source=self.source and self.source.picked(lane))
         one = np.ndim(found.counts) == 1
         return replace(found, trace=found.trace.trimmed()) if found.trace is not None and one else found
 
@@ -145,6 +147,52 @@ class Result:
         }
         index = np.arange(size) if self.labels is None else self.labels
         return frame(columns | columns_of(self.params), index).rename_axis("lane" if self.labels is None else "group")
+
+    def covariance(self, kind: str = "hessian", rows: Any = None) -> Any:
+        """Return the covariance of the params, a frozen dataclass, where the loss is a negative log-likelihood.
+
+        >>> import jaxgd
+        >>> result = jaxgd.minimize(jaxgd.losses.mse, [1.0, 2.0, 3.0, 6.0], dtype="float64")
+        >>> result.covariance("sandwich").matrix.round(3).tolist()
+        [[0.875]]
+
+        The loss is a sum over rows, the entries of its data's leading axis, or a mean: its values for single rows say
+        which. With H the Hessian of the sum, kind "hessian" is H^-1. "sandwich", H^-1 (sum of g g') H^-1 with g the
+        gradient of a row, is right for squared losses too, and where the model is not (Huber 1967, White 1980: HC0).
+        For `least_squares` H is J'J, and "hessian" is H^-1 times the sum of squares over n - p. `l2` counts in H alone.
+        Params held by `fixed`, at a bound, or shrunk to 0 by `l1` are taken as known, with variance 0. Of many
+        problems lanes lie first, NaN where they did not converge. In float32 some 3 digits hold: for 6 solve in
+        dtype="float64". The data are read again: do not change them before.
+
+        Args:
+            kind: "hessian" or "sandwich".
+            rows: how many rows the loss is a mean over, 1 for a sum, where it cannot be found out.
+
+        Returns:
+            `matrix`, float64; `names` of its rows; `table()`, as pandas; `undetermined`, the directions of which the
+            data say nothing: variances are inf there, and a warning names them.
+
+        Raises:
+            NotConverged: of one problem whose solve did not converge.
+            ValueError: without `rows`, for a loss that is neither mean nor sum; for no more residuals than params; for
+                a result that came through `jit`, `vmap`, a copy or a file.
+
+        """
+        return self._asked("covariance").covariance(self, kind, rows)
+
+    def stderr(self, kind: str = "hessian", rows: Any = None) -> Any:
+        """Return the roots of the variances, in the shape of the params; for complex params of both parts."""
+        return self._asked("stderr").covariance(self, kind, rows).stderr(self.params)
+
+    def _asked(self, what: str) -> Any:
+        if self.source is None:
+            msg = f"`{what}` needs the data, which results in `jit` and `vmap`, and copies, do not hold. Solve outside."
+            raise ValueError(msg)
+        return self.source
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and files hold: all but the solve's program and inputs."""
+        return {**vars(self), "source": None}
 
     @property
     def message(self) -> str:

@@ -26,6 +26,7 @@ class Solved(NamedTuple):
     answer: Answer
     trace: Any = None
     run: Saved | None = None  # where it can be carried on
+    source: Any = None  # what a result keeps of it
 
 
 def in_bursts(

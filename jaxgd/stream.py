@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd import inputs
 from jaxgd.blocks import Block, Seen, ahead
-from jaxgd.passes import filled, span_of
+from jaxgd.passes import Of, filled, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Paired, check_weights, drawn
 
@@ -28,9 +28,10 @@ class Stream:
         self._seen, self._keep, self._kept = Seen(), 2 * keep, None
         self.total = 0.0
 
-    def __call__(self, params: np.ndarray) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector."""
-        sums, total, kept = np.zeros(len(params) + 1), 0.0, _Reservoir(self._keep) if self._kept is None else None
+    def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
+        """Return gradient and loss at the params, in one vector, or what `of` says."""
+        asked, sums, total = of or self._program.slopes, np.zeros(()), 0.0
+        kept = _Reservoir(self._keep) if self._kept is None else None
         with contextlib.closing(ahead(self._source.blocks(self._size, self._seen), WAITING)) as found:
             for block in found:
                 data = checked(block, self._dtype)
@@ -39,7 +40,7 @@ class Stream:
                 span = span_of(data, np.float64)
                 total += float(span.total)
                 span = filled(span, self._size)._replace(total=np.ones((), self._program.dtype))
-                sums += np.asarray(self._program.slopes(self._given._replace(data=span), params), np.float64)
+                sums = sums + np.asarray(asked(self._given._replace(data=span), params), np.float64)
         if not total:
             msg = f"weights of {self._source.name} are all 0, so there is nothing to take the mean of."
             raise ValueError(msg)

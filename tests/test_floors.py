@@ -13,7 +13,7 @@ import jaxgd
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
     {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved", "spread"},
-    {"inputs", "tiles", "tables", "traced", "added"},
+    {"inputs", "tiles", "tables", "traced", "added", "covariance"},
     {"problem", "sources", "mean"},
     {"evidence", "rows"},
     {
@@ -36,9 +36,11 @@ FLOORS = [
     {"sentences", "watch"},
     {"program", "result", "watching", "methods", "places"},
     {"prepare", "resume", "pool", "passes"},
-    {"solve", "kept", "axes", "prepare_rows", "stream"},
+    {"solve", "kept", "axes", "prepare_rows", "stream", "moments"},
     {"lanes", "batches"},
     {"many", "sweep"},
+    {"known"},
+    {"origin"},
     {"groups", "starts", "minibatch"},
     {"answer"},
     {"api"},

@@ -1,0 +1,141 @@
+"""What is known at answers, brought to the host: of one problem, by passes over rows, by blocks of lanes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgd import moments
+from jaxgd.mean import APART
+from jaxgd.moments import Moments
+from jaxgd.pool import Batch, Lanes, blank, put
+from jaxgd.program import Inputs, Program
+from jaxgd.rows import Rows
+from jaxgd.sweep import passes_over
+from jaxgd.tiles import BUFFER, CACHE, Span
+from jaxgd.traced import name_of
+
+WIDEST = 4096  # lanes in a block
+
+
+class Part(NamedTuple):
+    """Some of many problems, solved by one program."""
+
+    lanes: np.ndarray  # their numbers
+    program: Program
+    batch: Batch
+    counts: np.ndarray | None = None  # of groups: the rows of each
+
+
+class Known(NamedTuple):
+    """Moments of several problems, lanes first, and how many rows the Hessian is a mean over: 1 for a sum.
+
+    For least squares, how many residuals there are.
+    """
+
+    moments: Moments
+    rows: Any  # shape (lanes,)
+
+
+def of_one(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bool) -> Known:
+    """Return what is known of one problem; `rows` is as the user says, `outer` whether rows are told apart."""
+    span = given.data if isinstance(given.data, Span) else None
+    rows = _rows(program, given, params, rows, outer=outer) if span is None else span.total if rows is None else rows
+    found = program.compiled(moments.moments, outer)(given, params)
+    if span is not None:
+        found = found._replace(outer=found.outer * span.total)
+    return Known(_on_host(found, first=True), np.full(1, rows, np.float64))
+
+
+def in_passes(
+    program: Program, given: Inputs, rows: Rows, dtype: Any, params: Any, count: Any, *, outer: bool
+) -> Known:
+    """Return what passes over all rows bring."""
+    own = passes_over(program, given, rows, dtype, program.recipe.tile)
+    shared = given._replace(data=None)
+    problem = program.bind(shared)[0]
+    flat = np.asarray(problem.layout.flatten(params))
+    bent = own(flat, program.compiled(moments.curvature))
+    bent = bent if problem.ridge is None else bent + float(problem.ridge) * np.eye(flat.size)
+    sums = own(flat, program.compiled(moments.products_of_rows)) * own.total if outer else np.zeros(())
+    held = program.compiled(moments.held)(shared, flat)
+    found = _on_host(Moments(bent, sums, np.zeros(()), held), first=True)
+    return Known(found, np.full(1, own.total if count is None else count, np.float64))
+
+
+def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, rows: Any, outer: bool) -> Known:  # noqa: FBT001
+    """Return what is known of some lanes of a part."""
+    _, program, batch, counts = part
+    batch = batch if np.array_equal(place, np.arange(batch.size)) else batch.picked(place)
+    lanes = program.lanes.setdefault((batch.structure, batch.mapped), Lanes(program, batch.structure, batch.mapped))
+    first = int(np.argmax(converged))
+    one = lanes.inputs(batch.shared, [leaf[0] for leaf in batch.picked(np.array([first])).block(0, 1)])
+    if counts is None:
+        at = jax.tree.map(lambda leaf: leaf[first], params)
+        rows = _rows(program, one, at, rows, outer=outer) if np.any(converged) else 1.0
+        rows = np.full(batch.size, 1.0) if np.ndim(rows) else np.full(batch.size, rows, np.float64)
+    else:
+        rows = counts[place].astype(np.float64)
+    compiled, width = program.compiled(moments.of_lanes, outer, lanes), _width(batch, program.size)
+    found: Any = None
+    for start in range(0, batch.size, width):
+        start = min(start, batch.size - width)  # noqa: PLW2901 - the last block is full as well
+        own = jax.tree.map(lambda leaf, start=start: leaf[start : start + width], params)
+        block = _on_host(compiled(batch.shared, batch.block(start, width), own))
+        found = blank(batch.size, block) if found is None else found
+        put(found, np.arange(start, start + width), block)
+    if counts is not None and program.recipe.least_squares:
+        rows = rows * (_residuals(program) / len(jax.tree.leaves(one.data)[0]))
+    elif counts is not None and outer:
+        found.outer[:] *= rows[:, None, None] ** 2  # a row's part of the mean is its own value over their number
+    return Known(found, rows)
+
+
+def _width(batch: Batch, size: int) -> int:
+    """Return how many lanes to compute with at a time."""
+    one = sum(leaf.size * leaf.dtype.itemsize for leaf in batch.block(0, 1)) + 8 * size**2
+    room = 16 * CACHE if jax.default_backend() == "cpu" else BUFFER
+    return min(batch.size, WIDEST, max(1, room // one))
+
+
+def _on_host(found: Moments, *, first: bool = False) -> Moments:
+    """Return moments in float64 on the host; those of one as the `first` of lanes."""
+    return Moments(*(np.asarray(leaf, bool if leaf.dtype == bool else float)[None if first else ...] for leaf in found))
+
+
+def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bool) -> Any:
+    """Return how many rows the loss is a mean over, 1 for a sum, or how many residuals there are."""
+    if program.recipe.least_squares:
+        return _residuals(program)
+    name, count = name_of(program.recipe.functions[0]), moments.rows_of(given.data)
+    remedy = "Pass `rows=`: 1 where the loss is a sum over observations, their number where it is a mean."
+    if outer:
+        remedy = "kind='sandwich' needs the gradients of single rows; use kind='hessian' with `rows=`."
+    if rows is not None and not outer:
+        return rows
+    if count is None:
+        what = "no data were given" if given.data is None else "the arrays of `data` differ in length"
+        msg = f"`rows={rows!r}`: how many rows the loss `{name}` is of is not known, since {what}. {remedy}"
+        raise ValueError(msg)
+    try:
+        seen = np.asarray(program.compiled(moments.values)(given, params), np.float64)
+    except Exception as error:
+        msg = f"`loss` {name} cannot be called for a single row: {error}. {remedy}"
+        raise ValueError(msg) from error
+    if rows is not None:
+        return rows
+    whole, total, sizes = seen[np.isfinite(seen).all(axis=1)].T
+    fits = [len(whole) > 0 and bool(np.all(np.abs(whole - total / n) < APART * sizes / n)) for n in (count, 1)]
+    if count > 1 and fits[0] == fits[1]:
+        msg = (
+            f"`loss` {name} cannot be told to be the mean or the sum of its values for single rows: for all {count} it"
+            f" is {seen[0, 0]:.6g}, their mean {seen[0, 1] / count:.6g}, their sum {seen[0, 1]:.6g}. {remedy}"
+        )
+        raise ValueError(msg)
+    return count if fits[0] else 1
+
+
+def _residuals(program: Program) -> int:
+    """Return how many residuals there are."""
+    aux = program.recipe.traced.aux
+    return len(moments.observations(aux[0] if program.recipe.has_aux else aux))

@@ -1,0 +1,166 @@
+"""What the data say at an answer: the curvature there, and how the gradient differs from row to row."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd import closure
+from jaxgd.pool import Lanes
+from jaxgd.problem import Problem, as_vector
+from jaxgd.program import Inputs, Program
+from jaxgd.terms import L1, Box
+from jaxgd.tiles import Span, Tiles, rows_of_tile
+
+
+class Moments(NamedTuple):
+    """What is known at the params, shape `(p,)`, of one problem; lanes first of many."""
+
+    bent: Any  # the Hessian, shape (p, p); of least squares R, upper triangular, with R'R = J'J
+    outer: Any  # the sum over rows of their gradients' outer products, shape (p, p), or 0
+    squares: Any  # the sum of the squares of the residuals, or 0
+    held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
+
+
+def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Moments:  # noqa: FBT001 - fixed by position
+    """Return the moments of one problem."""
+    problem = program.bind(inputs)[0]
+    flat = problem.layout.flatten(params)
+    held = _held(problem.term, flat)
+    if program.recipe.least_squares:
+        return _of_squares(problem, flat, held)
+    sums = products_of_rows(program, inputs, flat) if outer else jnp.zeros(())
+    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held)
+
+
+def of_lanes(program: Program, outer: bool, lanes: Lanes, shared: Any, given: Any, params: Any) -> Moments:  # noqa: FBT001
+    """Return the moments of several problems, lanes first."""
+    return jax.vmap(lambda given, params: moments(program, outer, lanes.inputs(shared, given), params))(given, params)
+
+
+def held(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
+    """Return which params a bound or an l1 norm keeps where they are, shape `(p,)`."""
+    return _held(program.bind(inputs)[0].term, flat)
+
+
+def curvature(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
+    """Return what the rows at hand say of the Hessian, before anything is added."""
+    return replace(program.bind(inputs)[0], ridge=None).hessian(flat)
+
+
+def products_of_rows(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
+    """Return the sum over the rows at hand of the outer products of their gradients, each times its weight."""
+    tiles, gradients = (_declared if program.recipe.tile else _found)(program, inputs)
+
+    def products(flat: jax.Array, tile: Any) -> tuple[jax.Array, Any]:
+        slopes = gradients(flat, tile[0])
+        return jnp.matmul(slopes.T, tile[1][:, None] * slopes, precision="highest"), ()
+
+    return replace(tiles, loss=products).total(lambda of, _: of(flat))[0]
+
+
+def values(program: Program, inputs: Inputs, params: Any) -> jax.Array:
+    """Return the loss for all rows, the sum of its values for single ones, and of their sizes; there and beside it.
+
+    Shape `(2, 3)`: at the answer alone, all values may be 0.
+    """
+    problem, (tiles, _) = program.bind(inputs)[0], _found(program, inputs)
+    flat = problem.layout.flatten(params)
+    of_row = _loss_of_row(program, inputs)
+
+    def sums(flat: jax.Array, tile: Any) -> tuple[jax.Array, Any]:
+        each = jax.vmap(lambda row: of_row(flat, row))(tile[0])
+        return jnp.sum(tile[1] * each), jnp.sum(tile[1] * jnp.abs(each))
+
+    def at(flat: jax.Array) -> jax.Array:
+        return jnp.stack([problem.bare(flat)[0], *replace(tiles, loss=sums).total(lambda of, _: of(flat))])
+
+    beside = flat + 0.01 * jnp.maximum(1, jnp.abs(flat)) * jnp.cos(1 + jnp.arange(flat.size, dtype=flat.dtype))
+    return jnp.stack([at(flat), at(problem.inside(beside))])
+
+
+def rows_of(data: Any) -> int | None:
+    """Return how many rows data have, on the leading axis that all arrays share; numbers are no arrays."""
+    lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves(data) if np.ndim(leaf)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _held(term: Any, flat: jax.Array) -> jax.Array:
+    box = term if isinstance(term, Box) else getattr(term, "box", None)
+    shrunk = (flat == 0) & (term.weight > 0) if isinstance(term, L1) else jnp.zeros(flat.shape, bool)
+    return shrunk if box is None else shrunk | (flat <= box.lower) | (flat >= box.upper)
+
+
+def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
+    """Return the moments of a sum of squares, whose Hessian is taken as J'J."""
+    aux = problem.bare(flat)[1]
+    residuals = as_vector(aux[0] if problem.has_aux else aux, flat.dtype)
+    jacobian = problem.jacobian(flat)
+    numbers = observations(problem.aux[0] if problem.has_aux else problem.aux)
+    own = jacobian[: residuals.size] * (problem.sign * residuals)[:, None]
+    slopes = jax.ops.segment_sum(own, numbers, num_segments=int(numbers[-1]) + 1)
+    # What is held is determined by itself.
+    rows = jnp.concatenate([jnp.where(held, 0, jacobian), jnp.diag(held.astype(flat.dtype))])
+    outer = jnp.matmul(slopes.T, slopes, precision="highest")
+    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held)
+
+
+def observations(residuals: Any) -> np.ndarray:
+    """Return which observation each residual belongs to: the same entry of the leading axis, if all arrays have one."""
+    leaves = jax.tree.leaves(residuals)
+    shapes = [(*leaf.shape, 2) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf.shape for leaf in leaves]
+    lengths = {leaf.shape[:1] for leaf in leaves}
+    if len(lengths) > 1 or lengths == {()}:
+        return np.arange(sum(int(np.prod(shape)) for shape in shapes))
+    numbers = [np.repeat(np.arange(leaf.shape[0]), leaf.size // leaf.shape[0]) for leaf in leaves]
+    pairs = zip(numbers, shapes, leaves, strict=True)
+    return np.concatenate([np.tile(own, 1 + (len(shape) > leaf.ndim)) for own, shape, leaf in pairs])
+
+
+Gradients = Callable[[jax.Array, Any], jax.Array]  # of the flat params and some rows, shape (rows, p)
+
+
+def _declared(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
+    """Return the tiles of a loss declared a mean over rows, and their rows' gradients."""
+    tiles, layout, traced = program.bind(inputs)[0].tiles, program.layout(inputs.init), program.recipe.traced
+    if tiles is None:
+        raise AssertionError
+
+    def gradients(flat: jax.Array, rows: Any) -> jax.Array:
+        def each(flat: jax.Array) -> jax.Array:
+            # The record is a sum of the rows' values, each times its weight.
+            by_weight = jax.grad(lambda weights: traced(layout.unflatten(flat), (rows, weights), inputs.arrays)[0])
+            return by_weight(jnp.zeros(tiles.size, flat.dtype))
+
+        return jax.jacfwd(each)(flat)
+
+    return tiles, gradients
+
+
+def _found(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
+    """Return tiles of the rows of data that are just data, and their gradients."""
+    leaves = [leaf for leaf in jax.tree.leaves(inputs.data) if np.ndim(leaf)]
+    count, dtype = len(leaves[0]), program.dtype
+    row = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) // count + program.size * dtype.itemsize
+    span = Span(leaves, None, 0, count, jnp.ones((), dtype))
+    tiles = Tiles(lambda *_: (jnp.zeros(()), ()), lambda _: None, rows_of_tile(row, count), span)
+    slopes = jax.grad(_loss_of_row(program, inputs))
+    return tiles, lambda flat, rows: jax.vmap(lambda row: slopes(flat, row))(rows)
+
+
+def _loss_of_row(program: Program, inputs: Inputs) -> Callable[[jax.Array, Any], jax.Array]:
+    """Return the loss for a single row, given as the leaves of the data that have rows."""
+    recipe, layout = program.recipe, program.layout(inputs.init)
+    functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
+    leaves, structure = jax.tree.flatten(inputs.data)
+
+    def of_row(flat: jax.Array, row: Any) -> jax.Array:
+        own = iter(row)
+        data = structure.unflatten([next(own)[None] if np.ndim(leaf) else leaf for leaf in leaves])
+        out = functions[0](layout.unflatten(flat), data)
+        return recipe.sign * (out[0] if recipe.has_aux else out).astype(flat.dtype)
+
+    return of_row

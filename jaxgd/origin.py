@@ -1,0 +1,198 @@
+"""What a result keeps of its solve, by reference, for what is asked of it later."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgd.covariance import Covariance, Direction, covariances, direction, names_of
+from jaxgd.known import Known, Part, in_passes, of_one, of_part
+from jaxgd.places import settings
+from jaxgd.pool import Batch, blank, put
+from jaxgd.program import Inputs, Program
+from jaxgd.result import NotConverged, Result
+from jaxgd.rows import Rows
+from jaxgd.terms import L1, Box
+from jaxgd.traced import Derivatives, name_of
+
+KINDS = ("hessian", "sandwich")
+
+
+@dataclass(frozen=True)
+class One:
+    """One problem."""
+
+    program: Program
+    given: Inputs
+    rows: Rows | None = None  # where passes over them are led from the host
+    dtype: Any = None
+    settings: list[Callable[[], Any]] = field(default_factory=settings)
+
+    def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
+        """Return the covariance of the answer."""
+        _check(self.program, self.given.terms and self.given.terms.term, kind, rows, ())
+        _check_converged(result)
+        with _under(self.settings):
+            known = self._known(result.params, rows, outer=kind == "sandwich")
+            return _alone(self.program, known, kind, result.params)
+
+    def _known(self, params: Any, rows: Any, *, outer: bool) -> Known:
+        program, given = self.program, self.given
+        if self.rows is None:
+            return of_one(program, given, params, rows, outer=outer)
+        return in_passes(program, given, self.rows, self.dtype, params, rows, outer=outer)
+
+
+@dataclass(frozen=True)
+class Many:
+    """Many problems, or of these one or several."""
+
+    parts: list[Part]
+    lanes: Any  # their numbers: an array of them, or one
+    settings: list[Callable[[], Any]] = field(default_factory=settings)
+
+    def picked(self, lane: Any) -> "Many":
+        """Return what is kept of these alone."""
+        return replace(self, lanes=self.lanes[lane])
+
+    def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
+        """Return the covariances of the answers."""
+        program, alone = self.parts[0].program, not np.ndim(self.lanes)
+        _check(program, _term(self.parts[0].batch), kind, rows, np.shape(self.lanes))
+        if alone:
+            _check_converged(result)
+        params, converged = jax.tree.map(np.asarray, (result.params, result.converged))
+        if alone:
+            params, converged = jax.tree.map(lambda leaf: leaf[None], (params, converged))
+        with _under(self.settings):
+            known = self._known(params, converged, rows, outer=kind == "sandwich")
+            if alone:
+                return _alone(program, known, kind, result.params)
+        return _together(program, known, kind, params, converged, result.labels)
+
+    def _known(self, params: Any, converged: np.ndarray, rows: Any, *, outer: bool) -> Known:
+        wanted, whole = np.atleast_1d(self.lanes), None
+        for part in self.parts:
+            at = np.flatnonzero(np.isin(wanted, part.lanes))
+            if not len(at):
+                continue
+            place = np.searchsorted(part.lanes, wanted[at])
+            own = of_part(part, place, jax.tree.map(lambda leaf, at=at: leaf[at], params), converged[at], rows, outer)
+            whole = blank(len(wanted), own) if whole is None else whole
+            put(whole, at, own)
+        if whole is None:
+            raise AssertionError
+        return whole if rows is None else whole._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
+
+
+def _term(batch: Batch) -> Any:
+    """Return what is added to the loss beside a ridge."""
+    terms = jax.tree.unflatten(batch.structure, batch.leaves).terms
+    return terms and terms.term
+
+
+def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance:
+    """Return the covariance of one problem; a warning names what the data do not determine."""
+    free = np.sum(~known.moments.held)
+    if program.recipe.least_squares and known.rows[0] <= free:
+        msg = f"`residuals` are {int(known.rows[0])} for {free} params: none is left to tell the noise. Give more."
+        raise ValueError(msg)
+    if not np.isfinite(known.moments.bent).all():
+        msg = f"`loss` {name_of(program.recipe.functions[0])} has no finite second derivatives at the answer."
+        raise ValueError(msg)
+    matrix, directions = _finished(program, known, kind, names_of(params))
+    if directions[0]:
+        said = "; ".join(each.words for each in directions[0][:3])
+        more = f"; and {len(directions[0]) - 3} more" if directions[0][3:] else ""
+        msg = f"The data do not determine {said}{more}: variances are infinite there. Fix a param, or penalize by `l2`."
+        warnings.warn(msg, stacklevel=4)
+    return Covariance(matrix[0], names_of(params), directions[0])
+
+
+def _together(program: Program, known: Known, kind: str, params: Any, converged: np.ndarray, labels: Any) -> Covariance:
+    """Return the covariances of many problems; a warning counts those that have none."""
+    names = names_of(jax.tree.map(lambda leaf: leaf[0], params))
+    matrix, directions = _finished(program, known, kind, names)
+    matrix[~converged] = np.nan
+    directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
+    few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
+    said = {
+        "did not converge": int(np.sum(~converged)),
+        "have no finite Hessian, or no more residuals than params": int(np.sum(few)),
+        "are not determined by their data in some direction (infinite variances, see `undetermined`)": loose,
+    }
+    if any(said.values()):
+        told = ", ".join(f"{count} {what}" for what, count in said.items() if count)
+        warnings.warn(f"Of {len(converged)} problems {told}.", stacklevel=4)
+    return Covariance(matrix, names, directions, labels)
+
+
+def _finished(program: Program, known: Known, kind: str, names: list[str]) -> tuple[np.ndarray, list[list[Direction]]]:
+    """Return the covariances of all params, lanes first, and the directions that are not determined."""
+    free = program.free
+    found = covariances(
+        *known.moments, known.rows, float(np.finfo(program.dtype).eps), kind, squared=program.recipe.least_squares
+    )
+    matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
+    matrix[:, free[:, None], free] = found.matrix
+
+    def told(own: np.ndarray) -> Direction:
+        vector = vectors.copy()
+        vector[free] = own
+        return direction(vector, names)
+
+    return matrix, [[told(own) for own in each] for each in found.directions]
+
+
+def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, ...]) -> None:
+    """Refuse what has no covariance."""
+    if kind not in KINDS:
+        msg = f"`kind` must be one of {KINDS}; got {kind!r}."
+        raise ValueError(msg)
+    if term is not None and not isinstance(term, Box | L1):
+        msg = (
+            f"`term={term!r}` binds all params together, for which no covariance is known here. Write the loss of"
+            " params without it, such as a softmax of them in place of a simplex."
+        )
+        raise ValueError(msg)
+    recipe = program.recipe
+    # What goes forward over a gradient, or over residuals.
+    forward = recipe.least_squares or (recipe.tile and kind == "sandwich")
+    if recipe.derivatives is Derivatives.FIRST or (forward and recipe.derivatives is Derivatives.BACKWARD):
+        msg = f"`loss` {name_of(recipe.functions[0])} has a part without the derivatives that kind={kind!r} takes."
+        raise ValueError(msg)
+    if rows is None:
+        return
+    if recipe.least_squares:
+        msg = f"`rows={rows!r}` is not for `least_squares`, which counts the residuals. Leave it out."
+        raise ValueError(msg)
+    numbers = np.asarray(rows)
+    if (
+        numbers.dtype.kind not in "iuf"
+        or numbers.shape not in {(), lanes}
+        or not np.all((numbers > 0) & (numbers < np.inf))
+    ):
+        msg = f"`rows` must be a positive number, 1 where the loss is a sum over observations; got {rows!r}."
+        raise ValueError(msg)
+
+
+def _check_converged(result: Result) -> None:
+    """Refuse an answer that is none."""
+    if not result.converged:
+        msg = (
+            f"a covariance is that of a minimum, and this solve did not converge: {result.message} Go on from"
+            " `init=result.params`, with a larger `Stop(max_evals=)` or in dtype='float64'."
+        )
+        raise NotConverged(msg)
+
+
+def _under(contexts: list[Callable[[], Any]]) -> ExitStack:
+    """Return the settings of JAX under which the problem was solved."""
+    stack = ExitStack()
+    for context in contexts:
+        stack.enter_context(context())
+    return stack
