@@ -153,24 +153,15 @@ def test_numbers_that_differ_by_lane():
         features, y = data
         return jnp.mean((y - features @ w) ** 2)
 
-    for name in ("l1", "l2"):
-        many = minimize_many(squares, (x, y), **{name: weights}, **shared)
-        for i, weight in enumerate(weights):
-            one = minimize(squares, (x, y), dtype="float64", **{name: weight})
-            assert np.allclose(many[i].params, one.params, atol=1e-7)
-    leaf = np.array([0.0, 1.0, 1.0, 2.0])
-    own = minimize_many(squares, (x, y), l2=weights[:3, None] * leaf, **shared)
-    # One for each number, the same in all lanes.
-    every = minimize_many(squares, (x, np.stack([y] * 3)), l2=leaf, in_axes=(None, (None, 0)), dtype="float64")
-    for i in range(3):
-        for many, weight in ((own, weights[i] * leaf), (every, leaf)):
-            one = minimize(squares, (x, y), dtype="float64", l2=weight)
-            assert np.allclose(many[i].params, one.params, atol=1e-7)
-    upper = np.array([0.1, 0.3, 5.0])[:, None] * np.ones(4)
-    boxed = minimize_many(squares, (x, y), bounds=(-1, upper), **shared)
-    for i in range(3):
-        one = minimize(squares, (x, y), dtype="float64", bounds=(-1, upper[i]))
-        assert np.allclose(boxed[i].params, one.params, atol=1e-7)
+    # One number for each lane; one for each param, times that; a bound for each of both.
+    by_leaf = weights[::-1, None] * np.array([0.0, 1.0, 1.0, 2.0])
+    upper = np.array([0.1, 0.3, 5.0, 1.0])[:, None] * np.ones(4)
+    for rows in ({"l1": weights, "l2": by_leaf}, {"l1": by_leaf, "l2": weights, "bounds": (-1, upper)}):
+        many = minimize_many(squares, (x, y), **rows, **shared)
+        for i in range(4):
+            own = {name: rows[name][i] for name in ("l1", "l2")}
+            own |= {"bounds": (-1, upper[i])} if "bounds" in rows else {}
+            assert np.allclose(many[i].params, minimize(squares, (x, y), dtype="float64", **own).params, atol=1e-7)
     steps = np.array([0.01, 0.02, 0.03])
     stop = Stop(xtol=1e-9, max_evals=30_000)
     descent = minimize_many(squares, (x, y), method=jaxgd.GradientDescent(steps), stop=stop, **shared)

@@ -116,7 +116,7 @@ def problems(loss, data, start, weights, tile, bounds):
 
 
 @jax.enable_x64(True)
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @drawn(st.data(), st.integers(1, 70), st.booleans())
 def test_tiles_of_any_size_sum_to_the_whole(data, rows, of_weights):
     tile = data.draw(st.integers(1, rows))
