@@ -48,10 +48,10 @@ def in_loop(program: Program, given: Inputs, *, progress: bool) -> tuple[Answer,
     """Solve by the compiled loop, in bursts where something must look in."""
     if not (progress or program.recipe.trace):
         return program.solve(given)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, jnp.zeros(())))):
+        answer, rows = program.solve(given)
+        return answer, rows and program.rows(given, rows)
     run = program.begin(given)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((given, run))):
-        run = program.advance(given, run)
-        return program.answer(given, run), run.rows and program.rows(given, run.rows)
     return in_bursts(program, given, run, lambda run, ticks: program.advance(given, run, ticks), progress=progress)
 
 
