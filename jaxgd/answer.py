@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
+from jaxgd.flat import known
 from jaxgd.groups import Groups
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
@@ -32,7 +33,7 @@ def solved(ask: Ask, *, progress: bool, level: int = 3) -> Result:
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
-            answer = jax.tree.map(np.asarray, answer)
+            answer = jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else np.asarray(leaf), answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, note)
@@ -120,7 +121,8 @@ def _refuse_rows(ask: Ask, what: str) -> None:
 
 
 def _warn(result: Result, level: int) -> None:
-    warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+    values = dataclasses.replace(known(dataclasses.replace(result, tests=None)), tests=result.tests, note=result.note)
+    warnings.warn(f"{result.status.name}: {values.message}", NotConvergedWarning, stacklevel=level)
 
 
 def rule(tol: Any, stop: Stop | None) -> Stop:

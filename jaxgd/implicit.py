@@ -29,7 +29,13 @@ class Moved(NamedTuple):
     """Tangents of the flat params at a minimum."""
 
     params: jax.Array
-    pushed: jax.Array  # the part of it that changes the loss to first order: that of params on a bound that moves
+    pushed: jax.Array | None  # the part of it that changes the loss to first order, of params on a bound that moves
+
+
+def loss(problem: Problem, params: jax.Array) -> jax.Array:
+    """Return the loss with all that is added to it, as a number that depends on nothing else that is known there."""
+    value = problem.value(params)[0]
+    return value if problem.term is None else value + problem.term.value(params)
 
 
 def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
@@ -66,9 +72,9 @@ def _on_face(problem_of: Callable[[Given], Problem], given: Given, along: Given,
     def held(vector: jax.Array) -> jax.Array:
         return jnp.where(free, times(jnp.where(free, vector, 0)), vector)
 
-    turned = turned if problem.term is None else turned + times(pushed)
-    sides = jnp.where(free, -turned, pushed)
-    return Moved(jax.lax.custom_linear_solve(held, sides, solve, symmetric=True), pushed)
+    sides = -turned if problem.term is None else jnp.where(free, -turned - times(pushed), pushed)
+    moved = jax.lax.custom_linear_solve(held, sides, solve, symmetric=True)
+    return Moved(moved, None if problem.term is None else pushed)
 
 
 def _face(problem: Problem, params: jax.Array) -> tuple[jax.Array, Box]:

@@ -220,6 +220,12 @@ class Program:
         inputs_of, given, along = _moving(inputs, along, init=self._free is not None)
         if not given:
             return solved, still
+        if self.recipe.derivatives is Derivatives.FIRST:
+            msg = (
+                "the answer cannot be differentiated: that takes second derivatives of `loss`, which JAX does not have."
+                " Give the backward functions of its `jax.custom_vjp` derivatives of their own."
+            )
+            raise TypeError(msg)
         # A start with no slope is a minimum if its Hessian says so, which the solution of the system asks.
         found = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
         along = [leaf * jnp.where(found, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
@@ -231,10 +237,15 @@ class Program:
             return self._of_point(inputs_of(given), problem_of(given).at(params), None, None)
 
         params = self.layout(inputs.init).flatten(answer.params)
+
+        def lowest(given: list[Any], params: jax.Array = params) -> jax.Array:
+            return self.recipe.sign * implicit.loss(problem_of(given), params)
+
         moved = implicit.tangent(problem_of, given, along, params)
         seen = jax.jvp(evaluated, (given, params), (along, moved.params))[1]
         # By the envelope theorem the loss moves as if the free params stood still.
-        loss = jax.jvp(evaluated, (given, params), (along, moved.pushed))[1].loss
+        pushed = () if moved.pushed is None else (moved.pushed,)
+        loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
         seen = seen._replace(loss=loss, counts=still[0].counts, evidence=still[0].evidence)
         return solved, (seen, still[1])
 
