@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
+from jaxgd.flat import known
 from jaxgd.groups import Groups
 from jaxgd.known import Part
 from jaxgd.origin import Many, One
@@ -34,7 +35,7 @@ def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
         if isinstance(answer.counts, Tracer):
             return _report(program, answer, answer.counts, rows, ask.stop)
         if ask.dtype is not None:
-            answer = jax.tree.map(np.asarray, answer)
+            answer = jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else np.asarray(leaf), answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     said = note + watch.note
@@ -131,7 +132,9 @@ def _refuse_rows(ask: Ask, what: str) -> None:
 def _warn(result: Result, level: int) -> None:
     """Warn once, unless the user's own callback stopped it."""
     if result.status is not Status.STOPPED:
-        warnings.warn(f"{result.status.name}: {result.message}", NotConvergedWarning, stacklevel=level)
+        bare = dataclasses.replace(result, tests=None)
+        values = dataclasses.replace(known(bare), tests=result.tests, note=result.note)
+        warnings.warn(f"{result.status.name}: {values.message}", NotConvergedWarning, stacklevel=level)
 
 
 def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) -> Watching:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 CLOSED = 2  # rows of a matrix whose spectrum is found without LAPACK, at most
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
@@ -27,6 +28,11 @@ def pack(*rows: jax.Array) -> jax.Array:
 def beside(flags: Any, leaf: Any) -> Any:
     """Return flags, one for each entry of the leaf's first axis, in the shape that goes with the leaf."""
     return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def known(tree: Any) -> Any:
+    """Return a pytree without derivatives: outside of `jit` as values, also where JAX differentiates it."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
 
 def once(flag: jax.Array, positive: jax.Array) -> jax.Array:

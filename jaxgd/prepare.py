@@ -149,11 +149,27 @@ def _new_program(
         tile = recipe.tile if recipe.exactly else rows_of_tile(row_bytes(record_of, data), recipe.tile)
         record_of, data = by_tiles(call, name, record_of.start, data, arrays, tile)
         recipe = dataclasses.replace(recipe, tile=tile)
+    record_of, late = _loosened(record_of)
+    arrays = [*arrays, *late]
     recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
     program = Program(recipe, terms, fixed)
-    if not any(isinstance(constant, Tracer) for constant in record_of.constants):
+    if not late:
         cache.put(key, program)
     return program, arrays
+
+
+def _loosened(record: traced.Traced) -> tuple[traced.Traced, list[Any]]:
+    """Return the record with the constants that JAX traces as its last inputs, and these: so they have derivatives."""
+    pairs = list(zip(record.jaxpr.constvars, record.constants, strict=True))
+    late = [pair for pair in pairs if isinstance(pair[1], Tracer)]
+    if not late:
+        return record, []
+    kept = [pair for pair in pairs if not isinstance(pair[1], Tracer)]
+    invars = [*record.jaxpr.invars, *(var for var, _ in late)]
+    names = record.jaxpr.debug_info.with_unknown_names()
+    jaxpr = record.jaxpr.replace(constvars=[var for var, _ in kept], invars=invars, debug_info=names)
+    constants = tuple(constant for _, constant in kept)
+    return dataclasses.replace(record, jaxpr=jaxpr, constants=constants), [constant for _, constant in late]
 
 
 def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:

@@ -99,6 +99,10 @@ class Problem:
             return of(self)
         return self.tiles.total(lambda loss, cut: of(replace(self, loss=loss, cut=cut, tiles=None, ridge=None)))
 
+    def reversible(self) -> "Problem":
+        """Return the same problem, which JAX can differentiate in reverse mode, by its data too."""
+        return self if self.tiles is None else replace(self, tiles=replace(self.tiles, reversible=True))
+
     def _with_penalties(self, value: jax.Array, params: jax.Array) -> jax.Array:
         value = value if self.still is None else value + self.still
         return value if self.ridge is None else value + jnp.sum(self.ridge * params**2) / 2

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
+from jaxgd.flat import known
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
@@ -115,6 +116,7 @@ def _filled(*rows: Any) -> tuple[Any, ...]:
 def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
     """Look into a failure at the start: return a better answer if there is one, and what else to say."""
     if counts[0] == Status.BAD_START:
+        given = known(given)
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
         return answer, counts, blame(given, found)

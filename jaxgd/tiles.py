@@ -34,6 +34,7 @@ class Tiles:
     cut: Callable[[Any], Cut | None]  # the same, cut at the products of data and params
     size: int  # rows of a tile
     span: Span
+    reversible: bool = False  # JAX can differentiate the sum in reverse mode: as many tiles as the arrays have
 
     def total(self, of: Callable[[Callable[[Any], tuple[jax.Array, Any]], Cut | None], Any]) -> Any:
         """Return the sum of what `of` returns of each tile, given its loss, and its cut."""
@@ -46,9 +47,12 @@ class Tiles:
         def add(at: jax.Array, sums: Any) -> Any:
             return jax.tree.map(jnp.add, sums, one(at))
 
-        count = -(-(span.stop - span.start) // self.size)
         shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        if self.reversible:
+            there = jnp.arange(-(-len(jax.tree.leaves(span.rows)[0]) // self.size), dtype=jnp.int32)
+            return jax.lax.scan(lambda sums, at: (add(at, sums), None), zeros, there)[0]
+        count = -(-(span.stop - span.start) // self.size)
         return jax.lax.fori_loop(0, count, add, zeros)
 
     def _tile(self, at: jax.Array) -> tuple[Any, jax.Array]:
