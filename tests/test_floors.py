@@ -32,7 +32,7 @@ FLOORS = [
         "solvers.sampled",
         "solvers.newton",
     },
-    {"run"},
+    {"run", "implicit"},
     {"sentences"},
     {"program", "result", "watch", "methods", "places"},
     {"prepare", "solve", "pool", "passes"},
