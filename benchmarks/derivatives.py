@@ -129,7 +129,7 @@ def main() -> None:
     for term, given in GIVEN.items():
         given = jax.tree.map(jnp.asarray, given | {"data": data})  # noqa: PLW2901
         ways = [jax.tree.map(lambda leaf: random.standard_normal(np.shape(leaf)), given) for _ in range(DIRECTIONS)]
-        auto = jax.jit(lambda given: solution(given))
+        auto = jax.jit(solution)
         apart = [differences(auto, given, way) for way in ways]
         loop = jax.jit(lambda given, way: jax.jvp(unrolled, (given,), (way,)))
         steps = [loop(given, way)[1] for way in ways]

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
-from jaxgd.problem import Problem
+from jaxgd.problem import Point, Problem
 from jaxgd.solvers.scale import SCALING, scale_at
+from jaxgd.stop import Status, succeeded
 from jaxgd.terms import Box
 
 DENSE = 1000  # params up to which the Hessian is a matrix: 8 MB in float64, and as exact as its condition allows
 
-Given = Any  # pytree of arrays that a problem is made of
+Given = list[Any]  # arrays that a problem is made of
 Linear = Callable[[jax.Array], jax.Array]
 
 
@@ -32,10 +34,66 @@ class Moved(NamedTuple):
     pushed: jax.Array | None  # the part of it that changes the loss to first order, of params on a bound that moves
 
 
-def loss(problem: Problem, params: jax.Array) -> jax.Array:
-    """Return the loss with all that is added to it, as a number that depends on nothing else that is known there."""
-    value = problem.value(params)[0]
-    return value if problem.term is None else value + problem.term.value(params)
+def differentiable(
+    solve: Callable[[Any], tuple[Any, Any]],
+    problem_of: Callable[[Any], Problem],
+    answer_of: Callable[[Any, Point], Any],
+    names: tuple[str, ...],
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Return `solve`, from inputs to an answer and a trace, with derivatives by these fields of the inputs.
+
+    They are NaN where the answer is no minimum. `answer_of` says what is known at a point, as the answer has it.
+    """
+    wrapped = jax.custom_jvp(solve)
+
+    def rule(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        (inputs,), (along,) = primals, tangents
+        # The solve with its own derivatives: so there are second ones.
+        answer, rows = wrapped(inputs)
+        still = jax.tree.map(_still, (answer, rows))
+        inputs_of, given, along = _moving(inputs, along, names)
+        if not given:
+            return (answer, rows), still
+        # A start with no slope is a minimum if its Hessian says so, which is asked where it is solved with.
+        found = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
+        along = [leaf * jnp.where(found, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
+        params = problem_of(inputs).layout.flatten(answer.params)
+        moved = tangent(lambda given: problem_of(inputs_of(given)), given, along, params)
+
+        def seen(given: Given, params: jax.Array) -> Any:
+            return answer_of(inputs_of(given), problem_of(inputs_of(given)).at(params))
+
+        def lowest(given: Given, params: jax.Array = params) -> jax.Array:
+            return _lowest(problem_of(inputs_of(given)), params)
+
+        # By the envelope theorem the loss moves as if the free params stood still.
+        pushed = () if moved.pushed is None else (moved.pushed,)
+        loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
+        known = jax.jvp(seen, (given, params), (along, moved.params))[1]
+        known = known._replace(loss=loss, counts=still[0].counts, evidence=still[0].evidence)
+        return (answer, rows), (known, still[1])
+
+    wrapped.defjvp(rule, symbolic_zeros=True)
+    return wrapped
+
+
+def _moving(inputs: Any, along: Any, names: tuple[str, ...]) -> tuple[Callable[[Given], Any], Given, Given]:
+    """Return the inputs as a function of the leaves that move in these fields, these leaves, and their tangents."""
+    leaves, structure = jax.tree.flatten([getattr(inputs, name) for name in names])
+    tangents = jax.tree.leaves([getattr(along, name) for name in names])
+    places = [i for i, leaf in enumerate(tangents) if not isinstance(leaf, SymbolicZero)]
+
+    def inputs_of(given: Given) -> Any:
+        own = dict(zip(places, given, strict=True))
+        parts = structure.unflatten([own.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return inputs._replace(**dict(zip(names, parts, strict=True)))
+
+    return inputs_of, [leaves[i] for i in places], [tangents[i] for i in places]
+
+
+def _still(leaf: Any) -> SymbolicZero:
+    """Return the tangent of what does not move."""
+    return SymbolicZero(jax.typeof(leaf).to_tangent_aval())
 
 
 def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
@@ -53,6 +111,12 @@ def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, 
     return _through_prox(problem_of, given, along, params)
 
 
+def _lowest(problem: Problem, params: jax.Array) -> jax.Array:
+    """Return the loss with all that is added to it, as a number that depends on nothing else that is known there."""
+    value = problem.value(params)[0]
+    return problem.sign * (value if problem.term is None else value + problem.term.value(params))
+
+
 def _on_face(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
     """Return the move where params on a bound go with it, and the slopes of the others stay zero: H_FF dx_F = -db_F."""
 
@@ -64,15 +128,16 @@ def _on_face(problem_of: Callable[[Given], Problem], given: Given, along: Given,
     (slopes, _), (turned, pushed) = jax.jvp(conditions, (given,), (along,))
     free = ~_face(problem, params)[1].blocked(params, slopes)
     pushed = jnp.where(free, 0, pushed)
-    times, solve = partial(problem.product, params), _by_conjugate_gradients
-    if params.size <= DENSE:
-        hessian = problem.hessian(params)
-        times, solve = partial(jnp.matmul, hessian, precision="highest"), _by_cholesky(hessian, free)
+    hessian = problem.hessian(params) if params.size <= DENSE else None
+    times = partial(problem.product, params)
+    if hessian is not None:
+        times = partial(jnp.matmul, hessian, precision="highest")
 
     def held(vector: jax.Array) -> jax.Array:
         return jnp.where(free, times(jnp.where(free, vector, 0)), vector)
 
     sides = -turned if problem.term is None else jnp.where(free, -turned - times(pushed), pushed)
+    solve = _by_conjugate_gradients(held, params) if hessian is None else _by_cholesky(hessian, free)
     moved = jax.lax.custom_linear_solve(held, sides, solve, symmetric=True)
     return Moved(moved, None if problem.term is None else pushed)
 
@@ -96,18 +161,29 @@ def _by_cholesky(hessian: jax.Array, free: jax.Array) -> Callable[[Linear, jax.A
     return lambda _, sides: jnp.where(sound, cho_solve((lower, True), sides / root) / root, jnp.nan)
 
 
-def _by_conjugate_gradients(times: Linear, sides: jax.Array) -> jax.Array:
-    """Return the solution by products, in a scale in which the curvatures are alike; NaN where it is none."""
-    eps, scale = jnp.finfo(sides.dtype).eps, scale_at(times, sides, SCALING)
+def _by_conjugate_gradients(times: Linear, like: jax.Array) -> Callable[[Linear, jax.Array], jax.Array]:
+    """Return a solver by products, in a scale in which the curvatures are alike; NaN where it finds no solution."""
+    scale, eps = scale_at(times, like, SCALING), float(jnp.finfo(like.dtype).eps)
 
-    def scaled(vector: jax.Array) -> jax.Array:
-        return times(vector / scale) / scale
+    def solved(times: Linear, sides: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def scaled(vector: jax.Array) -> jax.Array:
+            return times(vector / scale) / scale
 
-    sides = sides / scale
-    found, _ = cg(scaled, sides, tol=float(eps**0.75), maxiter=2 * sides.size)
-    left = jnp.linalg.norm(scaled(found) - sides)
-    sound = (left <= jnp.sqrt(eps) * jnp.linalg.norm(sides)) & (jnp.sum(found * sides) >= 0)
-    return jnp.where(sound, found / scale, jnp.nan)
+        sides = sides / scale
+        found, _ = cg(scaled, sides, tol=eps**0.75, maxiter=2 * sides.size)
+        off = jnp.linalg.norm(scaled(found) - sides)
+        fine = (off <= eps**0.5 * jnp.linalg.norm(sides)) & (jnp.sum(found * sides) >= 0)
+        return found / scale, fine
+
+    # A singular matrix has solutions for some sides; for any others it has none.
+    probe = scale * jnp.cos(1.61803399 * jnp.arange(1, like.size + 1, dtype=like.dtype) ** 2)
+    _, regular = solved(times, probe)
+
+    def solve(times: Linear, sides: jax.Array) -> jax.Array:
+        found, fine = solved(times, sides)
+        return jnp.where(fine & regular, found, jnp.nan)
+
+    return solve
 
 
 def _through_prox(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:

@@ -150,12 +150,11 @@ def _new_program(
         record_of, data = by_tiles(call, name, record_of.start, data, arrays, tile)
         recipe = dataclasses.replace(recipe, tile=tile)
     record_of, late = _loosened(record_of)
-    arrays = [*arrays, *late]
-    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, arrays))
+    recipe = dataclasses.replace(recipe, traced=record_of, derivatives=record_of.derivatives(data, [*arrays, *late]))
     program = Program(recipe, terms, fixed)
     if not late:
         cache.put(key, program)
-    return program, arrays
+    return program, [*arrays, *late]
 
 
 def _loosened(record: traced.Traced) -> tuple[traced.Traced, list[Any]]:

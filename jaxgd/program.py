@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.custom_derivatives import SymbolicZero
 
 from jaxgd import closure, implicit
 from jaxgd.flat import Held, Layout
 from jaxgd.problem import Point, Problem
 from jaxgd.run import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
-from jaxgd.stop import TOL, Status, Stop, Tolerance, succeeded
+from jaxgd.stop import TOL, Stop, Tolerance
 from jaxgd.tiles import Tiles
 from jaxgd.traced import Derivatives
 
@@ -81,9 +80,8 @@ class Program:
         self.recipe = recipe
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
         self.tols: Tolerance = getattr(solver, "tols", TOL)
-        self._differentiable = jax.custom_jvp(self._solve)
-        self._differentiable.defjvp(self._moved, symbolic_zeros=True)
-        self.solve = jax.jit(self._differentiable)
+        given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
+        self.solve = jax.jit(implicit.differentiable(self._solve, self._reversible, self._of_point, given))
         self.begin = jax.jit(self._begin)
         self.advance = jax.jit(self._advance)
         self.answer = jax.jit(self._answer)
@@ -205,7 +203,7 @@ class Program:
     def _answer(self, inputs: Inputs, run: Run) -> Answer:
         return self._of_point(inputs, run.best, run.counts, run.evidence)
 
-    def _of_point(self, inputs: Inputs, point: Point, counts: Any, evidence: Any) -> Answer:
+    def _of_point(self, inputs: Inputs, point: Point, counts: Any = None, evidence: Any = None) -> Answer:
         layout, sign = self.layout(inputs.init), self.recipe.sign
         params, grad = layout.unflatten(point.params), layout.slopes(sign * point.grad)
         residual = layout.slopes(sign * point.residual) if inputs.terms else None
@@ -225,62 +223,15 @@ class Program:
         run = self._advance(inputs, self._begin(inputs))
         return self._answer(inputs, run), run.rows
 
-    def _moved(self, primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[Any, Any]:
-        """Return the solve, and how its answer moves; NaN where it is no minimum."""
-        (inputs,), (along,) = primals, tangents
-        solved = answer, _ = self._differentiable(inputs)
-        still = jax.tree.map(_still, solved)
-        inputs_of, given, along = _moving(inputs, along, init=self._free is not None)
-        if not given:
-            return solved, still
+    def _reversible(self, inputs: Inputs) -> Problem:
+        """Return the problem, which JAX can differentiate."""
         if self.recipe.derivatives is Derivatives.FIRST:
             msg = (
                 "the answer cannot be differentiated: that takes second derivatives of `loss`, which JAX does not have."
                 " Give the backward functions of its `jax.custom_vjp` derivatives of their own."
             )
             raise TypeError(msg)
-        # A start with no slope is a minimum if its Hessian says so, which the solution of the system asks.
-        found = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
-        along = [leaf * jnp.where(found, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
-
-        def problem_of(given: list[Any]) -> Problem:
-            return self.bind(inputs_of(given))[0].reversible()
-
-        def evaluated(given: list[Any], params: jax.Array) -> Answer:
-            return self._of_point(inputs_of(given), problem_of(given).at(params), None, None)
-
-        params = self.layout(inputs.init).flatten(answer.params)
-
-        def lowest(given: list[Any], params: jax.Array = params) -> jax.Array:
-            return self.recipe.sign * implicit.loss(problem_of(given), params)
-
-        moved = implicit.tangent(problem_of, given, along, params)
-        seen = jax.jvp(evaluated, (given, params), (along, moved.params))[1]
-        # By the envelope theorem the loss moves as if the free params stood still.
-        pushed = () if moved.pushed is None else (moved.pushed,)
-        loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
-        seen = seen._replace(loss=loss, counts=still[0].counts, evidence=still[0].evidence)
-        return solved, (seen, still[1])
-
-
-def _moving(inputs: Inputs, along: Inputs, *, init: bool) -> tuple[Callable[[list[Any]], Inputs], list[Any], list[Any]]:
-    """Return the inputs as a function of the leaves that move and move the answer, these leaves, and their tangents."""
-    names = ("data", "arrays", "terms", *(("init",) if init else ()))
-    leaves, structure = jax.tree.flatten([getattr(inputs, name) for name in names])
-    tangents = jax.tree.leaves([getattr(along, name) for name in names])
-    moving = [i for i, leaf in enumerate(tangents) if not isinstance(leaf, SymbolicZero)]
-
-    def inputs_of(given: list[Any]) -> Inputs:
-        own = dict(zip(moving, given, strict=True))
-        parts = structure.unflatten([own.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return inputs._replace(**dict(zip(names, parts, strict=True)))
-
-    return inputs_of, [leaves[i] for i in moving], [tangents[i] for i in moving]
-
-
-def _still(leaf: Any) -> SymbolicZero:
-    """Return the tangent of what does not move."""
-    return SymbolicZero(jax.typeof(leaf).to_tangent_aval())
+        return self.bind(inputs)[0].reversible()
 
 
 def precision() -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ FLOORS = [
         "solvers.sampled",
         "solvers.newton",
     },
-    {"run", "seen"},
+    {"run", "seen", "implicit"},
     {"sentences", "watch"},
     {"program", "result", "watching", "methods", "places"},
     {"prepare", "resume", "pool", "passes"},

@@ -1,6 +1,6 @@
 """Derivatives of the answer: beside finite differences, an unrolled loop, closed forms, and each other."""
 
-import warnings
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def differences(solve, given, along, h=2e-3):
     """The derivative by central differences, extrapolated."""
 
     def central(h):
-        low, high = (solve(jax.tree.map(lambda at, to: at + s * to, given, along)) for s in (-h, h))
+        low, high = (solve(jax.tree.map(lambda at, to, s=s: at + s * to, given, along)) for s in (-h, h))
         return (high - low) / (2 * h)
 
     return (4 * central(h / 2) - central(h)) / 3
@@ -103,7 +103,8 @@ def test_every_term_in_both_modes(name):
     own, active = TERMS[name]
     given = jax.tree.map(jnp.asarray, {"data": (X, Y)} | own)
     along = jax.tree.map(lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape)), given)
-    params, moved = jax.jvp(solution, (given,), (along,))
+    params, derivative = jax.linearize(solution, given)
+    moved = derivative(along)
     on = [np.isclose(params, given.get(end, np.inf), atol=1e-9) for end in ("lower", "upper")]
     assert np.sum(on[0] | on[1] | (params == 0)) == active
     loop = jax.jvp(unrolled, (given,), (along,))
@@ -111,7 +112,7 @@ def test_every_term_in_both_modes(name):
     assert close(moved, loop[1])
     assert close(moved, differences(solution, given, along))
     weights = jnp.array([1.0, -2.0, 0.5, 3.0])
-    back = jax.grad(lambda given: weights @ solution(given))(given)
+    (back,) = jax.linear_transpose(derivative, given)(weights)
     assert dot(back, along) == pytest.approx(float(weights @ moved), rel=1e-9)
 
 
@@ -144,17 +145,22 @@ class Curved:
 def test_every_method(name):
     """Beside Newton's iteration, unrolled."""
     found = jax.grad(lambda data: jaxgd.minimize(logistic, data, method=METHODS[name](Curved)).params[0])(DATA)
-    expected = jax.jit(jax.grad(newton))(DATA)
+    expected = by_newton()
     assert close(found[0], expected[0])
     assert close(found[1], expected[1])
 
 
-def newton(data):
-    """The first param by Newton's iteration, unrolled."""
-    w = jnp.zeros(4)
-    for _ in range(8):
-        w = w - jnp.linalg.solve(jax.hessian(logistic)(w, data), jax.grad(logistic)(w, data))
-    return w[0]
+@functools.cache
+def by_newton():
+    """The gradient of the first param, of Newton's iteration."""
+
+    def first(data):
+        def step(_, w):
+            return w - jnp.linalg.solve(jax.hessian(logistic)(w, data), jax.grad(logistic)(w, data))
+
+        return jax.lax.fori_loop(0, 8, step, jnp.zeros(4))[0]
+
+    return jax.jit(jax.grad(first))(DATA)
 
 
 def test_second_derivatives():
@@ -167,12 +173,15 @@ def test_second_derivatives():
     assert float(jax.jit(jax.grad(jax.grad(root)))(2.0)) == pytest.approx(expected, rel=1e-8)
 
 
+PLAIN = jaxgd.GradientDescent(0.02)  # it compiles fastest
+
+
 def quartic(w, a):
     return jnp.sum((w - a) ** 2) / 2 + jnp.sum(w) ** 4
 
 
 def of_quartic(a, **options):
-    return jaxgd.minimize(quartic, a, jnp.zeros(2), **options).params
+    return jaxgd.minimize(quartic, a, jnp.zeros(2), method=PLAIN, **options).params
 
 
 def jacobian_of_quartic(a):
@@ -195,7 +204,7 @@ def test_transforms_in_any_order():
 
 def test_lanes():
     def of_lanes(points, l2):
-        many = jaxgd.minimize_many(quartic, points, jnp.zeros(2), in_axes=(None, 0), l2=l2)
+        many = jaxgd.minimize_many(quartic, points, jnp.zeros(2), in_axes=(None, 0), l2=l2, method=PLAIN)
         return many.params[:, 0]
 
     weights = jnp.array([0.0, 0.5, 1.0])
@@ -209,12 +218,16 @@ def test_lanes():
     assert np.allclose(forward, [np.sum(back[0][i]) + np.sum(back[1][i]) for i in range(3)])
 
 
+def known(result):
+    return result.params, result.loss, result.grad, result.residual, result.aux
+
+
 def test_maximum_and_what_is_known_there():
     def best(a):
         return jaxgd.maximize(lambda w, a: (-quartic(w, a), w * a), a, jnp.zeros(2), has_aux=True, bounds=(-1, 1.0))
 
     a = jnp.array([4.0, 0.5])
-    moved = jax.jacrev(lambda a: (lambda r: (r.params, r.loss, r.grad, r.residual, r.aux))(best(a)))(a)
+    moved = jax.jacrev(lambda a: known(best(a)))(a)
     result = best(a)
     params, loss, grad, residual, aux = moved
     assert np.allclose(loss, result.params - a)
@@ -228,7 +241,7 @@ def test_maximum_and_what_is_known_there():
 
 def test_active_bounds_go_with_themselves_alone():
     def boxed(a, upper):
-        return jaxgd.minimize(quartic, a, jnp.zeros(2), bounds=(-9, upper)).params
+        return jaxgd.minimize(quartic, a, jnp.zeros(2), bounds=(-9, upper), method=PLAIN).params
 
     by_data, by_bound = jax.jacrev(boxed, (0, 1))(jnp.array([3.0, 0.1]), jnp.array([0.2, 5.0]))
     assert np.allclose(by_data[0], 0)
@@ -271,8 +284,7 @@ def test_float32():
 
 def test_not_converged_is_nan():
     def short(a):
-        method = jaxgd.GradientDescent(1e-3)
-        return jaxgd.minimize(quartic, a, jnp.zeros(2), method=method, stop=Stop(max_evals=2))
+        return jaxgd.minimize(quartic, a, jnp.zeros(2), method=PLAIN, stop=Stop(max_evals=2))
 
     with pytest.warns(jaxgd.NotConvergedWarning, match="2 evaluations"):
         assert np.isnan(jax.grad(lambda a: short(a).params[0])(POINTS[0])).all()
@@ -293,17 +305,14 @@ def test_singular_is_nan(dense, monkeypatch):
     def flat(a):
         return jaxgd.minimize(lambda w, a: (w[0] + 2 * w[1] - a) ** 4 + (w[0] + 2 * w[1] - a) ** 2, a, jnp.zeros(2))
 
-    assert np.isnan(jax.jacfwd(lambda a: flat(a).params)(1.0)).all() == dense
-    # What the conjugate gradients find is a solution, the shortest.
-    if not dense:
-        assert jax.jacfwd(lambda a: flat(a).params)(1.0) @ jnp.array([1.0, 2.0]) == pytest.approx(1)
+    assert np.isnan(jax.jacfwd(lambda a: flat(a).params)(1.0)).all()
     # The lowest loss moves all the same.
     assert float(jax.grad(lambda a: flat(a).loss)(1.0)) == pytest.approx(0, abs=1e-9)
 
 
 def test_by_products_as_by_the_matrix(monkeypatch):
     def corner(a, l1):
-        return jaxgd.minimize(quartic, a, jnp.zeros(3), l1=l1, bounds=(-9, 0.2)).params[0]
+        return jaxgd.minimize(quartic, a, jnp.zeros(3), l1=l1, bounds=(-9, 0.2), method=PLAIN).params[0]
 
     at = jnp.array([1.5, -0.02, 4.0]), 0.1
     expected = jax.grad(corner, (0, 1))(*at)
@@ -313,8 +322,10 @@ def test_by_products_as_by_the_matrix(monkeypatch):
     assert np.all(np.asarray(expected[0]) != 0) == np.all(np.asarray(found[0]) != 0)
     assert np.allclose(found[0], expected[0], atol=1e-9)
     assert np.allclose(found[1], expected[1], atol=1e-9)
-    with pytest.raises(ValueError, match="`term` Ball .* 3 parameters .* 2 .*bounds"):
-        jax.grad(lambda a: jaxgd.minimize(quartic, a, jnp.zeros(3), term=jaxgd.Ball(2.0)).params[0])(at[0])
+    with pytest.raises(ValueError, match=r"`term` Ball .* 3 parameters .* 2 .*bounds"):
+        jax.grad(lambda a: jaxgd.minimize(quartic, a, jnp.zeros(3), term=jaxgd.Ball(2.0), method=PLAIN).params[0])(
+            at[0]
+        )
 
 
 def test_rows():
@@ -323,7 +334,7 @@ def test_rows():
         return jnp.mean(a * (w - b) ** 2) + w**2
 
     def of(data):
-        return jaxgd.minimize(mean, jaxgd.Rows(data), 0.0).params
+        return jaxgd.minimize(mean, jaxgd.Rows(data), 0.0, method=jaxgd.GradientDescent(0.2)).params
 
     data = tuple(1 + RNG.uniform(size=(2, 3001)))
     a, b = data
@@ -347,10 +358,14 @@ class Held:
 
 def test_what_a_loss_closes_over():
     expected = jacobian_of_quartic(POINTS[0])
-    found = jax.jit(jax.jacrev(lambda a: jaxgd.minimize(lambda w: quartic(w, a), init=jnp.zeros(2)).params))(POINTS[0])
+    found = jax.jit(
+        jax.jacrev(lambda a: jaxgd.minimize(lambda w: quartic(w, a), init=jnp.zeros(2), method=PLAIN).params)
+    )(POINTS[0])
     assert np.allclose(found, expected)
     for transform in (lambda f: f, jax.jit):
-        found = transform(jax.jacfwd(lambda a: jaxgd.minimize(Held(a), init=jnp.zeros(2)).params))(POINTS[0])
+        found = transform(jax.jacfwd(lambda a: jaxgd.minimize(Held(a), init=jnp.zeros(2), method=PLAIN).params))(
+            POINTS[0]
+        )
         assert np.allclose(found, expected)
 
 
@@ -398,10 +413,9 @@ def test_a_loss_with_reverse_mode_alone():
 def test_a_loss_without_second_derivatives():
     @jax.custom_vjp
     def host(w):
-        return jax.pure_callback(lambda w: np.square(w), jax.ShapeDtypeStruct((), float), w)
+        return jax.pure_callback(np.square, jax.ShapeDtypeStruct((), float), w)
 
     double = jax.ShapeDtypeStruct((), float)
     host.defvjp(lambda w: (host(w), w), lambda w, out: (out * jax.pure_callback(lambda w: 2 * w, double, w),))
-    with warnings.catch_warnings(), pytest.raises(TypeError, match="second ones|second derivatives"):
-        warnings.simplefilter("ignore")
+    with pytest.raises(TypeError, match="second derivatives of `loss`"):
         jax.grad(lambda a: jaxgd.minimize(lambda w, a: host(w - a), a, 1.0).params)(2.0)
