@@ -87,10 +87,10 @@ class Solve:
             self._lead(working)
             for worker in working:
                 worker.result()
-        if not self._last:
-            self._watch.finish(self.saved(), int(np.sum(self.kept.done)), self.kept.failed)
-        elif self._watch:
+        if self._watch and self._last:
             self._watch.look(self._seen(self._watch.status or self.kept.status))
+        elif self._watch:
+            self._watch.finish(self.saved(), int(np.sum(self.kept.done)), self.kept.failed)
 
     def _lead(self, working: list[Any]) -> None:
         """Let the watchers look in until all is done, or one of them ends it."""
@@ -105,7 +105,8 @@ class Solve:
     def _end(self, status: Status) -> None:
         """End all lanes; what is saved is what was before."""
         try:
-            self._watch.freeze(self.saved())
+            if self._watch:
+                self._watch.freeze(self.saved())
         finally:
             self._halt = int(status)
 

@@ -75,7 +75,7 @@ class Watching:
     def ticks(self) -> int:
         """Evaluations that the next burst may take."""
         fewest = [watcher.ticks for watcher in self.watchers if hasattr(watcher, "ticks")]
-        return min([self._ticks, *fewest]) if self.watchers else LONGEST
+        return min([self._ticks, *fewest]) if self else LONGEST
 
     def look(self, seen: Seen) -> Status:
         """Let all look, and return the status to end with, or `RUNNING`."""

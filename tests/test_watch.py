@@ -1,8 +1,10 @@
 """Watching, saving, ending and resuming: one problem, many, rows in passes, minibatches."""
 
+import _thread
 import errno
 import json
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -385,3 +387,16 @@ def test_large_arrays_are_looked_at_in_pieces(monkeypatch):
     assert saved.fingerprint(large) != saved.fingerprint(other)
     assert saved.fingerprint(large) != saved.fingerprint(large.astype(np.float32))
     assert saved.fingerprint(large) != saved.fingerprint(large.reshape(-1))
+
+
+def test_ctrl_c_ends_a_solve_that_nothing_but_an_empty_list_watches():
+    timer = threading.Timer(3, _thread.interrupt_main)
+    timer.start()
+    stop = Stop(xtol=1e-30, max_evals=10**8)
+    try:
+        result = minimize(bowl, (1e-5, CENTER), np.zeros(2), method=jaxgd.GradientDescent(1e-3), stop=stop, watch=[])
+    finally:
+        timer.cancel()
+    assert result.status is Status.INTERRUPTED
+    assert result.run is not None
+    assert result.evals > 1000
