@@ -1,6 +1,6 @@
 """Kill solves at random moments and resume them; and what watching costs.
 
-python -m benchmarks.resume [--only kills,cost] [--kills 20] [--seconds 10]
+python -m benchmarks.resume [--only kills,cost] [--kills 20] [--seconds 10] [--repeats 5] [--every 60]
 
 `kills`: a child process solves with a checkpoint saved as often as it may be, and is killed (SIGKILL) at a random
 moment; another one resumes from what it left, or begins where it left nothing yet. The answer must be that of a child
@@ -110,7 +110,8 @@ def kills(count, folder):
                 same += all(np.array_equal(file[name], whole[name]) for name in whole)
         print(
             f"{kind}: killed {count} times within {length:.1f} s, {on_the_way} times with a checkpoint there,"
-            f" the same bit for bit {same} times"
+            f" the same bit for bit {same} times",
+            flush=True,
         )
 
 
@@ -120,7 +121,7 @@ def timed(call, **options):
     return time.perf_counter() - began
 
 
-def cost(seconds, folder, repeats=5):
+def cost(seconds, folder, repeats, every):
     """Compare solves of some seconds, without and with all watchers."""
     for name, leaf in zip(("features", "labels"), fit(400_000, 20), strict=True):
         np.save(folder / f"{name}.npy", leaf)
@@ -130,27 +131,26 @@ def cost(seconds, folder, repeats=5):
         options = {"folder": folder} if kind == "rows" else {}
         timed(KINDS[kind], **{name: count}, **options)
         count = int(count * seconds / timed(KINDS[kind], **{name: count}, **options))  # noqa: PLW2901
-        for every in (60.0, 1.0):
-            bare, watched = [], []
-            for _ in range(repeats):
-                bare.append(timed(KINDS[kind], **{name: count}, **options))
-                watchers = [
-                    watch.Progress(),
-                    watch.Checkpoint(folder / "cost", every=every),
-                    watch.TimeLimit(1e6),
-                    watch.Callback(lambda _: None),
-                ]
-                stderr, sys.stderr = sys.stderr, null
-                try:
-                    watched.append(timed(KINDS[kind], **{name: count}, watch=watchers, **options))
-                finally:
-                    sys.stderr = stderr
-            ratios = [b / a for a, b in zip(bare, watched, strict=True)]
-            print(
-                f"{kind}: {statistics.median(bare):.2f} s bare, {statistics.median(watched):.2f} s watched, saved every"
-                f" {every:g} s: median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-                flush=True,
-            )
+        bare, watched = [], []
+        for _ in range(repeats):
+            bare.append(timed(KINDS[kind], **{name: count}, **options))
+            watchers = [
+                watch.Progress(),
+                watch.Checkpoint(folder / "cost", every=every),
+                watch.TimeLimit(1e6),
+                watch.Callback(lambda _: None),
+            ]
+            stderr, sys.stderr = sys.stderr, null
+            try:
+                watched.append(timed(KINDS[kind], **{name: count}, watch=watchers, **options))
+            finally:
+                sys.stderr = stderr
+        ratios = [b / a for a, b in zip(bare, watched, strict=True)]
+        print(
+            f"{kind}: {statistics.median(bare):.2f} s bare, {statistics.median(watched):.2f} s watched:"
+            f" median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
+        )
 
 
 def main():
@@ -158,6 +158,8 @@ def main():
     parser.add_argument("--only", default="kills,cost")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--every", type=float, default=60, help="seconds between two savings")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -169,7 +171,7 @@ def main():
         if "kills" in asked.only:
             kills(asked.kills, Path(folder))
         if "cost" in asked.only:
-            cost(asked.seconds, Path(folder))
+            cost(asked.seconds, Path(folder), asked.repeats, asked.every)
 
 
 if __name__ == "__main__":
