@@ -121,28 +121,32 @@ def timed(call, **options):
     return time.perf_counter() - began
 
 
+def watchers(folder, every):
+    return [
+        watch.Progress(),
+        watch.Checkpoint(folder / "cost", every=every),
+        watch.TimeLimit(1e6),
+        watch.Callback(lambda _: None),
+    ]
+
+
 def cost(seconds, folder, repeats, every):
     """Compare solves of some seconds, without and with all watchers."""
     for name, leaf in zip(("features", "labels"), fit(400_000, 20), strict=True):
         np.save(folder / f"{name}.npy", leaf)
     null = Path(os.devnull).open("w")  # noqa: SIM115 - open until the end
-    for kind, count in (("single", 30_000), ("quasi-newton", 12_000), ("lanes", 3000), ("rows", 100)):
+    for kind, small in (("single", 30_000), ("quasi-newton", 12_000), ("lanes", 3000), ("rows", 100)):
         name = "count" if kind == "lanes" else "evals"
         options = {"folder": folder} if kind == "rows" else {}
-        timed(KINDS[kind], **{name: count}, **options)
-        count = int(count * seconds / timed(KINDS[kind], **{name: count}, **options))  # noqa: PLW2901
+        timed(KINDS[kind], **{name: small}, **options)
+        count = int(small * seconds / timed(KINDS[kind], **{name: small}, **options))
+        timed(KINDS[kind], **{name: small}, watch=watchers(folder, every), **options)
         bare, watched = [], []
         for _ in range(repeats):
             bare.append(timed(KINDS[kind], **{name: count}, **options))
-            watchers = [
-                watch.Progress(),
-                watch.Checkpoint(folder / "cost", every=every),
-                watch.TimeLimit(1e6),
-                watch.Callback(lambda _: None),
-            ]
             stderr, sys.stderr = sys.stderr, null
             try:
-                watched.append(timed(KINDS[kind], **{name: count}, watch=watchers, **options))
+                watched.append(timed(KINDS[kind], **{name: count}, watch=watchers(folder, every), **options))
             finally:
                 sys.stderr = stderr
         ratios = [b / a for a, b in zip(bare, watched, strict=True)]
