@@ -135,20 +135,21 @@ def cost(seconds, folder, repeats, every):
     for name, leaf in zip(("features", "labels"), fit(400_000, 20), strict=True):
         np.save(folder / f"{name}.npy", leaf)
     null = Path(os.devnull).open("w")  # noqa: SIM115 - open until the end
-    for kind, small in (("single", 30_000), ("quasi-newton", 12_000), ("lanes", 3000), ("rows", 100)):
+    for kind, small in (("quasi-newton", 12_000), ("lanes", 3000), ("rows", 100)):
         name = "count" if kind == "lanes" else "evals"
         options = {"folder": folder} if kind == "rows" else {}
         timed(KINDS[kind], **{name: small}, **options)
         count = int(small * seconds / timed(KINDS[kind], **{name: small}, **options))
-        timed(KINDS[kind], **{name: small}, watch=watchers(folder, every), **options)
         bare, watched = [], []
-        for _ in range(repeats):
+        for _ in range(repeats + 1):
             bare.append(timed(KINDS[kind], **{name: count}, **options))
             stderr, sys.stderr = sys.stderr, null
             try:
                 watched.append(timed(KINDS[kind], **{name: count}, watch=watchers(folder, every), **options))
             finally:
                 sys.stderr = stderr
+        # The first of each has compiled.
+        bare, watched = bare[1:], watched[1:]
         ratios = [b / a for a, b in zip(bare, watched, strict=True)]
         print(
             f"{kind}: {statistics.median(bare):.2f} s bare, {statistics.median(watched):.2f} s watched:"
