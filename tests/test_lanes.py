@@ -15,7 +15,7 @@ from problems import PROBLEMS, X
 from solvers import SOLVERS
 
 import jaxgd
-from jaxgd import Groups, Status, Stop, lanes, minimize, minimize_many, places
+from jaxgd import Groups, Status, Stop, minimize, minimize_many, places
 
 RNG = np.random.default_rng(3)
 STORES = RNG.normal(size=(50, 7)).astype(np.float32)
@@ -105,13 +105,13 @@ def test_curved_lanes_in_both_types(dtype):
 
 def test_order_and_neighbours_change_no_bit_and_width_no_more_than_rounding(monkeypatch):
     data = fits(300)
-    monkeypatch.setattr(lanes, "WIDEST", {"cpu": 64, "other": 64})
+    monkeypatch.setattr("jaxgd.pool.WIDEST", {"cpu": 64, "other": 64})
     plain = minimize_many(ridge, data)
     order = RNG.permutation(300)
     assert same(minimize_many(ridge, (data[0][order], data[1][order])), plain[order])
     monkeypatch.setattr(places, "MOST_WORKERS", 1)
     assert same(minimize_many(ridge, data), plain)
-    monkeypatch.setattr(lanes, "WIDEST", {"cpu": 256, "other": 256})
+    monkeypatch.setattr("jaxgd.pool.WIDEST", {"cpu": 256, "other": 256})
     wide = minimize_many(ridge, data)
     assert np.allclose(wide.params, plain.params, rtol=1e-5, atol=1e-6)
     assert np.allclose(wide.loss, plain.loss, rtol=1e-6)
@@ -271,7 +271,8 @@ def test_ctrl_c_returns_what_is_done():
 
     rates = np.r_[np.ones(40), np.zeros(3)]
     options = {"init": 0.5, "method": jaxgd.GradientDescent(0.4), "stop": Stop(gtol=1e-5, max_evals=10**7)}
-    timer = threading.Timer(6, _thread.interrupt_main)
+    minimize_many(slow, np.ones(43), **options)  # so that nothing is left to compile
+    timer = threading.Timer(4, _thread.interrupt_main)
     timer.start()
     try:
         result = quiet(lambda: minimize_many(slow, rates, **options))
@@ -372,7 +373,7 @@ def test_bad_input(call, error, words):
 
 
 def test_one_lane_that_does_not_fit(monkeypatch):
-    monkeypatch.setattr(lanes, "memory_of", lambda _: 10)
+    monkeypatch.setattr("jaxgd.pool.memory_of", lambda _: 10)
     with pytest.raises(MemoryError, match="`data` of one lane"):
         minimize_many(mse, STORES)
 
