@@ -91,7 +91,9 @@ def minimize(
     ([1.0], 6.0)
 
     Returns:
-        A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises.
+        A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises. JAX
+        differentiates it, by data, penalties, bounds and what is held still, as the minimum it is; the derivatives are
+        NaN where it is none.
 
     Raises:
         TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.

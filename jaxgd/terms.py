@@ -151,8 +151,10 @@ class Ball:
     def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
         """Return the nearest point of the ball."""
         del stepsize
-        length = jnp.sqrt(jnp.sum(params**2))
-        return jnp.where(length > self.radius, self.radius / jnp.where(length > 0, length, 1), 1) * params
+        square = jnp.sum(params**2)
+        # A root of 0 has no derivative.
+        length = jnp.sqrt(jnp.where(square > 0, square, 1))
+        return jnp.where((square > 0) & (length > self.radius), self.radius / length, 1) * params
 
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""

@@ -132,6 +132,15 @@ def test_simplex_with_shares_of_zero():
     assert np.all(np.asarray(forward)[2:] == 0)
 
 
+def test_inside_a_ball():
+    def nearest(a):
+        return jaxgd.minimize(lambda w, a: jnp.sum((w - a) ** 2), a, jnp.ones(2), term=jaxgd.Ball()).params
+
+    # At the origin the length of the params has no slope.
+    for a in (jnp.zeros(2), jnp.array([0.3, 0.4])):
+        assert np.allclose(jax.jacrev(nearest)(a), np.eye(2))
+
+
 FEW = ("auto", "lbfgs", "bfgs", "cg", "newton-cg", "fista", "bb", "steepest", "nesterov", "gradient")
 METHODS = {entry.name: entry.method for entry in SOLVERS if entry.name in FEW}
 METHODS |= {"lbfgsb": lambda _: "lbfgsb", "sampled": lambda _: "newton-sampled", "adam": lambda _: optax.adam(0.02)}
