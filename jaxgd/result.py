@@ -229,7 +229,7 @@ class Result:
 
     def __str__(self) -> str:
         """Say what was found, how good it is, why it ended, and what it cost."""
-        if isinstance(self.counts, Tracer):
+        if isinstance(self.counts, Tracer) or isinstance(self.loss, Tracer):
             return f"Result(being traced by JAX, method={self.method!r})"
         seconds = self.seconds
         spent = "" if seconds is None else f", {seconds.compile:.2g} s compiling and {seconds.run:.2g} s running"
