@@ -19,12 +19,13 @@ class Pools:
     def __init__(self) -> None:
         """Nobody works yet."""
         self._working: set[int] = set()
+        self._count = 0
         self._handed: dict[int, dict[str, np.ndarray]] = {}
         self._asked, self._change = False, threading.Condition()
 
     def begin(self, workers: int) -> None:
         """Let so many workers begin."""
-        self._working = set(range(workers))
+        self._working, self._count = set(range(workers)), workers
 
     def leave(self, worker: int) -> None:
         """Let a worker end; its pool is empty."""
@@ -32,15 +33,13 @@ class Pools:
             self._working.discard(worker)
             self._change.notify_all()
 
-    def hand_over(self, worker: int, pool: Pool) -> None:
-        """Hand over what is in a pool, if that is asked for."""
+    def hand_over(self, worker: int, pool: Pool, upto: int) -> None:
+        """Hand over what is in a pool, and up to which lane its worker has taken in, if that is asked for."""
         if not self._asked or worker in self._handed:
             return
-        owner = np.asarray(pool.owner)
-        live = owner >= 0
-        found = {name: array[live] for name, array in taken_apart("run", pool.runs).items()}
+        found = taken_apart("run", pool.runs) | {"owner": np.array(pool.owner), "upto": np.array([upto])}
         with self._change:
-            self._handed[worker] = found | {"owner": owner[live]}
+            self._handed[worker] = found
             self._change.notify_all()
 
     def asked(self) -> dict[str, np.ndarray]:
@@ -49,9 +48,13 @@ class Pools:
             self._handed, self._asked = {}, True
             while not self._working <= self._handed.keys():
                 self._change.wait(GLANCE)
-            self._asked, pools = False, [*self._handed.values()]
-        if not pools:
-            return {"owner": np.zeros(0, np.int32)}
+            self._asked, handed = False, self._handed
+        if not handed:
+            return {"owner": np.zeros(0, np.int32), "upto": np.zeros(0, int)}
+        # A worker that has ended has an empty pool, and has taken in all.
+        empty = {name: np.zeros_like(array) for name, array in next(iter(handed.values())).items()}
+        empty |= {"owner": np.full_like(empty["owner"], -1), "upto": np.array([np.iinfo(int).max])}
+        pools = [handed.get(worker, empty) for worker in range(self._count)]
         return {name: np.concatenate([pool[name] for pool in pools]) for name in pools[0]}
 
 
@@ -146,3 +149,11 @@ def _as_long(leaf: np.ndarray, longest: int) -> np.ndarray:
         return leaf
     more = max(longest - leaf.shape[1], 0)
     return np.pad(leaf[:, :longest], [(0, 0), (0, more), *[(0, 0)] * (leaf.ndim - 2)])
+
+
+def gathered(tree: Any, owned: np.ndarray) -> Any:
+    """Return arrays, lanes first, of which each process has the lanes it owns, whole on each."""
+    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
+
+    every = multihost_utils.process_allgather(tree)
+    return jax.tree.map(lambda leaf: np.array(leaf[owned, np.arange(len(owned))]), every)

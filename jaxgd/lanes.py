@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxgd.cache import cache, clock
-from jaxgd.kept import Kept, Pools
+from jaxgd.kept import Kept, Pools, gathered
 from jaxgd.places import may_block, places, settings
-from jaxgd.pool import Batch, Lanes, Orders, Pool
+from jaxgd.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
 from jaxgd.program import Answer
 from jaxgd.resume import together
 from jaxgd.saved import Saved
@@ -25,10 +25,10 @@ from jaxgd.watching import GLANCE, Part, Watching, paced
 
 REFILLS = 4  # times that a pool is filled, at least
 WORTH = 64  # lanes worth a pool
-NARROWEST = 8  # lanes; a width is this times a power of 2
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
 TAIL = 64  # evaluations in a pool wider than needed, before a narrower one is compiled
 PART = 4  # of its width, that a pool takes in at once
+TURN = 256  # evaluations in a turn, where the schedule is fixed
 
 
 class Solve:
@@ -46,7 +46,9 @@ class Solve:
         self._watch, self._part, self._last = watch, part, last
         self.kept = Kept(batch.size, lanes.program.recipe.sign)
         self.compiling = 0.0
-        self._next, self._halt, self._lock = 0, int(watch.status), threading.Lock()
+        # XLA rounds otherwise at another width, and may in another slot: what must be exact runs by a fixed schedule.
+        self._exact, self._next = watch.exact, [0]  # by worker, where each has blocks of its own
+        self._halt, self._lock = int(watch.status), threading.Lock()
         self._own, self._processes = jax.process_index(), jax.process_count()
         self._todo, self._begun, self._width = np.ones(batch.size, bool), (np.zeros(0, np.int32), None), 0
         self._pools = Pools()
@@ -58,9 +60,8 @@ class Solve:
         """Put back what was saved."""
         run, answer, rows = self._shapes()
         self.kept.restore(arrays, answer, rows)
-        left = ~self.kept.done[arrays["owner"]]
-        runs = jax.tree.map(lambda leaf: leaf[left], together("run", arrays, run)) if left.any() else None
-        self._todo, self._begun = ~self.kept.done, (arrays["owner"][left], runs)
+        owner, self._todo = arrays["owner"], ~self.kept.done
+        self._begun = owner, together("run", arrays, run) if len(owner) else None
         self._width = int(arrays["width"])
 
     def _shapes(self) -> tuple[Any, Any, Any]:
@@ -75,11 +76,12 @@ class Solve:
         devices = places(alone=may_block(self.lanes.program.recipe.traced.jaxpr))
         needed = math.ceil(self.batch.size / (len(devices) * self._processes))
         # Pools that are refilled some times over waste less than one that holds all.
-        best = _width_for(min(max(needed // REFILLS, min(needed, WORTH)), self.lanes.widest(self.batch, devices[0])))
+        best = width_for(min(max(needed // REFILLS, min(needed, WORTH)), self.lanes.widest(self.batch, devices[0])))
         self._width = width = self._width or best
         self._most = width // PART
         contexts = settings()
         shares = self._shares(len(devices), width)
+        self._next = [0] * (len(devices) if self._exact else 1)
         self._pools.begin(len(devices))
         with ThreadPoolExecutor(len(devices)) as threads:
             workers = enumerate(zip(devices, shares, strict=True))
@@ -124,15 +126,26 @@ class Solve:
     def saved(self) -> Saved:
         """Return the solve as far as it has come: the answers so far, and the runs that are in the pools."""
         pools = self._pools.asked()
+        owner, upto = pools["owner"], pools.pop("upto")
         with self._lock:
             arrays = self.kept.saved() | pools
+        # What came after a pool was handed over is to come again.
+        arrays["done"][owner[owner >= 0]] = False
+        if self._exact and len(upto):
+            block = np.arange(self.batch.size) // self._most
+            arrays["done"] &= block * self._most < upto[block // self._processes % len(upto)]
         return self._part.saved(arrays | {"width": np.array(self._width)})
 
     def _shares(self, count: int, width: int) -> list[np.ndarray]:
-        """Return which of the lanes that are resumed on their way each pool holds; what has no room is begun anew."""
+        """Return which of the slots that are resumed go to each pool, in order; lanes with no room are begun anew."""
         owner = self._begun[0]
-        shares = [np.arange(len(owner))[i::count][:width] for i in range(count)]
-        self._todo[owner[np.concatenate(shares)]] = False
+        slots = np.arange(len(owner))
+        if len(owner) == count * width:
+            shares = np.array_split(slots, count)
+        else:
+            shares = [slots[owner >= 0][i::count][:width] for i in range(count)]
+        held = owner[np.concatenate(shares)]
+        self._todo[held[held >= 0]] = False
         return shares
 
     def _filled(self, shared: list[Any], width: int, share: np.ndarray) -> Pool:
@@ -149,7 +162,7 @@ class Solve:
         """Return the answers and the rows of the trace, in the order of the problems."""
         columns, rows = self.kept.columns, self.kept.rows()
         if self._processes > 1:
-            columns, rows = _gathered((columns, rows), self._owned())
+            columns, rows = gathered((columns, rows), self._owned())
         missing = columns.counts[:, 0] == Status.RUNNING
         columns.counts[missing, 0] = self._halt or Status.INTERRUPTED
         columns.loss[missing] = np.nan
@@ -177,23 +190,24 @@ class Solve:
 
     def _pool(self, worker: int, width: int, share: np.ndarray, device: Any) -> None:
         """Keep a pool full while problems wait, and make it narrower when they no longer do."""
-        # Another width rounds otherwise.
-        lanes, most, exact = self.lanes, width // PART, self._watch.exact
+        lanes, most, exact = self.lanes, width // PART, self._exact
+        mine = worker if exact else 0
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
-        pool, held, ticks, tail = self._filled(shared, width, share), len(share), 16, 0
+        pool, ticks, tail = self._filled(shared, width, share), TURN if exact else 16, 0
+        held = int(np.sum(self._begun[0][share] >= 0))
         while True:
-            self._pools.hand_over(worker, pool)
-            taken = self._take(most) if held + most <= width else None
+            self._pools.hand_over(worker, pool, self._next[mine])
+            taken = self._take(most, mine) if held + most <= width else None
             if taken is None and held == 0 and self.kept.columns is not None:
                 return
             owner, block = taken or (np.full(most, -1, np.int32), idle)
             held += int(np.sum(owner >= 0))
-            halt, last = self._halt, self._next >= self.batch.size
+            halt, last = self._halt, self._next[mine] >= self.batch.size
             full = bool(held + most > width or last or halt)
             # When nothing waits, the host looks in where the pool may become narrower.
             least = max((other for other in lanes.widths if other < width), default=0) if last and not exact else 0
             ceiling = self.kept.ceiling if self.rivals else np.inf
-            orders = Orders((min(ticks, TAIL) if last else ticks) if full else 0, least, ceiling, halt)
+            orders = Orders((min(ticks, TAIL) if last and not exact else ticks) if full else 0, least, ceiling, halt)
             began = time.perf_counter()
             with nullcontext() if width in lanes.widths else lanes.lock:
                 pool, ended = lanes.turn(shared, pool, owner, block, orders)
@@ -205,7 +219,7 @@ class Solve:
             with self._lock:
                 self.kept.keep(ended, width)
             held = int(ended.running) + int(ended.ended)
-            ticks = paced(ticks, time.perf_counter() - began)
+            ticks = ticks if exact else paced(ticks, time.perf_counter() - began)
             if taken is None and not exact:
                 tail = tail + int(ended.ticks) if held <= width // SHRINK else 0
                 narrow = self._narrower(width, held, tail)
@@ -223,36 +237,22 @@ class Solve:
             ready += [fitting] if fitting < width else []
         return min(ready, default=width)
 
-    def _take(self, most: int) -> tuple[np.ndarray, list[Any]] | None:
+    def _take(self, most: int, mine: int) -> tuple[np.ndarray, list[Any]] | None:
         """Return the next problems that wait, and their numbers; -1 for those that are not to be taken in."""
         with self._lock:
-            # Blocks go to the processes in turn; those of which nothing is left to do are passed over.
-            while self._next < self.batch.size and not (
-                (self._next // most) % self._processes == self._own and self._todo[self._next : self._next + most].any()
+            # Blocks go to the processes in turn, and to workers; those of which nothing is left to do are passed over.
+            while (at := self._next[mine]) < self.batch.size and not (
+                at // most % self._processes == self._own
+                and at // most // self._processes % len(self._next) == mine
+                and self._todo[at : at + most].any()
             ):
-                self._next += most
-            start = self._next
+                self._next[mine] += most
+            start = self._next[mine]
             if start >= self.batch.size or self._halt:
                 return None
-            self._next += most
+            self._next[mine] += most
         first = max(min(start, self.batch.size - most), 0)
         numbers = np.arange(first, first + most, dtype=np.int32)
         own = (numbers >= start) & (numbers < self.batch.size)
         own[own] = self._todo[numbers[own]]
         return np.where(own, numbers, -1), self.batch.block(first, most)
-
-
-def _gathered(tree: Any, owned: np.ndarray) -> Any:
-    """Return arrays, lanes first, of which each process has the lanes it owns, whole on each."""
-    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
-
-    every = multihost_utils.process_allgather(tree)
-    return jax.tree.map(lambda leaf: np.array(leaf[owned, np.arange(len(owned))]), every)
-
-
-def _width_for(lanes: int) -> int:
-    """Return the widest pool that so many lanes fill."""
-    width = NARROWEST
-    while width * 2 <= lanes:
-        width *= 2
-    return width

@@ -14,6 +14,7 @@ from jaxgd.program import Answer, Inputs, Program
 from jaxgd.run import Run, tick
 from jaxgd.stop import Status
 
+NARROWEST = 8  # lanes; a width is this times a power of 2
 WIDEST = {"cpu": 1024, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
 SHARE = 8  # part of a device's memory that a pool may take
@@ -210,3 +211,11 @@ def put(columns: Any, lanes: np.ndarray, rows: Any) -> None:
     """Put the rows of these lanes in their places."""
     for column, leaf in zip(jax.tree.leaves(columns), jax.tree.leaves(rows), strict=True):
         column[lanes] = leaf
+
+
+def width_for(lanes: int) -> int:
+    """Return the widest pool that so many lanes fill."""
+    width = NARROWEST
+    while width * 2 <= lanes:
+        width *= 2
+    return width
