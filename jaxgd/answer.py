@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
-from jaxgd.flat import known
+from jaxgd.flat import without_derivatives
 from jaxgd.groups import Groups
 from jaxgd.known import Part
 from jaxgd.origin import Many, One
@@ -133,7 +133,7 @@ def _warn(result: Result, level: int) -> None:
     """Warn once, unless the user's own callback stopped it."""
     if result.status is not Status.STOPPED:
         bare = dataclasses.replace(result, tests=None)
-        values = dataclasses.replace(known(bare), tests=result.tests, note=result.note)
+        values = dataclasses.replace(without_derivatives(bare), tests=result.tests, note=result.note)
         warnings.warn(f"{result.status.name}: {values.message}", NotConvergedWarning, stacklevel=level)
 
 

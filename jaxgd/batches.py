@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.blocks import Seen, ahead
+from jaxgd.blocks import Expected, ahead
 from jaxgd.passes import filled, held, span_of
 from jaxgd.program import Inputs
 from jaxgd.rows import Rows
@@ -65,7 +65,7 @@ class Shuffled:
     def __init__(self, given: Inputs, rows: Rows, batches: Batches, dtype: Any) -> None:
         """Take the rows of `given`, or read them."""
         self._given, self._rows, self._batches, self._dtype = given, rows, batches, dtype
-        self._seen = Seen()
+        self._seen = Expected()
         self.held_out: Any = None  # rows and weights for validation, once a pass is over
 
     def chunks(self, number: int) -> Generator[Chunk]:

@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Seen:
+class Expected:
     """What the first batch and the first pass showed of a source: later ones must show the same."""
 
     structure: Any = None
@@ -105,7 +105,7 @@ class Seen:
         self.passes += ended
 
 
-def blocks(source: Source, size: int, seen: Seen | None = None) -> Iterator[Block]:
+def blocks(source: Source, size: int, seen: Expected | None = None) -> Iterator[Block]:
     """Regroup the batches of a source into blocks of `size` rows; the last may be shorter.
 
     A block within one batch is a view of it. `seen` carries over from one pass to the next what must stay the same.
@@ -113,7 +113,7 @@ def blocks(source: Source, size: int, seen: Seen | None = None) -> Iterator[Bloc
     if size < 1:
         msg = f"`size` must be at least 1 row; got {size}."
         raise ValueError(msg)
-    seen = Seen() if seen is None else seen
+    seen = Expected() if seen is None else seen
     parts: list[list[np.ndarray]] = []
     have = row = begin = 0
     for number, batch in enumerate(source.batches(size)):

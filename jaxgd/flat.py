@@ -30,9 +30,14 @@ def beside(flags: Any, leaf: Any) -> Any:
     return flags.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
-def known(tree: Any) -> Any:
+def without_derivatives(tree: Any) -> Any:
     """Return a pytree without derivatives: outside of `jit` as values, also where JAX differentiates it."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
+
+
+def nudge(vector: jax.Array) -> jax.Array:
+    """Return a small step beside a vector; of irrational parts, so that no symmetry keeps a function the same there."""
+    return 0.01 * jnp.maximum(1, jnp.abs(vector)) * jnp.cos(1 + jnp.arange(vector.size, dtype=vector.dtype))
 
 
 def once(flag: jax.Array, positive: jax.Array) -> jax.Array:

@@ -53,7 +53,9 @@ class Sorted:
 
     def __init__(self, groups: Groups) -> None:
         """Read and check."""
-        data, labels = inputs.as_arrays(groups.data, "data"), np.asarray(groups.by)
+        data = inputs.as_arrays(groups.data, "data")
+        inputs.refuse_traced((data, groups.by), "`Groups`")
+        labels = np.asarray(groups.by)
         for path, leaf in jax.tree_util.tree_leaves_with_path(data):
             if np.shape(leaf)[:1] != labels.shape:
                 where = "data" + jax.tree_util.keystr(path)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def as_arrays(tree: Any, name: str) -> Any:
@@ -151,3 +152,13 @@ def _as_array(leaf: Any, name: str) -> Any:
 
 def _remedy(given: Any) -> str:
     return "Pass a list of its items" if isinstance(given, Iterator | set) else "Encode or drop them first"
+
+
+def refuse_traced(tree: Any, what: str) -> None:
+    """Refuse what JAX traces where the host must know the values."""
+    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(tree), jnp.zeros(()))):
+        msg = (
+            f"{what} cannot be had inside `jit`, `vmap`, `grad` and other transformations, since the host looks at the"
+            " values. Call it outside; `minimize`, and `minimize_many` of arrays, work inside."
+        )
+        raise TypeError(msg)

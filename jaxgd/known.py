@@ -56,7 +56,7 @@ def in_passes(
     problem = program.bind(shared)[0]
     flat = np.asarray(problem.layout.flatten(params))
     bent = own(flat, program.compiled(moments.curvature))
-    bent = bent if problem.ridge is None else bent + float(problem.ridge) * np.eye(flat.size)
+    bent = bent if problem.ridge is None else bent + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(moments.products_of_rows)) * own.total if outer else np.zeros(())
     held = program.compiled(moments.held)(shared, flat)
     found = _on_host(Moments(bent, sums, np.zeros(()), held), first=True)

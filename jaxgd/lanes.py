@@ -21,21 +21,22 @@ from jaxgd.resume import together
 from jaxgd.saved import Saved
 from jaxgd.seen import Seen
 from jaxgd.stop import Status
-from jaxgd.watching import GLANCE, Part, Watching, paced
+from jaxgd.watching import GLANCE, Stage, Watching, paced
 
 REFILLS = 4  # times that a pool is filled, at least
 WORTH = 64  # lanes worth a pool
 SHRINK = 4  # how much narrower a pool becomes when too few lanes are left
 TAIL = 64  # evaluations in a pool wider than needed, before a narrower one is compiled
 PART = 4  # of its width, that a pool takes in at once
-TURN = 256  # evaluations in a turn, where the schedule is fixed
+TURN = 256  # evaluations in a turn at most, where the schedule is fixed
+TURNED = 1 << 30  # bytes of lanes that such a turn reads, or one evaluation: the host looks in between
 
 
 class Solve:
     """One solve of a batch by several pools, each in a thread of its own."""
 
     def __init__(
-        self, lanes: Lanes, batch: Batch, watch: Watching, part: Part, *, rivals: bool = False, last: bool = True
+        self, lanes: Lanes, batch: Batch, watch: Watching, stage: Stage, *, rivals: bool = False, last: bool = True
     ) -> None:
         """Prepare, or put back what is resumed.
 
@@ -43,7 +44,7 @@ class Solve:
         it is over, so is all that is watched.
         """
         self.lanes, self.batch, self.rivals = lanes, batch, rivals
-        self._watch, self._part, self._last = watch, part, last
+        self._watch, self._stage, self._last = watch, stage, last
         self.kept = Kept(batch.size, lanes.program.recipe.sign)
         self.compiling = 0.0
         # XLA rounds otherwise at another width, and may in another slot: what must be exact runs by a fixed schedule.
@@ -52,7 +53,7 @@ class Solve:
         self._own, self._processes = jax.process_index(), jax.process_count()
         self._todo, self._begun, self._width = np.ones(batch.size, bool), (np.zeros(0, np.int32), None), 0
         self._pools = Pools()
-        found = part.resumed()
+        found = stage.resumed()
         if found is not None:
             self._restore(found[0])
 
@@ -134,7 +135,7 @@ class Solve:
         if self._exact and len(upto):
             block = np.arange(self.batch.size) // self._most
             arrays["done"] &= block * self._most < upto[block // self._processes % len(upto)]
-        return self._part.saved(arrays | {"width": np.array(self._width)})
+        return self._stage.saved(arrays | {"width": np.array(self._width)})
 
     def _shares(self, count: int, width: int) -> list[np.ndarray]:
         """Return which of the slots that are resumed go to each pool, in order; lanes with no room are begun anew."""
@@ -193,7 +194,8 @@ class Solve:
         lanes, most, exact = self.lanes, width // PART, self._exact
         mine = worker if exact else 0
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
-        pool, ticks, tail = self._filled(shared, width, share), TURN if exact else 16, 0
+        turn = max(1, min(TURN, TURNED // max(1, width * sum(leaf.nbytes // most for leaf in idle))))
+        pool, ticks, tail = self._filled(shared, width, share), turn if exact else 16, 0
         held = int(np.sum(self._begun[0][share] >= 0))
         while True:
             self._pools.hand_over(worker, pool, self._next[mine])

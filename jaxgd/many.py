@@ -92,7 +92,7 @@ def solve(
 
         return Outcome(*jax.vmap(one)(given))
     watch.show()
-    running = Solve(lanes, batch, watch, watch.part(partial(_about, program, batch)), rivals=rivals, last=last)
+    running = Solve(lanes, batch, watch, watch.stage(partial(_about, program, batch)), rivals=rivals, last=last)
     running.run()
     answer, rows = running.collected()
     _put_starts(batch, answer)

@@ -25,7 +25,7 @@ from jaxgd.solve import Solved, blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
 from jaxgd.stop import DEFAULT, Status
-from jaxgd.watching import Part, Watching, resumable
+from jaxgd.watching import Stage, Watching, resumable
 
 NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
@@ -54,15 +54,15 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
         return program, Solved(first._replace(counts=counts)), note + blame(given, own_pass.not_finite())
     of = [float(first.loss), own_pass.total]
-    part = watch.part(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
-    passed = descent.run(watch, part)
+    stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
+    passed = descent.run(watch, stage)
     status = Status(passed.status)
     better = [found for found in map(told, passed.lowest) if height(found) < height(first)]
     best = min(better, key=height, default=first)
     if status is Status.NOISE_FLOOR and not better and passed.least > height(first):
         status = Status.DIVERGED
     counts = np.array([status, passed.steps, passed.steps, 0], np.int32)
-    run = descent.saved(passed, part) if watch and (resumable(status) or batches.polish) else None
+    run = descent.saved(passed, stage) if watch and (resumable(status) or batches.polish) else None
     solved = Solved(best._replace(counts=counts), None, run if resumable(status) else None, source)
     if not (batches.polish and status.converged):
         return program, solved, note
@@ -123,12 +123,12 @@ class _Descent:
         (self._program, self._given), self._whole, self._batches = own, whole, batches
         self._rows = Shuffled(self._given, rows, batches, dtype)
 
-    def run(self, watch: Watching, part: Part) -> Passed:
+    def run(self, watch: Watching, stage: Stage) -> Passed:
         """Pass over the rows until there is nothing but noise, or a watcher ends it."""
         bare = self._given._replace(data=None)
         state = self._program.begin(bare).state
         passed = Passed(state, np.stack([np.asarray(state.trial)] * 2))
-        if (found := part.resumed()) is not None:
+        if (found := stage.resumed()) is not None:
             passed = together("passed", found[0], jax.tree.map(np.asarray, passed)).plain()
         if passed.status in ENDED_FROM_OUTSIDE:
             passed = passed._replace(status=0)
@@ -136,7 +136,7 @@ class _Descent:
         words = ""
 
         def look() -> Status:
-            answer, save = partial(self._answer, passed), partial(self.saved, passed, part)
+            answer, save = partial(self._answer, passed), partial(self.saved, passed, stage)
             return watch.look(Seen(passed.steps, passed.steps, answer, save, Status(passed.status), words=words))
 
         try:
@@ -148,9 +148,9 @@ class _Descent:
         look()
         return passed
 
-    def saved(self, passed: Passed, part: Part) -> Saved:
+    def saved(self, passed: Passed, stage: Stage) -> Saved:
         """Return the solve as far as the passes have come."""
-        return part.saved(taken_apart("passed", passed))
+        return stage.saved(taken_apart("passed", passed))
 
     def _answer(self, passed: Passed) -> Answer:
         """Return the params of the lowest pass, and the loss averaged over it."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import closure
+from jaxgd.flat import nudge
 from jaxgd.pool import Lanes
 from jaxgd.problem import Problem, as_vector
 from jaxgd.program import Inputs, Program
@@ -78,8 +79,7 @@ def values(program: Program, inputs: Inputs, params: Any) -> jax.Array:
     def at(flat: jax.Array) -> jax.Array:
         return jnp.stack([problem.bare(flat)[0], *replace(tiles, loss=sums).total(lambda of, _: of(flat))])
 
-    beside = flat + 0.01 * jnp.maximum(1, jnp.abs(flat)) * jnp.cos(1 + jnp.arange(flat.size, dtype=flat.dtype))
-    return jnp.stack([at(flat), at(problem.inside(beside))])
+    return jnp.stack([at(flat), at(problem.inside(flat + nudge(flat)))])
 
 
 def rows_of(data: Any) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Seen, Source, blocks
+from jaxgd.blocks import Block, Expected, Source, blocks
 from jaxgd.sources import open_source
 
 
@@ -123,7 +123,7 @@ class Paired:
         """How many there are, where known without reading them."""
         return self.source.rows
 
-    def blocks(self, size: int, seen: Seen | None = None) -> Iterator[Block]:
+    def blocks(self, size: int, seen: Expected | None = None) -> Iterator[Block]:
         """Yield blocks of so many rows, pairs of rows and weights."""
         for block in blocks(self.source, size, seen):
             yield block if self.paired else block._replace(data=(block.data, None))

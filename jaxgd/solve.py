@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.flat import known
+from jaxgd.flat import nudge, without_derivatives
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
@@ -18,7 +18,7 @@ from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.stop import Status
 from jaxgd.tiles import Span
-from jaxgd.watching import LONGEST, Part, Watching, resumable
+from jaxgd.watching import LONGEST, Stage, Watching, resumable
 
 
 class Solved(NamedTuple):
@@ -36,19 +36,19 @@ def in_bursts(
     begin: Callable[[], Run],
     advance: Callable[[Run, int], Run],
     watch: Watching,
-    part: Part,
+    stage: Stage,
 ) -> Solved:
     """Solve, returning to the host between bursts to let the watchers look, and to fetch the trace.
 
     `begin` returns a run unless one is resumed, `advance` the run after so many evaluations at most.
     """
-    found = _resumed(program, given, part)
+    found = _resumed(program, given, stage)
     run, kept = found or (begin(), [])
     longest = LONGEST if run.rows is None else run.rows.loss.size
     watch.show(book=program.recipe.sign if program.size == 1 else 0)
 
     def save() -> Saved:
-        return part.saved(taken_apart("run", run) | (taken_apart("trace", _joined(kept)) if kept else {}))
+        return stage.saved(taken_apart("run", run) | (taken_apart("trace", _joined(kept)) if kept else {}))
 
     def seen() -> Seen:
         answer = partial(program.answer, given, run)
@@ -66,12 +66,13 @@ def in_bursts(
         run = _ended(run, watch.interrupted())
     watch.look(seen())
     trace = kept and (*_joined(kept), int(run.moves) + 1)
-    return Solved(program.answer(given, run), trace, save() if resumable(Status(int(run.status))) else None)
+    held = save() if watch and resumable(Status(int(run.status))) else None
+    return Solved(program.answer(given, run), trace, held)
 
 
-def _resumed(program: Program, given: Inputs, part: Part) -> tuple[Run, list[Any]] | None:
+def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[Any]] | None:
     """Return the run to carry on and its trace, or None; a run that has come to its end is at its end."""
-    found = part.resumed(but=("stop",))
+    found = stage.resumed(but=("stop",))
     if found is None:
         return None
     arrays, same = found
@@ -98,8 +99,8 @@ def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
         watch.refuse_inside()
         answer, rows = program.solve(given)
         return Solved(answer, rows and program.rows(given, rows))
-    part = watch.part(partial(about, program, given))
-    return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, part)
+    stage = watch.stage(partial(about, program, given))
+    return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, stage)
 
 
 def _joined(kept: list[Any]) -> Any:
@@ -116,7 +117,7 @@ def _filled(*rows: Any) -> tuple[Any, ...]:
 def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
     """Look into a failure at the start: return a better answer if there is one, and what else to say."""
     if counts[0] == Status.BAD_START:
-        given = known(given)
+        given = without_derivatives(given)
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
         return answer, counts, blame(given, found)
@@ -138,9 +139,7 @@ def aside(program: Program, init: Any, side: int) -> Any:
     """Return a start a small step beside `init`, on one side or the other (1, -1)."""
     layout = program.layout(init)
     start = layout.flatten(init)
-    # Irrational steps, so that no symmetry of the loss keeps the neighbour flat.
-    step = 0.01 * jnp.maximum(1, jnp.abs(start)) * jnp.cos(1 + jnp.arange(program.size, dtype=start.dtype))
-    return layout.unflatten(start + side * step)
+    return layout.unflatten(start + side * nudge(start))
 
 
 def blame(given: Inputs, data: list[str]) -> str:

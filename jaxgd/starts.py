@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import many
+from jaxgd import inputs, many
 from jaxgd.added import for_all
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Program
@@ -45,6 +45,7 @@ def _starts(ask: Ask, count: int) -> Any:
     effectiveness of quasirandom sequences, 2018), spread as a logistic distribution where there is no box.
     """
     program, given, _ = prepare(ask)
+    inputs.refuse_traced(given, f"`starts={count}`")
     layout = program.layout(given.init)
     start = np.asarray(layout.flatten(given.init), float)
     term = given.terms and given.terms.flatten(layout)[0]

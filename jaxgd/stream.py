@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Seen, ahead
+from jaxgd.blocks import Block, Expected, ahead
 from jaxgd.passes import Of, filled, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Paired, check_weights, drawn
@@ -25,7 +25,7 @@ class Stream:
         row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(given.data))
         self._program, self._given, self._source, self._dtype = program, given, source, dtype
         self._size = tile * max(1, BLOCK // (tile * row))
-        self._seen, self._keep, self._kept = Seen(), 2 * keep, None
+        self._seen, self._keep, self._kept = Expected(), 2 * keep, None
         self.total = 0.0
 
     def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:

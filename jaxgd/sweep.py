@@ -55,9 +55,9 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
             return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
 
     watch.together = jax.process_count() > 1
-    part = watch.part(lambda: about(program, bare, data=_told(own, first)))
+    stage = watch.stage(lambda: about(program, bare, data=_told(own, first)))
     begin = partial(_begun, program, samples, first, advance)
-    solved = in_bursts(program, bare, begin, advance, watch, part)
+    solved = in_bursts(program, bare, begin, advance, watch, stage)
     if int(solved.answer.counts[0]) == Status.BAD_START:
         note = blame(given, own.not_finite())
     return solved, note

@@ -107,19 +107,19 @@ class Watching:
         self.status = Status.INTERRUPTED
         return self.status
 
-    def part(self, describe: Callable[[], dict[str, Any]]) -> "Part":
+    def stage(self, describe: Callable[[], dict[str, Any]]) -> "Stage":
         """Return the next of the runs that the solve consists of; `describe` says what it is of."""
         self._count += 1
-        return Part(self, self._count - 1, describe)
+        return Stage(self, self._count - 1, describe)
 
     def of(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Return what is resumed of a part, or None: it is begun."""
+        """Return what is resumed of a stage, or None: it is begun."""
         if self._resume is None or number >= len(self._resume.parts):
             return None
         return self._resume.parts[number], _named(self._resume.arrays, number)
 
     def with_others(self, number: int, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Saved:
-        """Return a part with those that are finished, as it was when the solve was ended from outside."""
+        """Return a stage with those that are finished, as it was when the solve was ended from outside."""
         if self.frozen is not None:
             return self.frozen
         numbered = {f"{number}.{name}": array for name, array in arrays.items()}
@@ -130,12 +130,12 @@ class Watching:
         self.frozen = saved
 
     def finish(self, saved: Saved, done: int = 0, failed: int = 0) -> None:
-        """Keep a part that is finished; of many problems, with how many are done, and have failed."""
+        """Keep a stage that is finished; of many problems, with how many are done, and have failed."""
         self._finished = saved
         self._before = (self._before[0] + done, self._before[1] + failed)
 
 
-class Part:
+class Stage:
     """One of the runs of a solve: what it is of, and what is saved of it."""
 
     def __init__(self, watch: Watching, number: int, describe: Callable[[], dict[str, Any]]) -> None:

@@ -451,3 +451,14 @@ def test_what_a_loss_read_has_changed():
     close(result.covariance(rows=N), by_hand(result.params, "hessian"))
     with pytest.raises(ValueError, match="cannot be told"):
         result.covariance("sandwich")
+
+
+def test_weights_by_leaf_in_passes(monkeypatch):
+    def named(params, data):
+        return losses.logistic(jnp.append(params["w"], params["b"]), data)
+
+    in_passes(monkeypatch)
+    init, options = {"w": np.zeros(3), "b": np.zeros(())}, {"l2": {"w": 0.1}, "dtype": "float64"}
+    whole = minimize(named, (X, LABELS), init, **options).stderr()
+    passes = minimize(named, Rows((X, LABELS)), init, **options).stderr()
+    jax.tree.map(close, passes, whole)

@@ -428,3 +428,15 @@ def test_a_loss_without_second_derivatives():
     host.defvjp(lambda w: (host(w), w), lambda w, out: (out * jax.pure_callback(lambda w: 2 * w, double, w),))
     with pytest.raises(TypeError, match="second derivatives of `loss`"):
         jax.grad(lambda a: jaxgd.minimize(lambda w, a: host(w - a), a, 1.0).params)(2.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: jaxgd.minimize_many(jaxgd.losses.mse, jaxgd.Groups(y, by=[0, 0, 1])).params[0],
+        lambda y: jaxgd.minimize(jaxgd.losses.mse, y, starts=3).params,
+    ],
+)
+def test_what_the_host_looks_at_has_none(call):
+    with pytest.raises(TypeError, match="cannot be had inside"):
+        jax.grad(call)(jnp.arange(3.0))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxgd import arrays
-from jaxgd.blocks import Seen, ahead, blocks
+from jaxgd.blocks import Expected, ahead, blocks
 from jaxgd.sources import open_source
 
 RNG = np.random.default_rng(5)
@@ -450,7 +450,7 @@ def test_npy_cut_while_read(tmp_path):
 def test_a_second_pass_of_other_length(later, words):
     lengths = iter([ROWS, later])
     rows = np.zeros(2000)
-    source, seen = open_source(lambda: iter([rows[: next(lengths)]])), Seen()
+    source, seen = open_source(lambda: iter([rows[: next(lengths)]])), Expected()
     assert len(whole(source, 128, seen)) == ROWS
     assert (seen.rows, seen.passes) == (ROWS, 1)
     refused(ValueError, [words, "the second time; 1000 the first", "new iterator"], lambda: whole(source, 128, seen))
@@ -458,7 +458,7 @@ def test_a_second_pass_of_other_length(later, words):
 
 def test_a_second_pass_of_another_kind():
     kinds = iter([np.float32, np.float64])
-    source, seen = open_source(lambda: iter([np.zeros(5, next(kinds))])), Seen()
+    source, seen = open_source(lambda: iter([np.zeros(5, next(kinds))])), Expected()
     whole(source, 2, seen)
     refused(ValueError, ["batch 0", "float64", "before held float32"], lambda: whole(source, 2, seen))
 
