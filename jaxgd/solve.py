@@ -99,6 +99,8 @@ def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
         watch.refuse_inside()
         answer, rows = program.solve(given)
         return Solved(answer, rows and program.rows(given, rows))
+    # Once, not for every burst.
+    given = jax.tree.map(jnp.asarray, given)
     stage = watch.stage(partial(about, program, given))
     return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, stage)
 

@@ -16,7 +16,7 @@ from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.stop import Status
 from jaxgd.watch import Book, Checkpoint, Progress, says_true
 
-GLANCE = 0.25  # seconds between two looks
+GLANCE = 0.5  # seconds between two looks, at most: a burst costs what an evaluation or two do
 LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
 
 
@@ -24,7 +24,7 @@ def paced(ticks: int, seconds: float) -> int:
     """Return how many evaluations the next burst may take, where the last took so long: that a look is now and then."""
     if seconds > GLANCE:
         return max(1, ticks // 2)
-    return min(2 * ticks, LONGEST) if seconds < GLANCE / 4 else ticks
+    return min(2 * ticks, LONGEST) if seconds < GLANCE / 2 else ticks
 
 
 class Watching:
