@@ -22,7 +22,7 @@ T = TypeVar("T")
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(...), range, slice})
 _FIXED = (types.ModuleType, type, types.BuiltinFunctionType, np.dtype, np.generic, np.ufunc)
 _WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))  # they change what a call costs, not its value
-_ARRAYS = (np.ndarray, jax.Array)
+_KINDS = "OSTUMm"  # NumPy's codes of types that JAX has no arrays of
 _COUNTERS: dict[int, Any] = {}  # containers that functions change when called, kept alive so that ids stay theirs
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -37,7 +37,7 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         return (kind, value)
     if isinstance(value, _FIXED):
         return value
-    if isinstance(value, _ARRAYS):
+    if _is_array(value):
         arrays.append(value)
         return (np.ndarray, value.shape, value.dtype)
     seen = {} if seen is None else seen
@@ -69,7 +69,7 @@ def rebuild(value: Any, arrays: Iterator[Any], seen: set[int] | None = None) -> 
     """Return `value` with its arrays replaced, in the order in which `describe` found them."""
     if type(value) in _ATOMS or isinstance(value, _FIXED):
         return value
-    if isinstance(value, _ARRAYS):
+    if _is_array(value):
         return next(arrays)
     seen = set() if seen is None else seen
     if id(value) in seen:
@@ -105,6 +105,9 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             return len(value), list(value)
         case set() | frozenset():
             return frozenset(value), []
+        case np.ndarray():
+            of_objects = value.dtype.kind == "O"
+            return (value.shape, of_objects or value.tobytes(), value.dtype), list(value.flat) if of_objects else []
         case _ if dataclasses.is_dataclass(value):
             names = [field.name for field in dataclasses.fields(value)]
             return tuple(names), [getattr(value, name) for name in names]
@@ -116,7 +119,7 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
 
 def _containers(value: Any, seen: dict[int, Any]) -> list[Any]:
     """Return the lists, dicts and sets that a value holds, at any depth."""
-    if type(value) in _ATOMS or isinstance(value, (*_FIXED, *_ARRAYS)) or id(value) in seen:
+    if type(value) in _ATOMS or isinstance(value, _FIXED) or _is_array(value) or id(value) in seen:
         return []
     seen[id(value)] = value
     parts = _parts(value)
@@ -147,6 +150,11 @@ def _assemble(value: Any, fixed: Any, children: list[Any]) -> Any:
             return type(value)(*children)
         case list() | tuple():
             return type(value)(children)
+        case np.ndarray():
+            copy = np.empty(len(children), object)
+            for place, child in enumerate(children):
+                copy[place] = child
+            return copy.reshape(fixed[0])
         case _:
             copy = object.__new__(type(value))
             vars(copy).update(vars(value))
@@ -202,6 +210,11 @@ def _filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether JAX can take it as an argument."""
+    return isinstance(value, jax.Array) or (isinstance(value, np.ndarray) and value.dtype.kind not in _KINDS)
 
 
 def _hashable(value: Any) -> bool:

@@ -48,18 +48,17 @@ def as_start(tree: Any, like: np.dtype) -> Any:
 def as_jax_has_them(tree: Any) -> Any:
     """Return the pytree with NumPy's leaves in the types that JAX gives them.
 
-    JAX remembers what it made of a NumPy array, also where its setting for float64 has changed since: so arrays that
-    it would make smaller are copies of our own.
+    JAX may remember what it made of a NumPy array, also where its setting for float64 has changed since: so arrays that
+    it makes smaller in one setting are objects of our own, copies or views.
     """
 
     def convert(leaf: Any) -> Any:
-        small = isinstance(leaf, jax.Array) or leaf.dtype.itemsize <= 4  # noqa: PLR2004 - bytes, of float32
-        return leaf if small else leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+        if isinstance(leaf, jax.Array) or leaf.dtype.itemsize <= 4:  # noqa: PLR2004 - bytes, of float32
+            return leaf
+        kind = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return leaf.view() if kind == leaf.dtype else leaf.astype(kind)
 
-    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten(map(convert, leaves))
+    return jax.tree.map(convert, tree)
 
 
 def cast(tree: Any, dtype: np.dtype) -> Any:

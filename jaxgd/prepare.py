@@ -88,6 +88,7 @@ def find(
     rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, rows, sampled)
     arrays: list[Any] = []
     key: Hashable = (closure.describe(functions, arrays), rest)
+    arrays = inputs.as_jax_has_them(arrays)
     program = cache.get(key)
     if program is _READS_CLOSURE and any(isinstance(array, Tracer) for array in arrays):
         program = None  # recording it anew says what is wrong

@@ -396,6 +396,22 @@ def test_an_array_changed_in_place_is_seen(unique):
         held[0] = 4.0
 
 
+@pytest.mark.parametrize(
+    "names", [np.array(["a", "b"]), np.array(["a", None, BOOK], object), np.array(["NaT"], "M8[s]")]
+)
+def test_arrays_that_jax_does_not_have_may_be_closed_over(names):
+    held = {"names": names, "y": BOOK}
+
+    def loss(theta):
+        return mse(theta, held["y"]) * len(held["names"])
+
+    assert np.isclose(minimize(loss).check().params, BOOK.mean(), rtol=1e-5)
+    held["names"] = names.copy()
+    result = minimize(loss)
+    assert np.isclose(result.params, BOOK.mean(), rtol=1e-5)
+    assert result.seconds.compile == 0
+
+
 def test_values_that_are_traced_cannot_be_read():
     def solve(held):
         return minimize(lambda theta: jnp.sum((np.unique(held) - theta) ** 2)).params

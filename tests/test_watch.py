@@ -392,9 +392,9 @@ def test_large_arrays_are_looked_at_in_pieces(monkeypatch):
 def test_ctrl_c_ends_a_solve_that_nothing_but_an_empty_list_watches():
     timer = threading.Timer(3, _thread.interrupt_main)
     timer.start()
-    stop = Stop(xtol=1e-30, max_evals=10**8)
+    stop, method = Stop(max_evals=10**9), jaxgd.GradientDescent(1e-3)
     try:
-        result = minimize(bowl, (1e-5, CENTER), np.zeros(2), method=jaxgd.GradientDescent(1e-3), stop=stop, watch=[])
+        result = minimize(bowl, (1e-5, CENTER), np.zeros(2), method=method, stop=stop, dtype=np.float64, watch=[])
     finally:
         timer.cancel()
     assert result.status is Status.INTERRUPTED
