@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
 from jaxgd.flat import without_derivatives
+from jaxgd.frames import Frame, is_table
 from jaxgd.groups import Groups
 from jaxgd.known import Part
 from jaxgd.origin import Many, One
@@ -29,7 +30,7 @@ from jaxgd.watching import Watching
 
 def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
-    began, compiled = time.perf_counter(), clock.seconds
+    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask)
     with _precision(ask.dtype):
         program, (answer, rows, run, source), note = _answered(ask, watch)
         if isinstance(answer.counts, Tracer):
@@ -80,7 +81,8 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tup
 def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Result:
     """Return the result of many problems, lanes first."""
     _refuse_rows(ask, "`minimize_many`")
-    began, compiled = time.perf_counter(), clock.seconds
+    by = ask.data.names if isinstance(ask.data, Groups) else []
+    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask, lanes=True)
     labels = None
     with _precision(ask.dtype):
         if isinstance(ask.data, Groups):
@@ -93,7 +95,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     said = note + watch.note
     result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, said, source)
-    result = dataclasses.replace(result, slots=outcome.slots, labels=labels, run=outcome.run)
+    result = dataclasses.replace(result, slots=outcome.slots, labels=labels, by=tuple(by), run=outcome.run)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
         msg = f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
@@ -104,7 +106,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
 def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result:
     """Return the best of the results from several starts."""
     _refuse_rows(ask, f"`starts={count!r}`")
-    began, compiled = time.perf_counter(), clock.seconds
+    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask)
     with _precision(ask.dtype):
         program, outcome, optima, note = starts.solve(ask, count, watch)
         source = One(*prepare(ask)[:2])
@@ -117,6 +119,14 @@ def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result
     if not result.converged:
         _warn(result, level + 1)
     return dataclasses.replace(result, optima=optima, run=outcome.run)
+
+
+def _with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
+    """Return what is asked, with a table's columns as the loss gets them; of a row of it at a time, with `lanes`."""
+    with _precision(ask.dtype):
+        if isinstance(ask.data, Rows | Groups):
+            return ask._replace(data=ask.data.of(ask.loss, ask.init))
+        return ask._replace(data=Frame(ask.data).arrays(ask.loss, ask.init, lanes=lanes)) if is_table(ask.data) else ask
 
 
 def _refuse_rows(ask: Ask, what: str) -> None:

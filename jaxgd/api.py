@@ -48,7 +48,8 @@ def minimize(
         loss: function of `(params, data)`, or of `params` alone where there is no data, written in `jax.numpy`, that
             returns one real number; with `has_aux`, a pair of that number and any pytree of arrays.
         data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets. `Rows(data)` says that
-            the loss is a mean over the leading axis.
+            the loss is a mean over the leading axis. Of a table (pandas, polars, Arrow) the loss gets a dict of the
+            columns that it asks for by name; if it does not, one array of all.
         init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
             loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.

@@ -42,6 +42,12 @@ class Plan:
         return self.structure.unflatten([_leaf(leaf, done) for leaf in self.leaves])
 
 
+class NoColumnError(ValueError, KeyError):
+    """A column is asked for that is not there."""
+
+    __str__ = Exception.__str__
+
+
 def planned(columns: Any, schema: Any, name: str) -> Plan:
     """Return the plan for these columns, all of them for None; refuse what is not there or holds no numbers."""
     if columns is None:
@@ -56,7 +62,7 @@ def planned(columns: Any, schema: Any, name: str) -> Plan:
             raise TypeError(msg)
     names = list(dict.fromkeys(item for leaf in leaves for item in ([leaf] if isinstance(leaf, str) else leaf)))
     for column in names:
-        _check_there(column, schema.names, name)
+        check_there(column, schema.names, name)
         _check_numeric(column, schema.field(column).type, name)
     for leaf in leaves:
         if isinstance(leaf, list):
@@ -77,17 +83,18 @@ def check_alike(plan: Plan, first: Any, other: Any) -> None:
             raise ValueError(msg)
 
 
-def _check_there(column: str, names: list[str], name: str) -> None:
+def check_there(column: str, names: list[str], name: str, asks: str = "`columns` names") -> None:
+    """Refuse a column that is not there, or is there twice."""
     if names.count(column) == 1:
         return
     if column in names:
         msg = f"{name} has {names.count(column)} columns named {column!r}. Give each a name of its own."
         raise ValueError(msg)
-    near = difflib.get_close_matches(column, names, 1)
+    near = difflib.get_close_matches(column, map(str, names), 1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     there = ", ".join(map(repr, names[:30])) + (f" and {len(names) - 30} more" if len(names) > 30 else "")  # noqa: PLR2004
-    msg = f"`columns` names {column!r}; {name} has no such column.{guess} There are: {there}."
-    raise ValueError(msg)
+    msg = f"{asks} {column!r}; {name} has no such column.{guess} There are: {there}."
+    raise NoColumnError(msg)
 
 
 def _check_numeric(column: str, kind: Any, name: str) -> None:

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import added, inputs, many
+from jaxgd.columns import check_there
 from jaxgd.flat import beside
+from jaxgd.frames import Frame, is_table
 from jaxgd.known import Part
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import blank, put
@@ -39,13 +41,47 @@ class Groups:
     with `in_axes=(0, 0)` there is one for each.
 
     Args:
-        data: pytree of arrays, each with the rows first, all of one length.
-        by: the label of each row: numbers or strings, array-like of shape `(rows,)`.
+        data: pytree of arrays, each with the rows first, all of one length, or a table.
+        by: the label of each row: numbers or strings, array-like of shape `(rows,)`. Of a table, or a dict of columns,
+            also the name of a column, or a list of names; the loss does not get these.
 
     """
 
     data: Any
     by: Any
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that `by` names, if it does."""
+        if isinstance(self.by, str):
+            return [self.by]
+        names = self.by if isinstance(self.by, list) and is_table(self.data) else []
+        return names if all(isinstance(name, str) for name in names) and len(names) < len(self.data) else []
+
+    def of(self, loss: Callable[..., Any], init: Any) -> "Groups":
+        """Return the groups as this loss gets them, with a label for each row."""
+        names, data = self.names, Frame(self.data) if is_table(self.data) else self.data
+        if not isinstance(data, Frame | dict) and names:
+            msg = f"`by={self.by!r}` names a column; `data` has none. Pass a table, a dict of columns, or labels."
+            raise TypeError(msg)
+        if isinstance(data, Frame):
+            columns = [data.labels(name) for name in names]
+            data = (data.without(names) if names else data).arrays(loss, init)
+        else:
+            for name in names:
+                check_there(name, list(data), "`data`", "`by` names")
+            columns = [np.asarray(data[name]) for name in names]
+            data = {name: leaf for name, leaf in data.items() if name not in names} if names else data
+        return Groups(data, _together(columns) if names else self.by)
+
+
+def _together(columns: list[np.ndarray]) -> np.ndarray:
+    """Return the labels of several columns as one, tuples."""
+    if len(columns) == 1:
+        return columns[0]
+    labels = np.empty(len(columns[0]), object)
+    labels[:] = list(zip(*(column.tolist() for column in columns), strict=True))
+    return labels
 
 
 class Sorted:

@@ -129,7 +129,7 @@ def _as_array(leaf: Any, name: str) -> Any:
     if not isinstance(leaf, np.ndarray | jax.Array):
         try:
             leaf = np.asarray(leaf)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             msg = (
                 f"`{name}` cannot be made an array: {str(error).rstrip('.')}."
                 " Rows of a list must have equal lengths; pass several arrays as a tuple or a dict."

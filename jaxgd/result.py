@@ -43,7 +43,7 @@ class Optimum(NamedTuple):
     jax.tree_util.register_dataclass,
     data_fields=["params", "loss", "grad", "residual", "aux", "trace", "counts", "evidence", "tests"],
     meta_fields=["method"],
-    drop_fields=["seconds", "note", "slots", "labels", "optima", "run", "source"],
+    drop_fields=["seconds", "note", "slots", "labels", "by", "optima", "run", "source"],
 )
 @dataclass(frozen=True)
 class Result:
@@ -67,6 +67,7 @@ class Result:
     note: str = ""  # what the caller should know beside the verdict
     slots: int | None = None  # of many: evaluations made in all slots of the pools, also in those that stood idle
     labels: Any = None  # of groups: what each lane is called
+    by: tuple[str, ...] = ()  # of groups: the columns that the labels were in
     optima: list[Optimum] | None = None  # of several starts: the distinct minima found, the lowest first
     run: Any = field(default=None, repr=False)  # of a watched solve that ended early: what `resume` carries on
     source: Any = field(default=None, repr=False, compare=False)  # the solve's program and inputs, as in `origin.py`
@@ -129,7 +130,9 @@ class Result:
         own = {name: test[lane] for name, test in vars(self.tests).items() if np.ndim(test)}
         tests = replace(self.tests, **own) if own else self.tests
         labels = self.labels if self.labels is None else self.labels[lane]
-        found = replace(jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels)
+        found = replace(
+            jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels, by=self.by
+        )
         found = replace(found, source=self.source and self.source.picked(lane))
         one = np.ndim(found.counts) == 1
         return replace(found, trace=found.trace.trimmed()) if found.trace is not None and one else found
@@ -145,8 +148,8 @@ class Result:
             "evals": np.asarray(self.evals),
             "moves": np.asarray(self.moves),
         }
-        index = np.arange(size) if self.labels is None else self.labels
-        return frame(columns | columns_of(self.params), index).rename_axis("lane" if self.labels is None else "group")
+        index = range(size) if self.labels is None else self.labels.tolist()
+        return frame(columns | columns_of(self.params), index, self.by or ["lane" if self.labels is None else "group"])
 
     def covariance(self, kind: str = "hessian", rows: Any = None) -> Any:
         """Return the covariance of the params, a frozen dataclass, where the loss is a negative log-likelihood.

@@ -1,6 +1,6 @@
 """Data whose loss is a mean over its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from jaxgd import inputs
 from jaxgd.blocks import Block, Expected, Source, blocks
+from jaxgd.frames import Frame, is_table
 from jaxgd.sources import open_source
 
 
@@ -29,8 +30,9 @@ class Rows:
     may be added to the mean. A loss that is no mean over rows is an error.
 
     Args:
-        data: pytree of arrays, rows first; the loss gets some of the rows at a time, in the same structure.
-        weights: array of one number a row, not negative: a row of weight 2 counts as two.
+        data: pytree of arrays, rows first, or a table; the loss gets some of the rows at a time, in the same structure.
+        weights: array of one number a row, not negative: a row of weight 2 counts as two. Of a table, also the name of
+            a column.
 
     Raises:
         ValueError, TypeError: for leaves of different length, no rows, and weights that are none.
@@ -41,7 +43,11 @@ class Rows:
 
     def __init__(self, data: Any, weights: Any = None) -> None:
         """Check the lengths; the arrays are kept where they are."""
-        self.data = inputs.as_arrays(data, "data")
+        if is_table(data):
+            data = Frame(data)
+            if isinstance(weights, str):
+                weights, data = data.column(weights, "`weights`"), data.without([weights])
+        self.data = data if isinstance(data, Frame) else inputs.as_arrays(data, "data")
         leaves = jax.tree_util.tree_leaves_with_path(self.data)
         names = ["data" + jax.tree_util.keystr(path) for path, _ in leaves]
         if not leaves:
@@ -62,6 +68,10 @@ class Rows:
         self.weights = None if weights is None else _as_weights(weights, len(leaves[0][1]))
         if any(isinstance(leaf, np.memmap) for _, leaf in leaves):
             self.source = Paired(open_source((self.data, self.weights)), paired=True)
+
+    def of(self, loss: Callable[..., Any], init: Any) -> "Rows":
+        """Return the rows as this loss gets them: of a table, the columns that it asks for."""
+        return Rows(self.data.arrays(loss, init), self.weights) if isinstance(self.data, Frame) else self
 
     @classmethod
     def open(cls, where: Any, columns: Any = None, weights: str | None = None) -> "Rows":

@@ -1,5 +1,6 @@
 """What was seen on the way, and tables of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ class Trace:
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a move and a column for each parameter."""
         columns: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ("loss", "grad_norm", "stepsize")}
-        return frame(columns | columns_of(self.params)).rename_axis("move")
+        return frame(columns | columns_of(self.params), range(len(columns["loss"])), ["move"])
 
 
 def columns_of(params: Any) -> dict[str, np.ndarray]:
@@ -46,11 +47,13 @@ def columns_of(params: Any) -> dict[str, np.ndarray]:
     return columns
 
 
-def frame(columns: dict[str, Any], index: Any = None) -> Any:
-    """Return a pandas `DataFrame` of columns by name."""
+def frame(columns: dict[str, Any], index: Any = None, names: Sequence[str | None] = (None,)) -> Any:
+    """Return a pandas `DataFrame` of columns by name, its index called by one name or, of tuples, by several."""
     try:
         import pandas as pd  # noqa: PLC0415 - an extra
     except ImportError as error:
         msg = "A table needs pandas: pip install 'jaxgd[pandas]'."
         raise ImportError(msg) from error
-    return pd.DataFrame(columns, index=index)
+    table = pd.DataFrame(columns, index=index)
+    table.index = pd.MultiIndex.from_tuples(index) if len(names) > 1 else table.index
+    return table.rename_axis(index=names)
