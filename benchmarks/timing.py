@@ -25,6 +25,9 @@ PACKAGES = (
     "torch",
     "statsmodels",
     "pyarrow",
+    "pandas",
+    "polars",
+    "narwhals",
 )
 
 

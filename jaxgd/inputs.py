@@ -62,12 +62,14 @@ def as_jax_has_them(tree: Any) -> Any:
 
 
 def cast(tree: Any, dtype: np.dtype) -> Any:
-    """Return the pytree with float and complex leaves in the precision of `dtype`."""
+    """Return the pytree with float and complex leaves in the precision of `dtype`; those that have it as they are."""
 
     def convert(leaf: Any) -> Any:
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            return leaf.astype(jnp.result_type(dtype, jnp.complex64))
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if not (real or jnp.issubdtype(leaf.dtype, jnp.complexfloating)):
+            return leaf
+        kind = dtype if real else jnp.result_type(dtype, jnp.complex64)
+        return leaf if leaf.dtype == kind else leaf.astype(kind)
 
     return jax.tree.map(convert, tree)
 
