@@ -67,10 +67,10 @@ class Frame:
         check_there(name, self.names, "`data`", f"{asks} names")
         column = self._table.get_column(name)
         if not _is_numeric(column.dtype):
-            msg = f"column {name!r} of `data` holds {column.dtype}; only numbers can be computed with."
-            raise TypeError(msg + " Encode it as numbers, or drop it.")
+            msg = f"`data[{name!r}]` holds {column.dtype}; only numbers can be computed with. Encode or drop it first."
+            raise TypeError(msg)
         if missing := column.null_count():
-            msg = f"column {name!r} of `data` holds nulls: {missing} of {len(self)} rows. Fill or drop them first."
+            msg = f"`data[{name!r}]` holds nulls: {missing} of {len(self)} rows. Fill or drop them first."
             raise ValueError(msg)
         values = column.to_numpy()
         return values.astype(float) if values.dtype == object else values
