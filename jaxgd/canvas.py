@@ -76,6 +76,15 @@ def paper() -> str:
     return pyplot().rcParams["axes.facecolor"]
 
 
+def legend(ax: Any, *, above: bool) -> None:
+    """Draw the legend, `above` all Axes of a figure of our own, where many lines would lie under it."""
+    if above:
+        handles, labels = ax.get_legend_handles_labels()
+        ax.figure.legend(handles, labels, loc="outside upper center", fontsize="small", ncols=int(ax.figure.get_figwidth() // 2.9))
+    else:
+        ax.legend()
+
+
 def arrow(ax: Any, tail: Sequence[float], head: Sequence[float], color: str, width: float = 1.6) -> None:
     """Draw an arrow between two points of the data."""
     props = {"arrowstyle": "-|>", "color": color, "lw": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 13}

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgd.canvas import BLUE, STYLES, VERMILLION, axes, ink
 from jaxgd.canvas import count as whole
-from jaxgd.contours import check_result, draw_moves
+from jaxgd.contours import check_result, draw_moves, scale_moves
 from jaxgd.result import Result
 from jaxgd.stop import Status
 
@@ -51,7 +51,9 @@ def evals(result: Any, *, ax: Any = None) -> Any:
     ax.set(xlabel="evaluations of a problem", ylabel="problems", xscale="log" if log else "linear")
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_ylim(0, 1.08 * below.max())
-    if not log:
+    if log:
+        ax.xaxis.set_major_formatter("{x:g}")
+    else:
         ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
@@ -120,16 +122,17 @@ def worst(result: Any, count: int = 5, *, ax: Any = None) -> Any:
             f" {lanes.tolist()}."
         )
         raise ValueError(msg)
-    ax = axes(ax)
+    ax, lengths = axes(ax), []
     for lane, style in zip(lanes, STYLES, strict=False):
         one = result[int(lane)]
         losses = np.asarray(one.trace.loss, float)
+        lengths.append(len(losses))
         finite = losses[np.isfinite(losses)]
         name = f"lane {lane}" if one.labels is None else str(one.labels)
         said = f"{name}: {one.status.name}, {one.evals} evaluations"
         draw_moves(ax, losses - (finite.min() if finite.size else 0), style, said)
     ax.set(yscale="log", xlabel="moves", ylabel="loss above the problem's lowest")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    scale_moves(ax, lengths)
     ax.legend()
     return ax
 

@@ -118,25 +118,26 @@ def descent(
         places += [] if end else [new]
     said = f"theta after 0 to {len(places) - 1} moves, step size {size:.3g}" + (f"; then{end}" if end else "")
     ax = drawn(axes(ax), seen, window, places, ())
-    low, high = room_below(ax, 0.08)
+    low, high = room_below(ax, 0.32)
     thetas, losses, _ = zip(*places, strict=True)
+    levels = low + (high - low) * (0.23 - 0.2 * (np.arange(len(places)) - 0.5) / max(1, len(places) - 1))
     ax.plot(thetas, losses, color=VERMILLION, marker="o", ls="none", mec=paper(), ms=7, label=said, zorder=6)
-    for old, new in zip(places, places[1:], strict=False):
+    for old, new, level in zip(places, places[1:], levels[1:], strict=False):
         arrow(ax, old[:2], new[:2], VERMILLION, 1.2)
-    ax.vlines(thetas, low, losses, color=ink(), lw=0.7, ls=":", zorder=2)
-    ax.plot(thetas, [low + 0.03 * (high - low)] * len(thetas), color=GREEN, marker="|", ms=11, lw=1.2, label="the steps")
+        ax.plot([old.theta, new.theta], [level] * 2, color=GREEN, marker="|", ms=5, lw=2.2)
+    ax.plot([], [], color=GREEN, marker="|", lw=2.2, label="the steps, one below the other")
+    ax.vlines(thetas, [*levels[1:], levels[-1]], losses, color=ink(), lw=0.7, ls=":", zorder=2)
     _number(ax, places)
     ax.legend()
     return ax
 
 
 def _number(ax: Any, places: Sequence[Place]) -> None:
-    """Number the thetas, as far as there is room."""
+    """Number the thetas, beside the curve, as far as there is room."""
     last, wide = np.inf, float(np.diff(ax.get_xlim())[0])
     for i, place in enumerate(places):
-        if abs(place.theta - last) > 0.04 * wide:
+        if abs(place.theta - last) > 0.07 * wide:
             left = place.slope < 0
-            ax.annotate(
-                str(i), place[:2], (-9 if left else 9, -3), textcoords="offset points", ha="right" if left else "left"
-            )
+            at = {"xytext": (-9 if left else 9, -6), "ha": "right" if left else "left", "va": "center"}
+            ax.annotate(str(i), place[:2], textcoords="offset points", zorder=7, **at)
             last = place.theta

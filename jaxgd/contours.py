@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.canvas import STYLES, axes, interval, paper, pyplot, several_axes
+from jaxgd.canvas import STYLES, axes, interval, legend, paper, pyplot, several_axes
 from jaxgd.curves import finite_somewhere
 from jaxgd.result import Result
 from jaxgd.surface import Surface, surface
 
 SIDE = 81  # places along each side where contours are evaluated
 LEVELS = 14
+FAR = 8  # times the moves of the shortest solve
 COLUMNS = {
     "loss": "loss above the lowest seen",
     "grad_norm": "largest gradient component",
@@ -59,18 +60,19 @@ def contour(
         paths = {"": seen.lowest.trace}
     points = {name: _points(seen, trace.params) for name, trace in paths.items()}
     ranges = _window(seen, window, np.concatenate(list(points.values())), [*named.values()])
-    ax = axes(ax, 6.4, 5.0)
+    ax, own = axes(ax, 6.4, 5.0), ax is None
     _contours(ax, seen, ranges)
     for style, (name, path) in zip(STYLES, points.items(), strict=False):
         won = bool(named[name].converged)
         said = ": ".join(part for part in (name, f"{len(path) - 1} moves, {'' if won else 'not '}converged") if part)
-        ax.plot(*path.T, color=style.color, ls=style.line, marker=style.marker, ms=5, lw=1.8, mec=paper(), label=said)
+        every = max(1, len(path) // 15)
+        ax.plot(*path.T, color=style.color, ls=style.line, marker=style.marker, markevery=every, ms=5, label=said)
         ax.plot(*path[0], color=style.color, marker="o", ms=10, mfc="none", mew=1.8)
         ax.plot(*path[-1], color=style.color, marker="*", ms=15, mec=paper())
     ax.plot([], [], color="0.4", marker="o", ms=9, mfc="none", mew=1.8, ls="none", label="start")
     ax.plot([], [], color="0.4", marker="*", ms=12, ls="none", label="end")
     ax.set(xlabel=seen.names[0], ylabel=seen.names[1], xlim=ranges[0], ylim=ranges[1])
-    ax.legend()
+    legend(ax, above=own and len(points) > 1)
     return ax
 
 
@@ -104,9 +106,9 @@ def trace(results: Any, of: Any = ("loss", "grad_norm", "stepsize"), *, ax: Any 
             values = np.asarray(getattr(rows, column), float) - (lowest if column == "loss" else 0)
             draw_moves(axis, values, style, name)
         axis.set(yscale="log", xlabel="moves", ylabel=COLUMNS[column])
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if len(traces) > 1 and (axis is found[0]):
-            axis.legend()
+        scale_moves(axis, [len(rows.loss) for rows in traces.values()])
+    if len(traces) > 1:
+        legend(found[0], above=ax is None)
     return found[0] if isinstance(of, str) else found
 
 
@@ -116,6 +118,16 @@ def draw_moves(ax: Any, values: np.ndarray, style: Any, name: str) -> None:
         values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
     every = max(1, len(values) // 12)
     ax.plot(values, color=style.color, ls=style.line, marker=style.marker, markevery=every, ms=5, lw=1.6, label=name)
+
+
+def scale_moves(ax: Any, lengths: Sequence[int]) -> None:
+    """Set the scale of the moves: where some solves took far more than others, a log scale from the first move on."""
+    if max(lengths) > FAR * min(lengths):
+        ax.set_xscale("symlog", linthresh=1, linscale=0.3)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlim(-0.15, 1.15 * max(lengths))
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _lowest(losses: Any) -> float:
@@ -200,6 +212,9 @@ def _window(seen: Surface, window: Any, points: np.ndarray, results: Sequence[Re
     rise = float(losses.max() - losses.min()) if len(losses) else 0.0
     fine = np.isfinite(bent).all() and np.linalg.eigvalsh(bent)[0] > 0
     far = np.sqrt(2 * rise * np.diagonal(np.linalg.inv(bent))) if fine else np.zeros(2)
+    # A path that says itself how wide the picture should be is not made small by a valley that is long.
+    long = np.ptp(np.vstack([points, centre]), axis=0)
+    far = np.where(long > 0.2 * far, np.minimum(far, 1.5 * long), far)
     low = np.minimum(points.min(axis=0), centre - 0.5 * far)
     high = np.maximum(points.max(axis=0), centre + 0.5 * far)
     wide = high - low

@@ -96,7 +96,7 @@ def drawn(
     if least is not None and low <= least[0][0] <= high:
         lower = np.nanmin(losses) < least[1] - 1e-6 * (np.nanmax(losses) - least[1])
         what = f"{'local ' if lower else ''}minimum, {seen.names[0]} = {least[0][0]:.5g}"
-        ax.plot(*least, color=BLUE, marker="*", ms=13, ls="none", mec=paper(), label=what, zorder=6)
+        ax.plot(*least, color=BLUE, marker="*", ms=13, ls="none", mec=paper(), label=what, zorder=7)
     named = ("theta",) if labels is None else labels
     for place, name, face in zip(places, named, (paper(), VERMILLION) if len(named) > 1 else (VERMILLION,), strict=False):
         said = f"{name} = {place.theta:.5g}, loss {place.loss:.4g}"

@@ -18,7 +18,7 @@ from jaxgd.surface import surface
 from jaxgd.traced import name_of
 
 SHOWN = 400  # cells of the grid in the window; as many lie to either side
-HEIGHT = 640  # of the frame in a notebook, in pixels
+HEIGHT = 700  # of the frame in a notebook, in pixels
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,15 @@ def profile(
     found = several_axes(ax, len(chosen))
     for axis, i in zip(found, chosen, strict=True):
         at, losses = again.flat[i] + places * errors[i], again.along(i, places * errors[i])
-        _draw(axis, covariance.names[i], at, losses, errors[i])
+        alone = len(covariance.names) == 1
+        axis.set(xlabel=covariance.names[i], ylabel="loss" if alone else "loss, the others minimized again")
+        _draw(axis, at, losses, errors[i])
         bend = again.sign * errors[i] ** 2 / (2 * again.spread[i])
         parabola = losses[len(at) // 2] + bend * places**2
-        said = f"parabola of the standard error {errors[i]:.3g}"
-        axis.plot(at, parabola, color=VERMILLION, ls="--", lw=1.5, label=said)
-        axis.legend()
+        axis.plot(at, parabola, color=VERMILLION, ls="--", lw=1.5, label="parabola of the standard error")
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.5 * (high - low))
+        axis.legend(loc="upper center", fontsize="small")
     return found
 
 
@@ -179,13 +182,12 @@ def _options(program: Program, given: Inputs, size: int) -> tuple[dict[str, Any]
     return options, ends
 
 
-def _draw(ax: Any, name: str, places: np.ndarray, losses: np.ndarray, error: float) -> None:
+def _draw(ax: Any, places: np.ndarray, losses: np.ndarray, error: float) -> None:
     """Draw one profile."""
     centre = places[len(places) // 2]
-    ax.axvspan(centre - error, centre + error, color=GREEN, alpha=0.18, lw=0, label="$\\pm$ 1 standard error")
+    ax.axvspan(centre - error, centre + error, color=GREEN, alpha=0.18, lw=0, label=f"{centre:.4g} $\\pm$ {error:.3g}, one standard error")
     for end in (-error, error):
         ax.axvline(centre + end, color=GREEN, lw=1, ls=":")
     ax.axvline(centre, color=ink(), lw=0.8)
     ax.plot(places, losses, color=BLUE, lw=2, marker=".", ms=5, label="profile")
     ax.plot(centre, losses[len(places) // 2], color=BLUE, marker="*", ms=13, mec=paper(), ls="none", zorder=6)
-    ax.set(xlabel=name, ylabel="loss, the others minimized again")
