@@ -80,7 +80,9 @@ def legend(ax: Any, *, above: bool) -> None:
     """Draw the legend, `above` all Axes of a figure of our own, where many lines would lie under it."""
     if above:
         handles, labels = ax.get_legend_handles_labels()
-        ax.figure.legend(handles, labels, loc="outside upper center", fontsize="small", ncols=int(ax.figure.get_figwidth() // 2.9))
+        ax.figure.legend(
+            handles, labels, loc="outside upper center", fontsize="small", ncols=int(ax.figure.get_figwidth() // 2.9)
+        )
     else:
         ax.legend()
 

@@ -12,9 +12,7 @@ from jaxgd.surface import surface
 FAR = 10  # times the first distance from the minimum: a descent that leads further is not followed
 
 
-def curve(
-    loss: Any, data: Any = None, theta: Any = None, *, window: Any = None, ax: Any = None, **options: Any
-) -> Any:
+def curve(loss: Any, data: Any = None, theta: Any = None, *, window: Any = None, ax: Any = None, **options: Any) -> Any:
     """Draw the loss over theta, its minimum, and `theta` on it.
 
     Args:
@@ -37,7 +35,9 @@ def curve(
     return drawn(axes(ax), seen, window, places)
 
 
-def tangent(loss: Any, data: Any = None, theta: Any = None, *, window: Any = None, ax: Any = None, **options: Any) -> Any:
+def tangent(
+    loss: Any, data: Any = None, theta: Any = None, *, window: Any = None, ax: Any = None, **options: Any
+) -> Any:
     """Draw the tangent of the loss at `theta`; an arrow points downhill along it, to the minimum.
 
     The arguments are those of `curve`. Absent, `theta` lies to the left of the minimum.
@@ -133,7 +133,7 @@ def descent(
 
 
 def _number(ax: Any, places: Sequence[Place]) -> None:
-    """Number the thetas, beside the curve, as far as there is room."""
+    """Write the number of moves beside each theta, as far as there is room."""
     last, wide = np.inf, float(np.diff(ax.get_xlim())[0])
     for i, place in enumerate(places):
         if abs(place.theta - last) > 0.07 * wide:

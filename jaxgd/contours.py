@@ -51,14 +51,14 @@ def contour(
         TypeError, ValueError: for a loss of more params or fewer, and results without a trace.
 
     """
-    named = named_results(results) if results is not None else {}
+    named = {} if results is None else named_results(results)
     paths = {name: moves_of(result) for name, result in named.items()}
     like = next(iter(named.values())).params if named and init is None else init
     seen = surface(loss, data, like, options, 2, "contour", "init")
     if not named:
         named = {"": seen.lowest}
-        paths = {"": seen.lowest.trace}
-    points = {name: _points(seen, trace.params) for name, trace in paths.items()}
+        paths = {"": moves_of(seen.lowest)}
+    points = {name: _points(seen, rows.params) for name, rows in paths.items()}
     ranges = _window(seen, window, np.concatenate(list(points.values())), [*named.values()])
     ax, own = axes(ax, 6.4, 5.0), ax is None
     _contours(ax, seen, ranges)
@@ -66,6 +66,7 @@ def contour(
         won = bool(named[name].converged)
         said = ": ".join(part for part in (name, f"{len(path) - 1} moves, {'' if won else 'not '}converged") if part)
         every = max(1, len(path) // 15)
+        ax.plot(*path.T, color="white", lw=4, alpha=0.8)
         ax.plot(*path.T, color=style.color, ls=style.line, marker=style.marker, markevery=every, ms=5, label=said)
         ax.plot(*path[0], color=style.color, marker="o", ms=10, mfc="none", mew=1.8)
         ax.plot(*path[-1], color=style.color, marker="*", ms=15, mec=paper())
@@ -233,7 +234,7 @@ def _contours(ax: Any, seen: Surface, ranges: Sequence[tuple[float, float]]) -> 
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, LEVELS)))
     if len(levels) < 3 or levels[-1] - levels[0] <= 1e-12 * abs(levels[-1]):  # noqa: PLR2004 - two would be no contour
         return
-    colours = pyplot().get_cmap("Greys_r")(np.linspace(0.45, 1.0, len(levels) - 1))
+    colours = pyplot().get_cmap("Greys_r")(np.linspace(0.7, 1.0, len(levels) - 1))
     filled = ax.contourf(*sides, losses, levels=levels, colors=colours)
-    ax.contour(*sides, losses, levels=levels[1:-1], colors="0.45", linewidths=0.6)
+    ax.contour(*sides, losses, levels=levels[1:-1], colors="0.55", linewidths=0.6)
     ax.figure.colorbar(filled, ax=ax, label="loss", format="%.3g")

@@ -45,6 +45,7 @@ def start_of(seen: Surface, theta: Any, window: Any) -> Place:
 
 
 def moved(seen: Surface, old: Place, size: float) -> Place:
+    """Return where a step of gradient descent leads."""
     theta = old.theta - size * old.slope
     found, slopes = seen.one(theta)
     return Place(theta, found, float(slopes[0]))
@@ -83,9 +84,7 @@ def seen_window(seen: Surface, window: Any, thetas: Sequence[float]) -> tuple[fl
     return centre - half, centre + half
 
 
-def drawn(
-    ax: Any, seen: Surface, window: Any, places: Sequence[Place], labels: Sequence[str] | None = None
-) -> Any:
+def drawn(ax: Any, seen: Surface, window: Any, places: Sequence[Place], labels: Sequence[str] | None = None) -> Any:
     """Draw the loss over the window, its minimum, and the places with their labels."""
     low, high = seen_window(seen, window, [place.theta for place in places])
     grid = np.linspace(low, high, GRID)
@@ -98,7 +97,9 @@ def drawn(
         what = f"{'local ' if lower else ''}minimum, {seen.names[0]} = {least[0][0]:.5g}"
         ax.plot(*least, color=BLUE, marker="*", ms=13, ls="none", mec=paper(), label=what, zorder=7)
     named = ("theta",) if labels is None else labels
-    for place, name, face in zip(places, named, (paper(), VERMILLION) if len(named) > 1 else (VERMILLION,), strict=False):
+    for place, name, face in zip(
+        places, named, (paper(), VERMILLION) if len(named) > 1 else (VERMILLION,), strict=False
+    ):
         said = f"{name} = {place.theta:.5g}, loss {place.loss:.4g}"
         ax.plot(*place[:2], color=VERMILLION, marker="o", ms=8, mfc=face, ls="none", label=said, zorder=6)
     _limits(ax, losses, [place.loss for place in places])

@@ -102,7 +102,9 @@ class Many:
 
 def _of_arrays(program: Program, given: Inputs) -> tuple[Program, Inputs]:
     if program.recipe.tile:
-        msg = "A profile solves with arrays; this result is of `Rows`, or of `Groups`. Solve with the arrays themselves."
+        msg = (
+            "A profile solves with arrays; this result is of `Rows`, or of `Groups`. Solve with the arrays themselves."
+        )
         raise ValueError(msg)
     return program, given
 

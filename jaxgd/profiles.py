@@ -1,7 +1,6 @@
 """Profiles of the loss: how it rises along each param about the answer, the others minimized again."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +10,10 @@ from jaxgd import closure, moments
 from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.contours import check_result
-from jaxgd.covariance import names_of
 from jaxgd.flat import Layout
 from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.terms import L1, Box, Weights
+from jaxgd.terms import L1, Weights
 
 MOST = 12  # params in one figure
 
@@ -54,8 +52,8 @@ def profile(
     for i in chosen:
         if not 0 < errors[i] < np.inf:
             msg = (
-                f"`params`: {covariance.names[i]} has the standard error {errors[i]:g}: it is held, on a bound, shrunk to"
-                " 0, or not determined by the data. Name others."
+                f"`params`: {covariance.names[i]} has the standard error {errors[i]:g}: it is held, on a bound, shrunk"
+                " to 0, or not determined by the data. Name others."
             )
             raise ValueError(msg)
     again = _Again(result, *result.source.alone())
@@ -113,17 +111,17 @@ class _Again:
     def __init__(self, result: Result, program: Program, given: Inputs) -> None:
         recipe, self._has_aux = program.recipe, program.recipe.has_aux
         self.sign = recipe.sign
-        self._solve: Callable[..., Result] = maximize if recipe.sign < 0 else minimize
-        self._solve = least_squares if recipe.least_squares else self._solve
+        solve = maximize if recipe.sign < 0 else minimize
+        self._solve: Any = least_squares if recipe.least_squares else solve
         functions = closure.rebuild(recipe.functions, iter(given.arrays)) if given.arrays else recipe.functions
         self._loss, self._data, self._params = functions[0], given.data, jax.tree.map(np.asarray, result.params)
         if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(self._params)):
-            msg = "`result` has complex params, which cannot be held between bounds. Split them in real and imaginary parts."
+            msg = "`result` has complex params, which no bounds can hold. Split them in real and imaginary parts."
             raise TypeError(msg)
         self.flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self._params)]).astype(float)
         self._options, self._ends = _options(program, given, self.flat.size)
         with jax.enable_x64(program.dtype == np.float64):
-            found = program.compiled(moments.moments, False)(given, result.params)  # noqa: FBT003 - fixed by position
+            found = program.compiled(moments.moments, False)(given, result.params)
         bent = np.asarray(found.bent, float)
         inner = ~np.asarray(found.held)
         bent = bent.T @ bent if recipe.least_squares else bent
@@ -185,7 +183,14 @@ def _options(program: Program, given: Inputs, size: int) -> tuple[dict[str, Any]
 def _draw(ax: Any, places: np.ndarray, losses: np.ndarray, error: float) -> None:
     """Draw one profile."""
     centre = places[len(places) // 2]
-    ax.axvspan(centre - error, centre + error, color=GREEN, alpha=0.18, lw=0, label=f"{centre:.4g} $\\pm$ {error:.3g}, one standard error")
+    ax.axvspan(
+        centre - error,
+        centre + error,
+        color=GREEN,
+        alpha=0.18,
+        lw=0,
+        label=f"{centre:.4g} $\\pm$ {error:.3g}, one standard error",
+    )
     for end in (-error, error):
         ax.axvline(centre + end, color=GREEN, lw=1, ls=":")
     ax.axvline(centre, color=ink(), lw=0.8)

@@ -12,7 +12,21 @@ import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
-    {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved", "spread"},
+    {
+        "flat",
+        "closure",
+        "losses",
+        "terms",
+        "dots",
+        "cache",
+        "arrays",
+        "blocks",
+        "columns",
+        "trace",
+        "saved",
+        "spread",
+        "canvas",
+    },
     {"inputs", "tiles", "tables", "traced", "added", "covariance"},
     {"problem", "sources", "mean"},
     {"evidence", "rows"},
@@ -44,6 +58,11 @@ FLOORS = [
     {"groups", "starts", "minibatch"},
     {"answer"},
     {"api"},
+    {"surface"},
+    {"curves"},
+    {"chapter", "contours", "explore"},
+    {"census", "profiles"},
+    {"plot"},
     {"__init__"},
     {"__main__"},
 ]
@@ -117,7 +136,7 @@ def test_sizes(path):
 
 def test_public_names():
     public = {name for name, value in vars(jaxgd).items() if name[0] != "_" and not isinstance(value, ModuleType)}
-    assert public | {"losses", "watch"} == set(jaxgd.__all__)
+    assert public | {"losses", "plot", "watch"} == set(jaxgd.__all__)
     assert len(jaxgd.__all__) <= 30
     assert all(getattr(jaxgd, name).__doc__ for name in jaxgd.__all__)
 
@@ -125,5 +144,16 @@ def test_public_names():
 def test_import_brings_no_optional_package():
     code = "import jax, sys; before = set(sys.modules); import jaxgd; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    optional = {"pandas", "polars", "optax", "scipy", "matplotlib", "tqdm", "pyarrow", "narwhals", "hypothesis"}
+    optional = {
+        "pandas",
+        "polars",
+        "optax",
+        "scipy",
+        "matplotlib",
+        "tqdm",
+        "pyarrow",
+        "narwhals",
+        "hypothesis",
+        "playwright",
+    }
     assert not {name.split(".")[0] for name in done.stdout.split()} & optional
