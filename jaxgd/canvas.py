@@ -97,10 +97,10 @@ def number(value: Any, name: str, what: str, *, positive: bool = False) -> float
     """Return a real number that a user gave, or refuse it by name."""
     array = None if isinstance(value, bool | str | bytes) or value is None else np.asarray(value)
     if array is None or array.shape != () or array.dtype.kind not in "iuf":
-        msg = f"`{name}` must be one real number, {what}; got {_short(value)}."
+        msg = f"`{name}`, {what}, must be one real number; got {_short(value)}."
         raise TypeError(msg)
     if not np.isfinite(array) or (positive and array <= 0):
-        msg = f"`{name}` must be {'positive and ' if positive else ''}finite, {what}; got {value!r}."
+        msg = f"`{name}`, {what}, must be {'positive and ' if positive else ''}finite; got {array}."
         raise ValueError(msg)
     return float(array)
 
@@ -108,10 +108,10 @@ def number(value: Any, name: str, what: str, *, positive: bool = False) -> float
 def count(value: Any, name: str, what: str, most: int) -> int:
     """Return a whole number from 1 to `most` that a user gave, or refuse it by name."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        msg = f"`{name}` must be a whole number, {what}; got {_short(value)}."
+        msg = f"`{name}`, {what}, must be a whole number; got {_short(value)}."
         raise TypeError(msg)
     if not 1 <= value <= most:
-        msg = f"`{name}` must be from 1 to {most}, {what}; got {value}."
+        msg = f"`{name}`, {what}, must be from 1 to {most}; got {value}."
         raise ValueError(msg)
     return int(value)
 
@@ -121,7 +121,7 @@ def interval(value: Any, name: str) -> tuple[float, float]:
     if not (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):  # noqa: PLR2004 - low and high
         msg = f"`{name}` must be a pair (low, high); got {_short(value)}."
         raise TypeError(msg)
-    low, high = (number(end, name, "each end of the pair (low, high)") for end in value)
+    low, high = (number(end, name, "each end of a pair (low, high)") for end in value)
     if not low < high:
         msg = f"`{name}` must be a pair (low, high) with low below high; got {value!r}."
         raise ValueError(msg)

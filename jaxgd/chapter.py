@@ -107,7 +107,7 @@ def descent(
     The arguments are those of `step`; `moves` says how many at most, up to 100. A descent that leads out of all
     proportion is drawn as far as it can be seen, and the legend says that it diverges.
     """
-    moves = count(moves, "moves", "the steps to draw", 100)
+    moves = count(moves, "moves", "how many steps to draw", 100)
     seen = surface(loss, data, theta, options, 1, "descent", "theta")
     places, end = [start_of(seen, theta, window)], ""
     size, centre = stepsize_of(seen, stepsize, places[0]), seen.minimum and float(seen.minimum[0][0])

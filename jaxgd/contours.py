@@ -160,7 +160,7 @@ def _method(result: Any) -> str:
 def check_result(result: Any, name: str, *, lanes: bool = False) -> None:
     """Refuse what is no result, one inside `jit`, and one of many problems, or of one where `lanes` are asked for."""
     if not isinstance(result, Result):
-        msg = f"`{name}` must be a `Result`, as `minimize` returns it; got a {type(result).__name__}."
+        msg = f"`{name}` must be a `Result`, as `minimize` returns it; got one of type {type(result).__name__}."
         raise TypeError(msg)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(result)):
         msg = f"`{name}` is being traced by JAX; pictures cannot be drawn inside `jit` and the like. Return it first."
@@ -187,11 +187,12 @@ def moves_of(result: Result) -> Any:
 
 
 def _points(seen: Surface, params: Any) -> np.ndarray:
-    try:
-        return seen.rows(jax.tree.map(np.asarray, params))
-    except (TypeError, ValueError, IndexError) as error:
-        msg = f"`results`: the params do not have the shape that the loss takes, {seen.names}: {error}"
-        raise ValueError(msg) from error
+    own = jax.tree.map(lambda leaf: np.shape(leaf)[1:], params)
+    like = jax.tree.map(np.shape, seen.given.init)
+    if own != like:
+        msg = f"`results` hold params of shapes {own}; the loss takes {like}. Pass those of this loss."
+        raise ValueError(msg)
+    return seen.rows(params)
 
 
 def _window(seen: Surface, window: Any, points: np.ndarray, results: Sequence[Result]) -> list[tuple[float, float]]:

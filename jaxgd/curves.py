@@ -23,7 +23,6 @@ class Place(NamedTuple):
 def given(seen: Surface, theta: Any) -> Place:
     """Return the theta that a user gave, on the curve."""
     point = seen.flat(seen.ask.init if np.ndim(theta) == 0 else theta)
-    number(point[0], "theta", "a place on the curve")
     found, slopes = seen.one(*point)
     if not np.isfinite(found):
         msg = f"`theta={theta!r}`: the loss {name_of(seen.ask.loss)} is not finite there, or a bound excludes it."
@@ -54,7 +53,7 @@ def moved(seen: Surface, old: Place, size: float) -> Place:
 def stepsize_of(seen: Surface, stepsize: Any, place: Place) -> float:
     """Return the step size given, or one that leads 0.4 of the way to the minimum."""
     if stepsize is not None:
-        return number(stepsize, "stepsize", "which the slope is multiplied by", positive=True)
+        return number(stepsize, "stepsize", "what the slope is multiplied by", positive=True)
     return default_stepsize(seen, place.theta, place.slope)
 
 
@@ -87,6 +86,7 @@ def seen_window(seen: Surface, window: Any, thetas: Sequence[float]) -> tuple[fl
 def drawn(ax: Any, seen: Surface, window: Any, places: Sequence[Place], labels: Sequence[str] | None = None) -> Any:
     """Draw the loss over the window, its minimum, and the places with their labels."""
     low, high = seen_window(seen, window, [place.theta for place in places])
+    check_inside(places[0].theta if places else low, (low, high))
     grid = np.linspace(low, high, GRID)
     losses = seen.at(grid[:, None])[0]
     finite_somewhere(losses, (low, high), seen)
@@ -106,6 +106,13 @@ def drawn(ax: Any, seen: Surface, window: Any, places: Sequence[Place], labels: 
     ax.set(xlabel=seen.names[0], ylabel="loss", xlim=(low, high))
     ax.legend()
     return ax
+
+
+def check_inside(theta: float, window: tuple[float, float]) -> None:
+    """Refuse a theta that a window does not show."""
+    if not window[0] <= theta <= window[1]:
+        msg = f"`theta={theta:g}` lies outside `window=({window[0]:g}, {window[1]:g})`."
+        raise ValueError(f"{msg} Widen the window, or leave it out.")
 
 
 def finite_somewhere(losses: np.ndarray, window: Any, seen: Surface) -> None:

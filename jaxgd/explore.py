@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxgd.canvas import number
-from jaxgd.curves import default_stepsize, finite_somewhere, seen_window, start_of
+from jaxgd.curves import check_inside, default_stepsize, finite_somewhere, seen_window, start_of
 from jaxgd.surface import surface
 from jaxgd.traced import name_of
 
@@ -89,9 +89,7 @@ def explore(
     seen = surface(loss, data, theta, options, 1, "explore", "theta")
     low, high = seen_window(seen, window, [start_of(seen, theta, window).theta] if theta is not None else [])
     place = start_of(seen, theta, (low, high))
-    if not low <= place.theta <= high:
-        msg = f"`theta={place.theta:g}` lies outside `window=({low:g}, {high:g})`. Widen the window, or leave it out."
-        raise ValueError(msg)
+    check_inside(place.theta, (low, high))
     if stepsize is None:
         stepsize = default_stepsize(seen, place.theta, place.slope)
     wide = high - low

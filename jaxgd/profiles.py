@@ -29,7 +29,7 @@ def profile(
     Args:
         result: a converged `Result`, outside of `jit`, of one problem, or one of many, `result[i]`.
         params: which, a list of names as `result.covariance().names` has them, "params['a']" or "a", or of their
-            numbers. Absent: all, up to 12.
+            numbers. Absent: all that have a standard error, up to 12.
         width: how far to go to either side, in standard errors.
         points: how many places, 5 to 201; solves at each.
         rows: how many rows the loss is a mean over, 1 for a sum, as for `stderr`.
@@ -47,8 +47,8 @@ def profile(
     width = number(width, "width", "standard errors to either side", positive=True)
     points = count(points, "points", "the places to solve at", 201)
     covariance = result.covariance(rows=rows)
-    chosen = _chosen(params, covariance.names)
     errors = np.sqrt(np.diagonal(covariance.matrix))
+    chosen = _chosen(params, covariance.names, np.flatnonzero((errors > 0) & (errors < np.inf)))
     for i in chosen:
         if not 0 < errors[i] < np.inf:
             msg = (
@@ -73,17 +73,17 @@ def profile(
     return found
 
 
-def _chosen(params: Any, names: list[str]) -> list[int]:
-    """Return the numbers of the params asked for."""
+def _chosen(params: Any, names: list[str], sure: np.ndarray) -> list[int]:
+    """Return the numbers of the params asked for; of all, those that have a standard error."""
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")  # noqa: PLR2004 - names in a message
+    if params is None and not 1 <= len(sure) <= MOST:
+        msg = (
+            f"`params` is not given, and {len(sure)} of {len(names)} have a standard error; a figure takes 1 to {MOST}."
+            f" Name those to draw, as `params=[0, 1]` or by their names. There are: {listed}."
+        )
+        raise ValueError(msg)
     if params is None:
-        if len(names) > MOST:
-            msg = (
-                f"`params` is not given, and the result has {len(names)}, of which {MOST} fit a figure: {listed}. Name"
-                " those to draw, as `params=[0, 1]` or by their names."
-            )
-            raise ValueError(msg)
-        return list(range(len(names)))
+        return sure.tolist()
     asked = [params] if isinstance(params, str | int | np.integer) else params
     if not isinstance(asked, list | tuple | range | np.ndarray) or not 1 <= len(asked) <= MOST:
         msg = f"`params` must be a list of 1 to {MOST} names or numbers of params; got {params!r}. There are: {listed}."

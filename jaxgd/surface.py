@@ -120,7 +120,11 @@ def surface(loss: Any, data: Any, init: Any, options: dict[str, Any], size: int,
             " such as a sample of the rows, or those of one group."
         )
         raise TypeError(msg)
+    if isinstance(loss, Result):
+        msg = f"`loss` is a `Result`; `{picture}` draws a loss, a function of (params, data). Pass loss and data."
+        raise TypeError(msg)
     refuse_traced((data, init), f"`{picture}`")
+    _check_start(loss, init, size if options.get("fixed") is None else None, picture, start)
     asked = Ask(loss, data, dtype="float64", trace=True, **options)
     with jax.enable_x64(True):
         try:
@@ -136,9 +140,40 @@ def surface(loss: Any, data: Any, init: Any, options: dict[str, Any], size: int,
     return Surface(asked._replace(init=init), options, program, given, [names[i] for i in program.free])
 
 
+def _check_start(loss: Any, init: Any, size: int | None, picture: str, start: str) -> None:
+    """Refuse a start that holds no finite numbers, or more than the picture has room for."""
+    held = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(init):
+        try:
+            numbers = np.asarray(leaf)
+        except ValueError:
+            numbers = np.array(None)
+        where = start + jax.tree_util.keystr(path)
+        if numbers.dtype.kind not in "iufc" and not jnp.issubdtype(numbers.dtype, jnp.floating):
+            msg = f"`{where}` must be a number, or an array of numbers, in the shape that the loss takes; got {leaf!r}."
+            raise TypeError(msg)
+        if not np.isfinite(numbers).all():
+            msg = f"`{where}` must be finite; got {leaf}."
+            raise ValueError(msg)
+        held += numbers.size * (2 if np.iscomplexobj(numbers) else 1)
+    if size is not None and held > size:
+        name = name_of(loss)
+        msg = f"`{start}` holds {held} numbers, and `{picture}` draws a loss, here {name}, of {_params(size)}."
+        raise ValueError(f"{msg} {_remedy(held)}")
+
+
+def _params(count: int) -> str:
+    return "1 param" if count == 1 else f"{count} params"
+
+
+def _remedy(count: int) -> str:
+    fits = {1: "`plot.curve`", 2: "`plot.contour`"}.get(count, "`plot.profile(result, params=[...])`")
+    return f"Use {fits} here, or hold the others still with `fixed=`."
+
+
 def _in_shape(ask: Ask, init: Any) -> Any:
     """Return a start that is one number in the shape that the loss takes, where that can be found out."""
-    if init is None or np.ndim(init) or jax.tree.structure(init) != jax.tree.structure(0):
+    if init is None or np.ndim(init) or np.iscomplexobj(init) or jax.tree.structure(init) != jax.tree.structure(0):
         return init
     try:
         start = prepare(ask)[0].start
@@ -149,9 +184,7 @@ def _in_shape(ask: Ask, init: Any) -> Any:
 
 def _unfit(loss: Any, names: list[str], size: int, picture: str) -> str:
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    own = "1 param" if size == 1 else f"{size} params"
-    fits = {1: "`plot.curve`", 2: "`plot.contour`"}.get(len(names), "`plot.profile(result, params=[...])`")
     return (
-        f"`{picture}` draws a loss of {own}; `loss` {name_of(loss)} has {len(names)}: {shown}."
-        f" Use {fits} here, or hold the others still with `fixed=`."
+        f"`{picture}` draws a loss of {_params(size)}; `loss` {name_of(loss)} has {len(names)}: {shown}."
+        f" {_remedy(len(names))}"
     )
