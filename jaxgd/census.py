@@ -48,10 +48,12 @@ def evals(result: Any, *, ax: Any = None) -> Any:
         below = below + heights
     median = float(np.median(spent))
     ax.axvline(median, color=ink(), ls="--", lw=1.4, label=f"median {median:g}, most {spent.max()}")
-    ax.set(xlabel="evaluations of a problem", ylabel="problems", xscale="log" if log else "linear")
+    ax.set(xlabel="evaluations of a problem", ylabel="problems", xscale="linear")
     ax.yaxis.get_major_locator().set_params(integer=True)
-    ax.set_ylim(0, 1.08 * below.max())
+    gap = 0.02 * (edges[-1] - edges[0])
+    ax.set(xlim=(edges[0] - (0 if log else gap), edges[-1] + gap), ylim=(0, 1.08 * below.max()))
     if log:
+        ax.set_xscale("symlog", linthresh=1, linscale=0.3)
         ax.xaxis.set_major_formatter("{x:g}")
     else:
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -63,7 +65,8 @@ def _edges(spent: np.ndarray) -> tuple[np.ndarray, bool]:
     """Return the edges of bins that hold whole numbers, and whether they are for a log scale."""
     low, high = int(spent.min()), int(spent.max())
     if high > WIDE * max(low, 1):
-        return np.unique(np.round(np.geomspace(max(low, 1), high + 1, BINS + 1))) - 0.5, True
+        edges = np.unique(np.round(np.geomspace(max(low, 1), high + 1, BINS + 1))) - 0.5
+        return (edges if low else np.concatenate([[-0.5], edges])), True
     wide = max(1, -(-(high - low + 1) // BINS))
     return np.arange(low, high + wide + 1, wide) - 0.5, False
 

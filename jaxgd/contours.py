@@ -10,9 +10,9 @@ from jax.core import Tracer
 from jaxgd.canvas import STYLES, axes, interval, legend, paper, pyplot, several_axes
 from jaxgd.curves import finite_somewhere
 from jaxgd.result import Result
-from jaxgd.surface import Surface, surface
+from jaxgd.surface import ROOM, Surface, surface
 
-SIDE = 81  # places along each side where contours are evaluated
+SIDE = 81  # places along each side where contours are evaluated, half as many where the data are large
 LEVELS = 14
 FAR = 8  # times the moves of the shortest solve
 COLUMNS = {
@@ -227,9 +227,10 @@ def _window(seen: Surface, window: Any, points: np.ndarray, results: Sequence[Re
 
 def _contours(ax: Any, seen: Surface, ranges: Sequence[tuple[float, float]]) -> None:
     """Draw contours, in greys light enough for the paths."""
-    sides = [np.linspace(low, high, SIDE) for low, high in ranges]
+    side = SIDE if seen.numbers <= ROOM else SIDE // 2
+    sides = [np.linspace(low, high, side) for low, high in ranges]
     grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-    losses = seen.at(grid)[0].reshape(SIDE, SIDE)
+    losses = seen.at(grid)[0].reshape(side, side)
     finite_somewhere(losses, ranges, seen)
     finite = losses[np.isfinite(losses)]
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, LEVELS)))

@@ -31,7 +31,7 @@ def profile(
         params: which, a list of names as `result.covariance().names` has them, "params['a']" or "a", or of their
             numbers. Absent: all that have a standard error, up to 12.
         width: how far to go to either side, in standard errors.
-        points: how many places, 5 to 201; solves at each.
+        points: how many places, up to 201, each a solve; made odd, so that the answer is one, and 5 at least.
         rows: how many rows the loss is a mean over, 1 for a sum, as for `stderr`.
         ax: matplotlib Axes, as many as there are params. Absent: a new figure.
 

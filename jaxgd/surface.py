@@ -40,13 +40,17 @@ class Surface:
 
         NaN where the loss is not finite, and where bounds or the term do not let it be evaluated.
         """
-        numbers = sum(leaf.size for leaf in jax.tree.leaves(self.given.data))
-        together = None if self.program.recipe.traced.calls_host else max(1, min(256, ROOM // max(1, numbers)))
+        together = None if self.program.recipe.traced.calls_host else max(1, min(256, ROOM // self.numbers))
         with jax.enable_x64(True):
             found = self.program.compiled(_evaluated, together)(self.given, jnp.asarray(points, float))
         losses, slopes = (np.asarray(part, float) for part in found)
         fine = np.isfinite(losses)
         return np.where(fine, losses, np.nan), np.where(fine[:, None], slopes, np.nan)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the data hold, 1 at least."""
+        return max(1, sum(np.size(leaf) for leaf in jax.tree.leaves(self.given.data)))
 
     def one(self, *point: float) -> tuple[float, np.ndarray]:
         """Return the loss at a point, and its slopes."""

@@ -55,7 +55,7 @@ def lanes():
     y[::1000, 0] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
-        return jaxgd.minimize_many(losses.mse, y, trace=True, dtype="float64")
+        return jaxgd.minimize_many(losses.mse, y, trace=True, dtype="float64", method=GradientDescent(0.4))
 
 
 def drawn(ax, label):
