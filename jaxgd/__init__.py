@@ -1,6 +1,6 @@
 """Minimize a loss written in `jax.numpy`: `jaxgd.minimize(loss, data)`."""
 
-from jaxgd import losses, watch
+from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.batches import Batches
 from jaxgd.groups import Groups
@@ -44,5 +44,6 @@ __all__ = [
     "maximize",
     "minimize",
     "minimize_many",
+    "plot",
     "watch",
 ]

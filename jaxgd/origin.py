@@ -12,7 +12,7 @@ import numpy as np
 from jaxgd.covariance import Covariance, Direction, covariances, direction, names_of
 from jaxgd.known import Known, Part, in_passes, of_one, of_part
 from jaxgd.places import settings
-from jaxgd.pool import Batch, blank, put
+from jaxgd.pool import Batch, Lanes, blank, put
 from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows import Rows
@@ -39,6 +39,10 @@ class One:
         with _under(self.settings):
             known = self._known(result.params, rows, outer=kind == "sandwich")
             return _alone(self.program, known, kind, result.params)
+
+    def alone(self) -> tuple[Program, Inputs]:
+        """Return the program and what it was called with."""
+        return _of_arrays(self.program, self.given)
 
     def _known(self, params: Any, rows: Any, *, outer: bool) -> Known:
         program, given = self.program, self.given
@@ -74,6 +78,13 @@ class Many:
                 return _alone(program, known, kind, result.params)
         return _together(program, known, kind, params, converged, result.labels)
 
+    def alone(self) -> tuple[Program, Inputs]:
+        """Return the program of the one problem that is kept, and what it would be called with alone."""
+        part = next(part for part in self.parts if self.lanes in part.lanes)
+        batch = part.batch.picked(np.searchsorted(part.lanes, [self.lanes]))
+        own = [leaf[0] for leaf in batch.block(0, 1)]
+        return _of_arrays(part.program, Lanes(part.program, batch.structure, batch.mapped).inputs(batch.shared, own))
+
     def _known(self, params: Any, converged: np.ndarray, rows: Any, *, outer: bool) -> Known:
         wanted, whole = np.atleast_1d(self.lanes), None
         for part in self.parts:
@@ -87,6 +98,15 @@ class Many:
         if whole is None:
             raise AssertionError
         return whole if rows is None else whole._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
+
+
+def _of_arrays(program: Program, given: Inputs) -> tuple[Program, Inputs]:
+    if program.recipe.tile:
+        msg = (
+            "A profile solves with arrays; this result is of `Rows`, or of `Groups`. Solve with the arrays themselves."
+        )
+        raise ValueError(msg)
+    return program, given
 
 
 def _term(batch: Batch) -> Any:
