@@ -8,12 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
+from griffe import Extension
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 HERE = Path(__file__).parent
 BORROWED = {"README.md": "tour.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.DOTALL | re.MULTILINE)  # in a docstring, up to an empty line
+
+
+def run(text: str, where: str) -> None:
+    """Run the examples in a text; one that prints something else than it says ends the build."""
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    if runner.run(doctest.DocTestParser().get_doctest(text, {}, where, where, 0), out=said.append).failed:
+        raise PluginError("".join(said))
+
+
+class Docstrings(Extension):
+    """Run the examples in docstrings, and show them as code."""
+
+    def on_instance(self, *, obj: Any, **_: Any) -> None:
+        """Do so for a module, a class or a function."""
+        if not obj.is_alias and obj.docstring:
+            run(obj.docstring.value, obj.path)
+            obj.docstring.value = EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -33,19 +53,17 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Run the page's examples, and show them as what is typed at a prompt."""
-    said: list[str] = []
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    test = doctest.DocTestParser().get_doctest(markdown, {}, page.file.src_uri, page.file.src_uri, 0)
-    if doctest.DocTestRunner(optionflags=flags).run(test, out=said.append).failed:
-        raise PluginError("".join(said))
+    run(markdown, page.file.src_uri)
     return markdown.replace("```python\n>>> ", "```pycon\n>>> ")
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Turn formulas into MathML."""
+    """Turn formulas into MathML, with no space beside the bars of a length."""
 
     def converted(found: re.Match[str]) -> str:
-        kind = "block" if found[1] == "div" else "inline"
-        return f'<{found[1]} class="arithmatex">{latex2mathml.converter.convert(html.unescape(found[2]), display=kind)}</{found[1]}>'
+        shown = {"span": "inline", "div": "block"}[found[1]]
+        formula = latex2mathml.converter.convert(html.unescape(found[2]), display=shown)
+        formula = re.sub(r"<mo[^>]*>(&#x0007C;|\|)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">|</mo>', formula)
+        return f'<{found[1]} class="arithmatex">{formula}</{found[1]}>'
 
     return FORMULA.sub(converted, content)

@@ -130,7 +130,8 @@ def _curve(ax: Axes) -> None:
 def _marked(ax: Axes, thetas: list[float], words: str = "") -> None:
     ax.plot(thetas, [float(mse(theta, Y)) for theta in thetas], "o", color=RED)
     if words:
-        ax.annotate(words, (thetas[0], float(mse(thetas[0], Y))), (0, 14), textcoords="offset points", ha="center", color=RED)
+        place = thetas[0], float(mse(thetas[0], Y))
+        ax.annotate(words, place, (0, 14), textcoords="offset points", ha="center", color=RED)
 
 
 def _tangent(ax: Axes, theta: float) -> None:
