@@ -81,6 +81,7 @@ def test_links_lead_somewhere(path):
             assert not anchor or anchor in anchors(found), target
 
 
+@pytest.mark.filterwarnings("ignore")  # what peers say when they are imported
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_what_is_called_is_there(path):
     """Calls in tables and in the text name functions, options and peers that exist; the examples run anyway."""
