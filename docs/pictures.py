@@ -106,12 +106,12 @@ def contour(ax: Axes) -> None:
     """Draw how gradient descent and the chosen method go down a valley, the loss of a line's offset and slope."""
     x, y = np.arange(4.0), np.array([1.0, 3.0, 5.0, 7.0])
     X = np.column_stack([np.ones(4), x])
-    offset, slope = np.meshgrid(np.linspace(-0.5, 2.5, 80), np.linspace(-0.4, 3.2, 80))
+    offset, slope = np.meshgrid(np.linspace(-0.5, 3.2, 80), np.linspace(-0.4, 3.2, 80))
     height = np.mean((y - offset[..., None] - slope[..., None] * x) ** 2, axis=-1)
     ax.contour(offset, slope, np.log(height), levels=12, colors=BLUE, alpha=0.4, linewidths=1)
     for method, name, style in ((jaxgd.GradientDescent(0.45), "gradient descent", "o-"), ("auto", "Newton", "s--")):
-        options: dict[str, Any] = {"method": method, "trace": True, "dtype": "float64"}
-        path = jaxgd.minimize(jaxgd.losses.squared, (X, y), np.array([2.3, 0.1]), stop=jaxgd.Stop(tol=1e-6), **options).trace
+        options: dict[str, Any] = {"method": method, "tol": 1e-6, "trace": True, "dtype": "float64"}
+        path = jaxgd.minimize(jaxgd.losses.squared, (X, y), np.array([2.3, 0.1]), **options).trace
         ax.plot(*np.asarray(path.params).T, style, markersize=3, linewidth=1, label=name)
     ax.set(xlabel="offset", ylabel="slope")
     ax.legend()
