@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header, interleaved, table
-from jaxgd.__main__ import tips
+from jaxgd.tips import tips
 from jaxgd.cache import cache
 from jaxgd.losses import huber, mse
 

@@ -1,0 +1,143 @@
+"""DATA of the command line: a file, and what of it the loss gets. Nothing in it is executed."""
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgd import tables
+from jaxgd.arguments import Columns
+from jaxgd.blocks import Source
+from jaxgd.files_of_arrays import Changed, Npy, Npz
+from jaxgd.files_of_columns import CSV, Table
+from jaxgd.loaded import Loaded
+from jaxgd.rows import Paired, Rows
+
+KINDS = (*CSV, *tables.SUFFIXES, ".npy", ".npz")
+File = Table | Npy | Npz
+
+
+class Opened(NamedTuple):
+    """What the loss gets, the label of each row, the columns it does not get, and what the columns of X are called."""
+
+    data: Any
+    labels: Any
+    left_out: dict[str, str]
+    names: list[str]
+
+    def hint(self, asked_for: str) -> str:
+        """Say why the loss has not got a column."""
+        if asked_for in self.left_out:
+            return f"Column {asked_for!r} of DATA was left out: it {self.left_out[asked_for]}."
+        near = difflib.get_close_matches(asked_for, self.data, n=1) if isinstance(self.data, dict) else []
+        return f"DATA has no column {asked_for!r}; the nearest is {near[0]!r}." if near else ""
+
+
+def opened(asked: argparse.Namespace, loss: Loaded) -> Opened:
+    """Return the data for the loss, from the file that is named."""
+    if asked.data is None:
+        return Opened(None, None, {}, [])
+    file = open_file(asked.data, stream=_stream(asked))
+    columns = _fitting(asked.columns, loss, file)
+    wanted = [] if columns is None else [*(columns.X or []), *columns.y]
+    for option, name in [*(("--columns", name) for name in wanted), ("--by", asked.by)]:
+        if name is not None and name not in file.names:
+            raise ValueError(_missing(option, name, file))
+    structure, finish = _shaped(columns, file, intercept=asked.intercept)
+    stream, left_out = file.streams(wanted or file.numeric), dict[str, str]()
+    if columns is None and file.named:
+        left_out = file.left_out(stream=stream)
+        structure = {name: name for name in file.numeric if name not in left_out}
+        if not structure:
+            why = "; ".join(f"{name!r} {reason}" for name, reason in left_out.items())
+            raise ValueError(f"DATA {file.path} has no column that the loss could get: {why or 'it has none'}.")
+    names = [] if columns is None else [*(["intercept"] if asked.intercept else []), *(columns.X or [])]
+    if stream:
+        return Opened(_rows(Changed(file.source(structure), finish)), None, left_out, names)
+    data = finish(file.read(structure))
+    return Opened(data, None if asked.by is None else file.labels(asked.by), left_out, names)
+
+
+def _rows(source: Source) -> Rows:
+    rows = Rows.open(source.batches)
+    rows.source = Paired(source, paired=False)  # which knows, other than a function, how many rows there are
+    return rows
+
+
+def _stream(asked: argparse.Namespace) -> bool | None:
+    """Return whether rows are to be read anew at each pass; None: where they are many."""
+    whole = asked.in_memory or asked.by is not None or asked.kind == "least_squares"
+    return True if asked.stream else False if whole else None
+
+
+def open_file(name: str, *, stream: bool | None) -> File:
+    """Return a file of one of the known kinds; refuse what is not there, unknown, or empty.
+
+    `stream`: a few rows are read at a time, or all at once; None: as large as the file is.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise IsADirectoryError(f"DATA {name} is a folder. Name a file in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"DATA: there is no file {name!r}.")
+    suffix = path.suffix.lower()
+    if suffix not in KINDS:
+        raise ValueError(f"DATA {name} is of an unknown kind; files of type {', '.join(KINDS)} can be read.")
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"DATA {name} is empty.")
+    if suffix == ".npz":
+        if stream:
+            raise ValueError(f"--stream: {name} can only be read whole. Save arrays as .npy, or leave --stream out.")
+        return Npz(name)
+    return Npy(name, stream=stream) if suffix == ".npy" else Table(name, suffix, stream=stream)
+
+
+def _fitting(columns: Columns | None, loss: Loaded, file: File) -> Columns | None:
+    """Return the columns; refuse those that the loss cannot take."""
+    there = f"DATA has {_listed(file.names)}" if file.names else "DATA has no columns"
+    if columns is not None and not file.names and not file.named:
+        raise ValueError(f"--columns is for columns; {file.path} holds one array without any. Leave it out.")
+    if loss.ready is None:
+        return columns
+    if loss.ready.regression and (columns is None or columns.X is None):
+        raise ValueError(f"LOSS {loss.name} is a regression: name its columns by --columns x1,x2:y. {there}.")
+    if not loss.ready.regression and columns is not None and columns.X is not None:
+        raise ValueError(f"LOSS {loss.name} takes one column: --columns {columns.y[0]}.")
+    if not loss.ready.regression and columns is None and file.named:
+        if len(file.numeric) != 1:
+            raise ValueError(f"LOSS {loss.name} takes one column: name it by --columns. {there}.")
+        return Columns(None, file.numeric)
+    return columns
+
+
+def _shaped(columns: Columns | None, file: File, *, intercept: bool) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the pytree of names to read, None for all, and what makes of it what the loss gets."""
+    if columns is None:
+        return None, lambda data: data
+    y = columns.y[0] if len(columns.y) == 1 else columns.y
+    if columns.X is None:
+        return y, lambda data: data
+    # A column that is a matrix by itself is named by itself.
+    X: Any = columns.X[0] if len(columns.X) == 1 and file.is_matrix(columns.X[0]) else columns.X
+    if not intercept:
+        return (X, y), lambda data: data
+    return ((X, y), _with_ones) if columns.X else (y, lambda y: (np.ones((len(y), 1)), y))
+
+
+def _with_ones(data: Any) -> Any:
+    X, y = data
+    return np.concatenate([np.ones((len(X), 1), X.dtype), X], axis=1), y
+
+
+def _missing(option: str, name: str, file: File) -> str:
+    near = difflib.get_close_matches(name, file.names, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{option} names {name!r}; DATA {file.path} has no such column.{guess} There are: {_listed(file.names)}."
+
+
+def _listed(names: Iterable[str], most: int = 20) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
