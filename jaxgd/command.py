@@ -3,9 +3,7 @@
 import argparse
 import contextlib
 import os
-import re
 import sys
-import traceback
 import warnings
 from collections.abc import Generator, Sequence
 from typing import Any, TextIO
@@ -14,11 +12,11 @@ import numpy as np
 
 import jaxgd
 from jaxgd import arguments, given, outputs, printed, tips
-from jaxgd.loaded import ImportFailedError, Loaded, frames_of_user, loaded
+from jaxgd.failed import blamed, told
+from jaxgd.loaded import Loaded, loaded
 from jaxgd.methods import named
 from jaxgd.opened import Opened, opened
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.rows import Rows
 
 CONVERGED, NOT_CONVERGED, NOT_SOLVED, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jaxgd: interrupted before anything was found.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, the status says that nothing was solved
-        print(_said(error, whole=asked.traceback), file=sys.stderr)
+        print(told(error, whole=asked.traceback), file=sys.stderr)
         return NOT_SOLVED
     return CONVERGED if np.all(result.converged) else NOT_CONVERGED
 
@@ -64,9 +62,10 @@ def _solved(asked: argparse.Namespace) -> tuple[Result, list[str]]:
     try:
         return _solve(asked, loss, data, init, options), data.names
     except Exception as error:
-        for note in _notes(asked, data, error):
-            error.add_note(note)
-        raise
+        known = blamed(error, loss, data)
+        if known is error:
+            raise
+        raise known from known.__cause__
 
 
 def _solve(asked: argparse.Namespace, loss: Loaded, data: Opened, init: Any, options: dict[str, Any]) -> Result:
@@ -85,39 +84,6 @@ def _watchers(asked: argparse.Namespace) -> list[Any]:
     if sys.stderr.isatty() if asked.progress is None else asked.progress:
         found.append(jaxgd.watch.Progress())
     return found
-
-
-def _notes(asked: argparse.Namespace, data: Opened, error: Exception) -> list[str]:
-    """Return what the command line knows of an error beside what it says."""
-    notes = [data.hint(name) for name in dict.fromkeys(re.findall(r"KeyError: '(.*?)'", f"{error!r} {_kind(error)}"))]
-    if isinstance(data.data, Rows):
-        notes.append(
-            f"{asked.data} is read in passes, for a loss that is a mean over rows; --in-memory reads it whole."
-        )
-    return [note for note in notes if note]
-
-
-def _kind(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _said(error: Exception, *, whole: bool) -> str:
-    """Return what is wrong: of the user's own functions with the frames that led there."""
-    failed, own = (error.__cause__, f"{error}: ") if isinstance(error, ImportFailedError) else (error, "")
-    failed = failed or error
-    if whole:
-        return "".join(traceback.format_exception(error)).rstrip()
-    frames = frames_of_user(failed)
-    lines = ["Traceback (most recent call last):\n", *frames] if frames else []
-    if isinstance(failed, SyntaxError):
-        lines += traceback.format_exception_only(failed)[:-1]
-    message = str(
-        failed.args[1] if isinstance(failed, OSError) and len(failed.args) > 1 and not failed.filename else failed
-    )
-    if frames or own or not isinstance(failed, ValueError | TypeError | OSError | ImportError):
-        message = f"{type(failed).__name__}: {message}" if message else type(failed).__name__
-    notes = "".join(f"\n{printed.at_shell(note)}" for note in getattr(failed, "__notes__", []))
-    return f"{''.join(lines)}jaxgd: error: {own}{printed.at_shell(message)}{notes}"
 
 
 def _print(text: str, stdout: TextIO) -> None:

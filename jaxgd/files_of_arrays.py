@@ -65,6 +65,11 @@ class Npz:
     def __init__(self, path: str) -> None:
         """Read all arrays, but for those that hold pickles."""
         self.path, self._held, self._texts, self._pickled = path, dict[str, Any](), dict[str, Any](), list[str]()
+        if not zipfile.is_zipfile(path):
+            msg = (
+                f"DATA {path} is no .npz file, or it was cut short: it is no archive. Write it anew, with numpy.savez."
+            )
+            raise ValueError(msg)
         try:
             with np.load(path, allow_pickle=False) as found:
                 for name in found.files:

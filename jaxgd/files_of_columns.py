@@ -28,6 +28,11 @@ class Table:
         self._dataset = self._reading(self._open)
         self._schema = self._dataset.schema
         self.names: list[str] = list(self._schema.names)
+        if suffix in CSV and len(self.names) == 1 and any(mark in self.names[0] for mark in ";,\t"):
+            msg = f"DATA {path} has one column, {self.names[0]!r}. Columns are apart by commas in .csv, by tabs in .tsv."
+            raise ValueError(msg)
+        if not (suffix in CSV and self._stream) and not self._dataset.count_rows():
+            raise ValueError(f"DATA {path} has no rows; a loss of nothing has no minimum.")
 
     def _open(self) -> Any:
         if self._suffix not in CSV:

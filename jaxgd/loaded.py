@@ -2,11 +2,8 @@
 
 import difflib
 import importlib.util
-import os
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +11,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxgd import losses
-
-LIBRARIES = (str(Path(__file__).parent) + os.sep, sysconfig.get_paths()["stdlib"], "<frozen")
-FRAMES = 6  # of a traceback that are shown
 
 
 class Ready(NamedTuple):
@@ -50,8 +44,10 @@ READY = {
 }
 
 
-class ImportFailedError(Exception):
-    """The file of a loss raised something when it was imported; the cause is that."""
+class OwnError(Exception):
+    """What the user's own code raised, which is the cause; the message says where, and `hint` what it may be about."""
+
+    hint = ""
 
 
 def written(*, regression: bool) -> str:
@@ -112,7 +108,9 @@ def _of_file(path: Path, name: str) -> Callable[..., Any]:
         guess = f" Did you mean {near[0]!r}?" if near else f" It has: {', '.join(there)}." if there else ""
         raise ValueError(f"LOSS: {path} has no function {name!r}.{guess}")
     if not callable(found) or isinstance(found, type):
-        raise TypeError(f"LOSS: {name!r} in {path} is no function but a {type(found).__name__}. Name a function.")
+        raise TypeError(
+            f"LOSS: {name!r} in {path} is no function; it has type {type(found).__name__}. Name a function."
+        )
     return found
 
 
@@ -136,7 +134,7 @@ def _imported(path: Path) -> ModuleType:
         sys.modules.pop(name)
         if before is not None:
             sys.modules[name] = before
-        raise ImportFailedError(f"LOSS: {path} fails on import") from error
+        raise OwnError(f"LOSS: {path} fails on import") from error
     return module
 
 
@@ -150,13 +148,3 @@ def _found_first(folder: Path) -> Generator[None]:
     finally:
         sys.path.remove(str(folder))
         sys.dont_write_bytecode = written
-
-
-def frames_of_user(error: BaseException) -> list[str]:
-    """Return the lines of a traceback that are of the user's own files."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-    return traceback.format_list(own[-FRAMES:])
-
-
-def _is_library(file: str) -> bool:
-    return file.startswith(LIBRARIES) or "site-packages" in file or "dist-packages" in file

@@ -24,6 +24,7 @@ def at_shell(message: str) -> str:
     )
     message = re.sub(rf"`({OPTIONS})`", r"`--\1`", message)
     message = re.sub(r"\b(method|dtype)='([\w-]+)'", r"--\1 \2", message)
+    message = message.replace("or pass the data without `Rows`", "or add --in-memory, which reads all rows at once")
     return message.replace("`data`", "DATA").replace("`loss`", "LOSS")
 
 

@@ -49,7 +49,7 @@ FLOORS = [
     {"arguments", "files_of_arrays"},
     {"files_of_columns"},
     {"opened"},
-    {"given"},
+    {"given", "failed"},
     {"command"},
     {"__main__"},
 ]
