@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
         if unknown := re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message):
             nearest = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1, cutoff=0.0)[0]
             message = f"there is no option {unknown[1]}; the nearest is {nearest}."
+        message = message.removeprefix("argument ")
         self.exit(2, f"jaxgd: error: {message}\nTry `jaxgd --help`.\n")
 
 

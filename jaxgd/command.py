@@ -57,7 +57,7 @@ def _solved(asked: argparse.Namespace) -> tuple[Result, list[str]]:
     outputs.check_plot(asked)
     init, loss = given.start(asked.init), loaded(asked.loss)
     data = opened(asked, loss)
-    init = given.start_of_classes(loss, data) if init is None else init
+    init = given.fitting(init, loss, data)
     options |= given.penalties(asked, loss, data.names, init)
     try:
         return _solve(asked, loss, data, init, options), data.names

@@ -29,7 +29,9 @@ class Table:
         self._schema = self._dataset.schema
         self.names: list[str] = list(self._schema.names)
         if suffix in CSV and len(self.names) == 1 and any(mark in self.names[0] for mark in ";,\t"):
-            msg = f"DATA {path} has one column, {self.names[0]!r}. Columns are apart by commas in .csv, by tabs in .tsv."
+            msg = (
+                f"DATA {path} has one column, {self.names[0]!r}. They are apart by commas in .csv, tabs in .tsv files."
+            )
             raise ValueError(msg)
         if not (suffix in CSV and self._stream) and not self._dataset.count_rows():
             raise ValueError(f"DATA {path} has no rows; a loss of nothing has no minimum.")
@@ -79,7 +81,9 @@ class Table:
     def left_out(self, *, stream: bool) -> dict[str, str]:
         """Return the columns that no loss can get, and why; in a stream, nulls are not known yet."""
         kinds = {name: self._schema.field(at).type for at, name in enumerate(self.names)}
+        twice = [name for name in self.names if self.names.count(name) > 1]
         said = {name: f"holds {kind}, not numbers" for name, kind in kinds.items() if name not in self.numeric}
+        said |= dict.fromkeys(twice, "is there more than once")
         nulls = {} if stream else {name: self._column(name).null_count for name in self._all(self.numeric)}
         return said | {name: f"holds {count} nulls" for name, count in nulls.items() if count}
 
@@ -91,7 +95,7 @@ class Table:
         """Whether a few rows are read at a time."""
         if self._stream is not None:
             return self._stream
-        plan = self._planned(names)
+        plan = self._planned({name: name for name in names})
         return plan is not None and self._dataset.count_rows() * plan.row_bytes > LARGE
 
     def _all(self, names: list[str]) -> list[str]:

@@ -42,12 +42,20 @@ def _numpy(path: Path) -> Any:
         raise ValueError(f"--init {str(path)!r} cannot be read: {error}. Write it with numpy.save or savez.") from error
 
 
-def start_of_classes(loss: Loaded, data: Opened) -> Any:
-    """Return the start that the data alone do not tell by their shapes: that of `softmax`, whose y holds classes."""
-    if loss.name != "softmax" or isinstance(data.data, Rows):
-        return None
-    X, y = data.data
-    return np.zeros((X.shape[1], int(np.max(y)) + 1))
+def fitting(init: Any, loss: Loaded, data: Opened) -> Any:
+    """Return the start; refuse one that a ready-made regression cannot take, and find that of `softmax` from y."""
+    if loss.ready is None or not loss.ready.regression:
+        return init
+    streamed, classes = isinstance(data.data, Rows), loss.name == "softmax"
+    X, y = next(data.data.source.blocks(1)).data[0] if streamed else data.data
+    if init is None:
+        return np.zeros((X.shape[1], int(np.max(y)) + 1)) if classes and not streamed else None
+    shape = () if isinstance(init, dict) else np.shape(init)
+    if shape[:1] != (X.shape[1],) or len(shape) != 1 + classes:
+        what = f"{X.shape[1]} rows of one number a class" if classes else f"one number for each of {X.shape[1]} columns"
+        names = f": {', '.join(data.names)}" if data.names else ""
+        raise ValueError(f"--init must hold {what}{names}; it has shape {shape}. Leave it out to begin at zeros.")
+    return init
 
 
 def bounds(text: str | None) -> Any:

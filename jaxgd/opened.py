@@ -133,6 +133,8 @@ def _with_ones(data: Any) -> Any:
 
 
 def _missing(option: str, name: str, file: File) -> str:
+    if not file.names:
+        return f"{option} names {name!r}; DATA {file.path} has no columns."
     near = difflib.get_close_matches(name, file.names, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     return f"{option} names {name!r}; DATA {file.path} has no such column.{guess} There are: {_listed(file.names)}."

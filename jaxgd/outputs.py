@@ -3,6 +3,7 @@
 import argparse
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def resumed(path: str | None) -> Saved | None:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"--resume: there is no checkpoint {path!r}. Leave --resume out to begin.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"--resume: {path!r} is no checkpoint, or it was cut short. Leave --resume out to begin.")
     return read(Path(path))
 
 

@@ -19,6 +19,7 @@ OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every"
 def at_shell(message: str) -> str:
     """Return a message in which the arguments of `minimize` are the options of the command line."""
     message = message.replace("`stop=Stop(max_evals=...)`", "`--max-evals`").replace("`max_evals`", "`--max-evals`")
+    message = message.replace("`seconds`", "`--time-limit`")
     message = re.sub(
         rf"`({OPTIONS})=(?:'(\w+)')?`", lambda found: f"`--{found[1]} {found[2] or ''}".rstrip() + "`", message
     )
