@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return CONVERGED if np.all(result.converged) else NOT_CONVERGED
 
 
-def _solved(asked: argparse.Namespace) -> tuple[Result, list[str]]:
+def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str]]:
     """Return the result, and what the params are called; all that can be refused at once is refused first."""
     tests = {name: getattr(asked, name) for name in ("tol", "max_evals") if getattr(asked, name) is not None}
     options: dict[str, Any] = {"method": asked.method, "dtype": asked.dtype, "stop": jaxgd.Stop(**tests)}

@@ -23,7 +23,7 @@ def blamed(error: Exception, loss: Loaded, data: Opened) -> Exception:
     if tried and len({line.partition(": ")[2] or line for line in tried}) == 1:
         # What a loss raises whatever the start is no matter of the start: it is raised again, with its frames.
         try:
-            jax.eval_shape(loss.function, 0.0, *[] if data.data is None else [data.data])
+            jax.eval_shape(loss.function, 0.0, *[] if data.data is None else [data.at_hand])
         except Exception as again:  # noqa: BLE001 - whatever a loss raises
             error = again
     if not _frames(error):

@@ -1,5 +1,6 @@
 """CSV, Parquet and Arrow files as the command line reads them, whole or a few rows at a time."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -81,9 +82,9 @@ class Table:
     def left_out(self, *, stream: bool) -> dict[str, str]:
         """Return the columns that no loss can get, and why; in a stream, nulls are not known yet."""
         kinds = {name: self._schema.field(at).type for at, name in enumerate(self.names)}
-        twice = [name for name in self.names if self.names.count(name) > 1]
-        said = {name: f"holds {kind}, not numbers" for name, kind in kinds.items() if name not in self.numeric}
-        said |= dict.fromkeys(twice, "is there more than once")
+        numeric, counts = set(self.numeric), Counter(self.names)
+        said = {name: f"holds {kind}, not numbers" for name, kind in kinds.items() if name not in numeric}
+        said |= dict.fromkeys([name for name in kinds if counts[name] > 1], "is there more than once")
         nulls = {} if stream else {name: self._column(name).null_count for name in self._all(self.numeric)}
         return said | {name: f"holds {count} nulls" for name, count in nulls.items() if count}
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def fitting(init: Any, loss: Loaded, data: Opened) -> Any:
     if loss.ready is None or not loss.ready.regression:
         return init
     streamed, classes = isinstance(data.data, Rows), loss.name == "softmax"
-    X, y = next(data.data.source.blocks(1)).data[0] if streamed else data.data
+    X, y = data.at_hand
     if init is None:
         return np.zeros((X.shape[1], int(np.max(y)) + 1)) if classes and not streamed else None
     shape = () if isinstance(init, dict) else np.shape(init)
@@ -69,7 +70,7 @@ def bounds(text: str | None) -> Any:
     return low, high
 
 
-def penalties(asked: argparse.Namespace, loss: Loaded, names: list[str], init: Any) -> dict[str, Any]:
+def penalties(asked: argparse.Namespace, loss: Loaded, names: Sequence[str], init: Any) -> dict[str, Any]:
     """Return the weights that are asked for; of a ready-made loss, the intercept has none."""
     given = {name: getattr(asked, name) for name in ("l1", "l2") if getattr(asked, name) is not None}
     if loss.ready is None or not asked.intercept:

@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,25 +22,32 @@ File = Table | Npy | Npz
 
 
 class Opened(NamedTuple):
-    """What the loss gets, the label of each row, the columns it does not get, and what the columns of X are called."""
+    """What the loss gets, and what is known of it."""
 
     data: Any
-    labels: Any
-    left_out: dict[str, str]
-    names: list[str]
+    labels: Any = None  # of each row
+    names: Sequence[str] = ()  # of the columns of X
+    columns: Collection[str] = ()  # that the loss gets by name
+    left_out: Mapping[str, str] = MappingProxyType({})  # columns that it does not get, and why
 
     def hint(self, asked_for: str) -> str:
         """Say why the loss has not got a column."""
         if asked_for in self.left_out:
             return f"Column {asked_for!r} of DATA was left out: it {self.left_out[asked_for]}."
-        near = difflib.get_close_matches(asked_for, self.data, n=1) if isinstance(self.data, dict) else []
+        near = difflib.get_close_matches(asked_for, self.columns, n=1)
         return f"DATA has no column {asked_for!r}; the nearest is {near[0]!r}." if near else ""
+
+    @property
+    def at_hand(self) -> Any:
+        """What the loss gets, or the first row of it where rows are read in passes."""
+        source = getattr(self.data, "source", None) if isinstance(self.data, Rows) else None
+        return self.data if source is None else next(source.blocks(1)).data[0]
 
 
 def opened(asked: argparse.Namespace, loss: Loaded) -> Opened:
     """Return the data for the loss, from the file that is named."""
     if asked.data is None:
-        return Opened(None, None, {}, [])
+        return Opened(None)
     file = open_file(asked.data, stream=_stream(asked))
     columns = _fitting(asked.columns, loss, file)
     wanted = [] if columns is None else [*(columns.X or []), *columns.y]
@@ -55,10 +63,9 @@ def opened(asked: argparse.Namespace, loss: Loaded) -> Opened:
             why = "; ".join(f"{name!r} {reason}" for name, reason in left_out.items())
             raise ValueError(f"DATA {file.path} has no column that the loss could get: {why or 'it has none'}.")
     names = [] if columns is None else [*(["intercept"] if asked.intercept else []), *(columns.X or [])]
-    if stream:
-        return Opened(_rows(Changed(file.source(structure), finish)), None, left_out, names)
-    data = finish(file.read(structure))
-    return Opened(data, None if asked.by is None else file.labels(asked.by), left_out, names)
+    data = _rows(Changed(file.source(structure), finish)) if stream else finish(file.read(structure))
+    labels = None if asked.by is None else file.labels(asked.by)
+    return Opened(data, labels, names, structure if isinstance(structure, dict) else (), left_out)
 
 
 def _rows(source: Source) -> Rows:

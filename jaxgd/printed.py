@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ def at_shell(message: str) -> str:
     return message.replace("`data`", "DATA").replace("`loss`", "LOSS")
 
 
-def for_people(result: Result, names: list[str]) -> str:
+def for_people(result: Result, names: Sequence[str]) -> str:
     """Return what is shown of a result; `names` are those of its params, where they are known."""
     if result.labels is not None:
         return f"{at_shell(str(result))}\n{_table(result, names)}"
@@ -44,7 +45,7 @@ def for_people(result: Result, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _table(result: Result, names: list[str]) -> str:
+def _table(result: Result, names: Sequence[str]) -> str:
     """Return a row a group, those that failed first."""
     order = np.argsort(np.asarray(result.converged), kind="stable")[:MOST]
     rows = [["group", "status", "loss", "evals", "params"]]

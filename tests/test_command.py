@@ -244,6 +244,7 @@ BAD = {
     "squared tips.csv --columns size:tip --init 0": "--init must hold one number for each of 1 columns: size",
     "own.py:left_out tips.csv": "Column 'sex' of DATA was left out: it holds string, not numbers.",
     "own.py:misspelt tips.csv --init 0": "DATA has no column 'tipp'; the nearest is 'tip'.",
+    "own.py:misspelt tips.csv --stream": "DATA has no column 'tipp'; the nearest is 'tip'.",
     "mse tips.csv --columns tip --init [1": "no JSON",
     "mse tips.csv --columns tip --init none.json": "cannot be read",
     "mse tips.csv --columns tip --bounds 1": "LOW,HIGH",
