@@ -14,13 +14,14 @@ from jaxgd.sentences import shown
 from jaxgd.stop import Status
 
 MOST = 20  # groups that are printed
-OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every"
+OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every|by"
 
 
 def at_shell(message: str) -> str:
     """Return a message in which the arguments of `minimize` are the options of the command line."""
     message = message.replace("`stop=Stop(max_evals=...)`", "`--max-evals`").replace("`max_evals`", "`--max-evals`")
     message = message.replace("`seconds`", "`--time-limit`")
+    message = message.replace("Pass `has_aux=True` if it returns (value, aux)", "Return the value alone")
     message = re.sub(
         rf"`({OPTIONS})=(?:'(\w+)')?`", lambda found: f"`--{found[1]} {found[2] or ''}".rstrip() + "`", message
     )
