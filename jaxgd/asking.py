@@ -14,33 +14,38 @@ _OTHER = ("eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert")
 
 
 def asked(loss: Callable[..., Any], init: Any, names: list[Any], columns: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return which columns a loss asks for by name; None where it takes the table as an array.
+    """Return which columns a loss gets by name; None where it gets the table as an array.
 
-    Found by calling it with shapes alone. Where it fails before its end, all columns are returned: it might ask for
-    more. What it raises is said when it is recorded.
+    Found by calling it with shapes alone. Where it fails before its end, which is said when it is recorded, it may not
+    have asked for all: it gets all that hold numbers.
 
     Args:
         loss: as for `minimize`.
-        init: shapes of the start; None is a scalar.
+        init: shapes of the start; None: a scalar is tried, and vectors, as `minimize` does.
         names: of all columns.
         columns: shapes of those that hold numbers.
 
     """
-    seen = _Seen([])
-    start = jax.ShapeDtypeStruct((), jnp.float32) if init is None else init
+    seen, lengths = _Seen([]), (len(names), len(names) - 1)
+    tried = (
+        [init] if init is not None else [jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), *((n,) for n in lengths))]
+    )
 
     def call(params: Any, data: Any) -> Any:
         return loss(params, data)
 
-    try:
-        jax.eval_shape(call, start, _Asking(columns, tuple(names), seen))
-    except _AsArrayError:
-        return None
-    except NoColumnError:
-        raise
-    except Exception:  # noqa: BLE001 - see above
-        return tuple(columns) if seen.names else None
-    return tuple(dict.fromkeys(seen.names)) or None
+    for start in tried:
+        try:
+            jax.eval_shape(call, start, _Asking(columns, tuple(names), seen))
+        except _AsArrayError:
+            return None
+        except NoColumnError:
+            raise
+        except Exception:  # noqa: BLE001, PERF203 - see above
+            continue
+        if seen.names:
+            return tuple(dict.fromkeys(seen.names))
+    return tuple(columns) if seen.names or len(columns) < len(names) else None
 
 
 class _AsArrayError(Exception):

@@ -139,6 +139,8 @@ def test_what_is_asked_of_a_table():
     assert list(frame.arrays(lambda p, t: sum(jnp.sum(v * p) for v in t.values()), 0.0)) == numbers
     assert list(frame.arrays(by_name, INIT)) == ["y", "x", "size"]
     numeric = Frame(pd.DataFrame({name: COLUMNS[name] for name in numbers}))
+    assert numeric.arrays(lambda w, t: w[0] * t[:, 0], None).shape == (60, 4)
+    assert list(frame.arrays(lambda p, _: p.nowhere, 0.0)) == numbers
     for loss in (
         lambda p, t: jnp.mean((1 - t) * p),
         lambda p, t: jnp.mean(t.T * p),
