@@ -41,7 +41,7 @@ def asked(loss: Callable[..., Any], init: Any, names: list[Any], columns: dict[s
             return None
         except NoColumnError:
             raise
-        except Exception:  # noqa: BLE001, PERF203 - see above
+        except Exception:  # noqa: BLE001, S112 - see above
             continue
         if seen.names:
             return tuple(dict.fromkeys(seen.names))

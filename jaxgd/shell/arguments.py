@@ -89,7 +89,7 @@ def _add_data(parser: Parser) -> None:
         metavar="C",
         type=_columns,
         help="`y`: the loss gets that column; `x1,x2:y`: it gets (X, y), X a matrix. Of .npy files, numbers from 0."
-        " Absent: a function gets a dict of all columns that hold numbers, or the array of a .npy file",
+        " Absent: a function gets those that it asks for by name, else a matrix of all, or the array of a .npy file",
     )
     add("--intercept", action="store_true", help="put a column of ones in front of X")
     add("--by", metavar="COLUMN", help="solve one problem for each label in this column")
