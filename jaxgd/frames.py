@@ -62,14 +62,14 @@ class Frame:
         """Return the table without these columns."""
         return Frame(self._table.drop(names).to_native())
 
-    def column(self, name: Any, asks: str = "`columns`") -> np.ndarray:
-        """Return a column of numbers, without a copy where it lies so in memory."""
+    def column(self, name: Any, asks: str = "`columns`", *, lanes: bool = False) -> np.ndarray:
+        """Return a column of numbers, without a copy where it lies so in memory; of `lanes`, nulls are NaN."""
         check_there(name, self.names, "`data`", f"{asks} names")
         column = self._table.get_column(name)
         if not _is_numeric(column.dtype):
             msg = f"`data[{name!r}]` holds {column.dtype}; only numbers can be computed with. Encode or drop it first."
             raise TypeError(msg)
-        if missing := column.null_count():
+        if (missing := column.null_count()) and not (lanes and column.dtype.is_float()):
             msg = f"`data[{name!r}]` holds nulls: {missing} of {len(self)} rows. Fill or drop them first."
             raise ValueError(msg)
         values = column.to_numpy()
@@ -79,8 +79,8 @@ class Frame:
         """Return what the loss gets: a dict of the columns that it asks for, or one array of all; of a row, `lanes`."""
         names = self._asked(loss, init, lanes=lanes)
         if names is not None:
-            return {name: self.column(name) for name in names}
-        columns = [self.column(name) for name in self.names]
+            return {name: self.column(name, lanes=lanes) for name in names}
+        columns = [self.column(name, lanes=lanes) for name in self.names]
         if len({column.dtype for column in columns}) == 1:
             return self._table.to_numpy()
         return np.stack(columns, axis=-1, dtype=np.result_type(np.float32, *columns))

@@ -106,8 +106,16 @@ def test_one_lane_for_each_row(make):
         lambda theta, row: (theta - row["x"] * row["y"]) ** 2,
         lambda theta, row: (theta - row[0] * row[2]) ** 2,
     ):
-        result = minimize_many(loss, table, dtype="float64").check()
+        result = minimize_many(loss, table, dtype="float64", method="bb").check()
         assert np.allclose(result.params, COLUMNS["x"] * COLUMNS["y"], atol=1e-6)
+
+
+@MAKERS
+def test_a_null_is_the_failure_of_its_lane(make):
+    table = make({"x": [1.0, None, 3.0]})
+    with pytest.warns(jaxgd.NotConvergedWarning, match="1 of 3"):
+        result = minimize_many(lambda theta, row: (theta - row["x"]) ** 2, table, method="bb")
+    assert [status == jaxgd.Status.BAD_START for status in result.status] == [False, True, False]
 
 
 @MAKERS
