@@ -16,8 +16,8 @@ _OTHER = ("eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert")
 def asked(loss: Callable[..., Any], init: Any, names: list[Any], columns: dict[str, Any]) -> tuple[str, ...] | None:
     """Return which columns a loss gets by name; None where it gets the table as an array.
 
-    Found by calling it with shapes alone. Where it fails before its end, which is said when it is recorded, it may not
-    have asked for all: it gets all that hold numbers.
+    Found by calling it with shapes alone. Where it fails before its end, as it will when it is recorded, it gets what
+    it has asked for; before it has asked at all, the columns that hold numbers.
 
     Args:
         loss: as for `minimize`.
@@ -26,15 +26,13 @@ def asked(loss: Callable[..., Any], init: Any, names: list[Any], columns: dict[s
         columns: shapes of those that hold numbers.
 
     """
-    seen, lengths = _Seen([]), (len(names), len(names) - 1)
-    tried = (
-        [init] if init is not None else [jax.ShapeDtypeStruct(n, jnp.float32) for n in ((), *((n,) for n in lengths))]
-    )
+    seen, shapes = _Seen([]), ((), (len(names),), (len(names) - 1,))
+    starts = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes] if init is None else [init]
 
     def call(params: Any, data: Any) -> Any:
         return loss(params, data)
 
-    for start in tried:
+    for start in starts:
         try:
             jax.eval_shape(call, start, _Asking(columns, tuple(names), seen))
         except _AsArrayError:
@@ -43,9 +41,10 @@ def asked(loss: Callable[..., Any], init: Any, names: list[Any], columns: dict[s
             raise
         except Exception:  # noqa: BLE001, S112 - see above
             continue
-        if seen.names:
-            return tuple(dict.fromkeys(seen.names))
-    return tuple(columns) if seen.names or len(columns) < len(names) else None
+        break
+    if seen.names:
+        return tuple(dict.fromkeys(seen.names))
+    return tuple(columns) if len(columns) < len(names) else None
 
 
 class _AsArrayError(Exception):

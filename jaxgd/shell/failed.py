@@ -31,7 +31,7 @@ def blamed(error: Exception, loss: Loaded, data: Opened) -> Exception:
     found = OwnError(f"LOSS {loss.name} fails")
     found.__cause__ = error
     notes = [note for note in getattr(error, "__notes__", []) if "removed its internal frames" not in note]
-    found.hint = " ".join(notes if not tried else [])
+    found.hint = "Without --init, one number is tried as params." if tried else " ".join(notes)
     return found
 
 
