@@ -30,7 +30,7 @@ from jaxgd.watching import Watching
 
 def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
-    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask)
+    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
     with _precision(ask.dtype):
         program, (answer, rows, run, source), note = _answered(ask, watch)
         if isinstance(answer.counts, Tracer):
@@ -82,7 +82,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
     """Return the result of many problems, lanes first."""
     _refuse_rows(ask, "`minimize_many`")
     by = ask.data.names if isinstance(ask.data, Groups) else []
-    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask, lanes=True)
+    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask, lanes=True)
     labels = None
     with _precision(ask.dtype):
         if isinstance(ask.data, Groups):
@@ -106,7 +106,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
 def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result:
     """Return the best of the results from several starts."""
     _refuse_rows(ask, f"`starts={count!r}`")
-    began, compiled, ask = time.perf_counter(), clock.seconds, _with_columns(ask)
+    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
     with _precision(ask.dtype):
         program, outcome, optima, note = starts.solve(ask, count, watch)
         source = One(*prepare(ask)[:2])
@@ -121,7 +121,7 @@ def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result
     return dataclasses.replace(result, optima=optima, run=outcome.run)
 
 
-def _with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
+def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
     """Return what is asked, with a table's columns as the loss gets them; of a row of it at a time, with `lanes`."""
     with _precision(ask.dtype):
         if isinstance(ask.data, Rows | Groups):

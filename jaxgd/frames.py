@@ -88,7 +88,7 @@ class Frame:
     def _asked(self, loss: Callable[..., Any], init: Any, *, lanes: bool) -> tuple[str, ...] | None:
         """Return the columns that the loss asks for by name, or None."""
         schema = {name: str(kind) for name, kind in self._table.schema.items() if _is_numeric(kind)}
-        start = None if init is None else inputs.as_start(init, np.dtype(np.float32))
+        start = None if init is None else inputs.as_jax_has_them(inputs.as_start(init, np.dtype(np.float32)))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start)
         shape = () if lanes else (len(self),)
         key = ("asked", closure.describe(loss, []), tuple(self.names), tuple(schema.items()), str(like), shape)

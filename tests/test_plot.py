@@ -8,6 +8,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxgd
@@ -77,6 +78,11 @@ def test_curve():
     assert np.mean(ax.get_xlim()) == pytest.approx(MEAN)
     assert ax.get_xlim()[0] < 12
     assert plot.curve(losses.mse, BOOK, ax=ax) is ax
+
+
+def test_a_column_of_a_table():
+    ax = plot.curve(lambda theta, bills: losses.mse(theta, bills["tip"]), pd.DataFrame({"tip": BOOK, "day": "Sun"}))
+    assert drawn(ax, "minimum")[0] == pytest.approx([MEAN, mse(MEAN)])
 
 
 def test_tangent_points_downhill():

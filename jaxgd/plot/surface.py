@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.answer import with_columns
 from jaxgd.api import minimize
 from jaxgd.covariance import names_of
 from jaxgd.groups import Groups
@@ -129,10 +130,10 @@ def surface(loss: Any, data: Any, init: Any, options: dict[str, Any], size: int,
         raise TypeError(msg)
     refuse_traced((data, init), f"`{picture}`")
     _check_start(loss, init, size if options.get("fixed") is None else None, picture, start)
-    asked = Ask(loss, data, dtype="float64", trace=True, **options)
+    asked = with_columns(Ask(loss, data, init, dtype="float64", trace=True, **options))
     with jax.enable_x64(True):
         try:
-            init = _in_shape(asked, init)
+            init = _in_shape(asked._replace(init=None), init)
             program, given, _ = prepare(asked._replace(init=init))
         except (TypeError, ValueError) as error:
             if "`init" not in str(error):
