@@ -93,7 +93,7 @@ def check_there(column: str, names: list[str], name: str, asks: str = "`columns`
     near = difflib.get_close_matches(column, map(str, names), 1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     there = ", ".join(map(repr, names[:30])) + (f" and {len(names) - 30} more" if len(names) > 30 else "")  # noqa: PLR2004
-    msg = f"{asks} {column!r}; {name} has no such column.{guess} There are: {there}."
+    msg = f"{asks} {column!r}; {name} has no such column.{guess} There are: {there or 'none'}."
     raise NoColumnError(msg)
 
 

@@ -240,7 +240,7 @@ BAD = {
     "mse gaps.csv --columns a --stream": "holds nulls: 1",
     "mse gaps.csv --columns c --by a": "has no label for 1 of 3 rows",
     "mse tips.csv --columns tip --by dya": "--by names 'dya'; DATA tips.csv has no such column. Did you mean 'day'?",
-    "mse two.npy --columns 2": "There are: 0, 1",
+    "mse two.npy --columns 2": "There are: '0', '1'",
     "squared tips.csv --columns tip": "is a regression: name its columns by --columns x1,x2:y",
     "mse tips.csv --columns tip:size": "takes one column",
     "squared tips.csv --columns :tip": "add --intercept",
@@ -281,7 +281,7 @@ def test_bad_input_is_said_in_a_line_or_two(run, folder, line):
 
 
 def test_plots_that_cannot_be(run, monkeypatch):
-    assert "there is no folder" in run("mse", "tips.csv", "--plot", "none/x.png")[2] or "matplotlib" not in sys.modules
+    assert "there is no folder" in run("mse", "tips.csv", "--plot", "none/x.png")[2]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, _, err = run("mse", "tips.csv", "--plot", "x.png")
     assert (status, "jaxgd[plot]" in err) == (2, True)

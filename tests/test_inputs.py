@@ -14,7 +14,7 @@ import pytest
 from problems import BOOK, quadratic
 
 import jaxgd
-from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, minimize
+from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, inputs, minimize
 from jaxgd.losses import logistic, mse, squared
 
 RNG = np.random.default_rng(3)
@@ -410,6 +410,17 @@ def test_arrays_that_jax_does_not_have_may_be_closed_over(names):
     result = minimize(loss)
     assert np.isclose(result.params, BOOK.mean(), rtol=1e-5)
     assert result.seconds.compile == 0
+
+
+def test_what_jax_may_remember_is_never_the_users_own_object():
+    """JAX 0.12 may take an array of float64 that it has seen in one setting for what it was there in the other."""
+    wide = np.array(0.0)
+    for on in (False, True):
+        with jax.enable_x64(on):
+            own = inputs.as_jax_has_them({"a": wide})["a"]
+        assert own is not wide
+        assert own.dtype == (np.float64 if on else np.float32)
+        assert np.shares_memory(own, wide) == on
 
 
 def test_values_that_are_traced_cannot_be_read():

@@ -1,7 +1,6 @@
 """DATA of the command line: a file, and what of it the loss gets. Nothing in it is executed."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from jaxgd import asking, tables
 from jaxgd.blocks import Source
+from jaxgd.columns import check_there
 from jaxgd.rows import Paired, Rows
 from jaxgd.shell.arguments import Columns
 from jaxgd.shell.arrays import Changed, Npy, Npz
@@ -44,8 +44,8 @@ def opened(asked: argparse.Namespace, loss: Loaded, init: Any) -> Opened:
     columns = _fitting(asked.columns, loss, file)
     wanted = [] if columns is None else [*(columns.X or []), *columns.y]
     for option, name in [*(("--columns", name) for name in wanted), ("--by", asked.by)]:
-        if name is not None and name not in file.names:
-            raise ValueError(_missing(option, name, file))
+        if name is not None:
+            check_there(name, file.names, f"DATA {file.path}", f"{option} names")
     structure, finish = _shaped(columns, file, intercept=asked.intercept)
     if columns is None and file.named:
         structure = _asked(loss, init, file)
@@ -133,14 +133,6 @@ def _shaped(columns: Columns | None, file: File, *, intercept: bool) -> tuple[An
 def _with_ones(data: Any) -> Any:
     X, y = data
     return np.concatenate([np.ones((len(X), 1), X.dtype), X], axis=1), y
-
-
-def _missing(option: str, name: str, file: File) -> str:
-    if not file.names:
-        return f"{option} names {name!r}; DATA {file.path} has no columns."
-    near = difflib.get_close_matches(name, file.names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{option} names {name!r}; DATA {file.path} has no such column.{guess} There are: {_listed(file.names)}."
 
 
 def _listed(names: Iterable[str], most: int = 20) -> str:
