@@ -1,4 +1,4 @@
-"""What a verdict rests on: the evidence of the moves, weighed step by step."""
+"""What a verdict rests on: the evidence of the moves, weighed step by step, and the tests made with it."""
 
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ from jaxgd.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
+AGREE_COMPUTED, AGREE_LEARNT = 2, 3  # evaluations in a row that must find no more left than rounding hides
+MANY, SHRUNK = 8, 0.5  # moves after which the last one must be shorter than this part of their mean, near a minimum
 
 
 class Evidence(NamedTuple):
@@ -18,13 +20,19 @@ class Evidence(NamedTuple):
 
     first: jax.Array  # loss at the start
     made: jax.Array  # decrease since the start
+    before: jax.Array  # the same, before the later half of the moves
+    mark: jax.Array  # the same, where the next half begins
     model: jax.Array  # the solver's last prediction of the decrease left
-    left: jax.Array  # the decrease estimated to be left: the worse of what the model and the trend of the moves say
+    left: jax.Array  # the decrease estimated to be left
+    noise: jax.Array  # what rounding was seen to do to the loss of late
     change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
-    peak: jax.Array  # longest gradient so far
-    least: jax.Array  # shortest gradient so far
+    last: jax.Array  # length of the last move that lowered the loss by more than rounding
+    path: jax.Array  # of all moves together
+    steepest: jax.Array  # longest gradient of the later half of the moves
+    coming: jax.Array  # likewise, since the next half begins
     quiet: jax.Array  # evaluations since the last progress
     calm: jax.Array  # moves in a row that met the test of `tol`
+    hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
 
     @classmethod
@@ -48,9 +56,14 @@ class Facts(NamedTuple):
     moved: jax.Array
     stuck: jax.Array
     saddle: Any
+    lost: Any  # a parameter has lost its influence on the loss
     norm: jax.Array  # length of the residual after the step, in the solver's own scale
     left: jax.Array  # the solver's prediction of the decrease left
     gain: jax.Array  # decrease in the step as the slopes tell it
+    moves: jax.Array  # with this one
+    ahead: Any  # how far the minimum of the solver's model is, where it has one
+    length: jax.Array  # from the last point to the trial
+    slopes: jax.Array  # how far the slopes at both say that the loss changes, together
     steep: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
@@ -58,8 +71,9 @@ class Facts(NamedTuple):
 
 def begin(dtype: np.dtype) -> jax.Array:
     """Return the evidence before the first evaluation, packed."""
-    inf = np.inf
-    return jnp.array([inf, 0, inf, inf, inf, 0, inf, 0, 0, *[inf] * (2 * WINDOW)], dtype)
+    unknown = {"first", "model", "left", "change"}
+    head = [np.inf if name in unknown else 0 for name in Evidence._fields[:-1]]
+    return jnp.array([*head, *[np.inf] * (2 * WINDOW)], dtype)
 
 
 def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
@@ -67,34 +81,50 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
 
     `computed`: the curvature of the solver's model is computed, not learnt from the moves.
     """
-    moved = facts.moved & jnp.isfinite(facts.before.loss)
-    drop, noise = facts.before.loss - facts.point.loss, rounding(facts.before.loss)
+    known = jnp.isfinite(facts.before.loss)
+    moved = facts.moved & known
+    drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
-    gain = jnp.where(jnp.abs(drop) > noise, drop, facts.gain)
-    lower = facts.best.loss - facts.point.loss > rounded_off(facts.best.loss, old.made)
-    progress = (moved & lower) | (facts.norm < 0.9 * old.least)
+    gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.gain)
+    made = old.made + jnp.where(moved, gain, 0)
+    # Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding,
+    # or was a long step across a hill, which is soon forgotten.
+    off = jnp.abs(drop - facts.gain)
+    proven = known & jnp.isfinite(off) & (off > facts.slopes)
+    noise = jnp.maximum(jnp.where(proven, off, 0), old.noise / 2)
+    lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, hidden_by_rounding(facts.best, old.made)))
+    halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
     recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
     # A model that promises a rise is made up by rounding.
+    model = jnp.where((facts.left >= 0) & jnp.isfinite(facts.left), facts.left, old.model)
     left = jnp.where(facts.left >= 0, facts.left, jnp.inf)
-    model = jnp.where(jnp.isfinite(left), left, old.model)
-    peak, least = jnp.maximum(old.peak, facts.norm), jnp.minimum(old.least, facts.norm)
+    if not computed:
+        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
+        # rounding has ended it, what the slopes bring if each parameter changes by all its size.
+        left = jnp.maximum(left, jnp.minimum(_trend(recent), facts.point.blur / jnp.finfo(left.dtype).eps))
     seen = Evidence(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
-        made=old.made + jnp.where(moved, gain, 0),
+        made=made,
+        before=jnp.where(halved, old.mark, old.before),
+        mark=jnp.where(halved, made, old.mark),
         model=model,
-        left=old.left,
+        left=left,
+        noise=noise,
         change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
-        peak=peak,
-        least=least,
-        quiet=jnp.where(progress, 0, old.quiet + 1),
+        last=jnp.where(lower, facts.length, old.last),
+        path=old.path + jnp.where(moved, facts.length, 0),
+        steepest=jnp.maximum(jnp.where(halved, old.coming, old.steepest), facts.norm),
+        coming=jnp.where(halved, facts.norm, jnp.maximum(old.coming, facts.norm)),
+        quiet=jnp.where(lower, 0, old.quiet + 1),
         calm=old.calm,
+        hidden=old.hidden,
         recent=recent,
     )
-    seen = seen._replace(left=_tail(left, recent[0]) if computed else _left(seen))
+    below = (left <= hidden_by_rounding(facts.point, made)) & (moved | (jnp.abs(drop) <= 4 * resolution) | ~known)
+    seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
-    short = facts.norm**2 <= tol * seen.peak**2
-    met = short & (seen.left <= tol * seen.made)
+    met = (facts.norm**2 <= tol * seen.steepest**2) & (left <= tol * (made - seen.before))
     return seen._replace(calm=jnp.where(met, old.calm + moved, 0))
 
 
@@ -107,53 +137,30 @@ def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 
 
-def at_floor(seen: Evidence, facts: Facts, calm: int, *, whole: bool) -> jax.Array:
-    """Return whether rounding hides whatever decrease is left.
+def hidden_by_rounding(point: Point, made: Any) -> Any:
+    """Return the decrease that rounding hides at a point: of the loss, and by rounding of the parameters.
 
-    `calm`: moves that must agree on `tol`; `whole`: the solver computes the curvature in every direction.
+    Where the latter is all the loss and more than was `made`, beside a pole for one, nothing is known of it.
     """
-    noise = rounded_off(facts.point.loss, seen.made)
-    # The better the model says it is, the sooner a lack of progress is put down to rounding.
-    resting = (seen.model <= noise / 10) & (seen.quiet >= PATIENCE)
-    resting = resting | ((seen.model <= noise) & (seen.quiet >= 3 * PATIENCE))
-    eps = jnp.finfo(noise.dtype).eps
-    small = seen.least <= jnp.sqrt(eps) * seen.peak
-    resting = resting | (small & (seen.quiet >= 25 * PATIENCE))
-    hidden = (seen.model <= jnp.maximum(noise, facts.point.blur)) | (seen.calm > 0)
-    # Towards infinity the gradient shrinks below its rounding at the start, but not what is left.
-    promising = jnp.isfinite(seen.model) & (seen.model > jnp.sqrt(eps) * seen.made)
-    hidden = hidden | (at_rounding(seen) & ~promising)
-    # Steps of all lengths have been tried: what a model still promises is rounding, the less so the less it knows.
-    hidden = hidden | (seen.model <= eps ** (1 / 2 if whole else 3 / 4) * seen.made)
-    tried = whole | jnp.isfinite(seen.recent[min(calm, WINDOW) - 1]) | (at_rounding(seen) & ~promising)
-    # Where rounding of the params changes the loss by all its size, beside a pole for one, nothing is known.
-    tried = tried & (facts.point.blur <= jnp.abs(facts.point.loss) + seen.made)
-    # Nor is a model that does not know every direction believed while the gradient is long.
-    tried = tried & (whole | (seen.least <= eps ** (1 / 3) * seen.peak))
-    return tried & (resting | (facts.stuck & hidden))
+    size = jnp.abs(point.loss) + made
+    return rounding(point.loss) + jnp.where(point.blur < size, point.blur, 0)
 
 
-def rounded_off(loss: Any, made: Any) -> Any:
-    """Return the changes that rounding hides in a loss of this size, which may be the difference of larger numbers."""
-    return jnp.maximum(rounding(loss), jnp.finfo(loss.dtype).eps * rounding(made))
+def within_rounding(seen: Evidence, size: int, *, computed: bool) -> Any:
+    """Return whether no more is left than rounding hides, by as many evaluations in a row as must agree."""
+    return seen.hidden >= (AGREE_COMPUTED if computed else min(AGREE_LEARNT, size + 1))
 
 
-def at_rounding(seen: Evidence) -> Any:
-    """Return whether the gradient has shrunk to its rounding."""
-    return seen.least <= 4 * jnp.finfo(seen.least.dtype).eps * seen.peak
+def at_floor(seen: Evidence, facts: Facts) -> Any:
+    """Return whether no step lowers the loss, and what was seen of rounding explains it."""
+    measured = jnp.maximum(seen.noise, hidden_by_rounding(facts.point, seen.made))
+    return (facts.stuck | (seen.quiet >= PATIENCE)) & (jnp.minimum(seen.left, seen.model) <= measured)
 
 
-def _left(seen: Evidence) -> Any:
-    """Return the decrease left: the worse of what the model and the trend of the moves say."""
-    # Where the gradient has shrunk to its rounding, the trend has nothing more to say, and the model is believed.
-    believed = jnp.where(at_rounding(seen), 1e4, 1 / jnp.finfo(seen.model.dtype).eps) * seen.model
-    return jnp.maximum(seen.model, jnp.minimum(_trend(seen.recent), believed))
-
-
-def _tail(left: Any, last: Any) -> Any:
-    """Return the decrease left if the moves go on shrinking as from the last one's to the model's."""
-    rate = left / last
-    return jnp.where(rate < 1, left / (1 - jnp.where(rate < 1, rate, 0)), jnp.inf)
+def on_a_ray(seen: Evidence, facts: Facts) -> Any:
+    """Return whether the moves have not shrunk, as they do near a minimum: the parameters run to infinity."""
+    ahead = seen.last if facts.ahead is None else facts.ahead
+    return (facts.moves >= MANY) & (ahead * facts.moves > SHRUNK * seen.path)
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

@@ -17,7 +17,6 @@ from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
 from jaxgd.problem import Point, Problem
-from jaxgd.solvers.scale import SCALING, scale_at
 from jaxgd.stop import Status, succeeded
 from jaxgd.terms import Box
 
@@ -162,21 +161,16 @@ def _by_cholesky(hessian: jax.Array, free: jax.Array) -> Callable[[Linear, jax.A
 
 
 def _by_conjugate_gradients(times: Linear, like: jax.Array) -> Callable[[Linear, jax.Array], jax.Array]:
-    """Return a solver by products, in a scale in which the curvatures are alike; NaN where it finds no solution."""
-    scale, eps = scale_at(times, like, SCALING), float(jnp.finfo(like.dtype).eps)
+    """Return a solver by products; NaN where it finds no solution."""
+    eps = float(jnp.finfo(like.dtype).eps)
 
     def solved(times: Linear, sides: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def scaled(vector: jax.Array) -> jax.Array:
-            return times(vector / scale) / scale
-
-        sides = sides / scale
-        found, _ = cg(scaled, sides, tol=eps**0.75, maxiter=2 * sides.size)
-        off = jnp.linalg.norm(scaled(found) - sides)
-        fine = (off <= eps**0.5 * jnp.linalg.norm(sides)) & (jnp.sum(found * sides) >= 0)
-        return found / scale, fine
+        found, _ = cg(times, sides, tol=eps**0.75, maxiter=2 * sides.size)
+        off = jnp.linalg.norm(times(found) - sides)
+        return found, (off <= eps**0.5 * jnp.linalg.norm(sides)) & (jnp.sum(found * sides) >= 0)
 
     # A singular matrix has solutions for some sides; for any others it has none.
-    probe = scale * jnp.cos(1.61803399 * jnp.arange(1, like.size + 1, dtype=like.dtype) ** 2)
+    probe = jnp.cos(1.61803399 * jnp.arange(1, like.size + 1, dtype=like.dtype) ** 2)
     _, regular = solved(times, probe)
 
     def solve(times: Linear, sides: jax.Array) -> jax.Array:

@@ -8,14 +8,15 @@ from typing import Any
 
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
+from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
+from jaxgd.solvers.scale import FEW
 from jaxgd.terms import Ball, Simplex
 from jaxgd.traced import Derivatives
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
-FEW = 32  # parameters for which a Hessian as a matrix is cheap to compute, compile and factorize
 FEW_SQUARES = 300  # parameters for which J'J is
 FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
 PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
@@ -137,8 +138,8 @@ def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows:
 
 
 def _unscaled(method: Any) -> Any:
-    """Return the method without the products with the Hessian that scale the params at its start."""
+    """Return the method without the Hessian that scales few params at its start."""
     curvature: Any = getattr(method, "curvature", None)
-    if getattr(curvature, "first", 0):
-        return dataclasses.replace(method, curvature=dataclasses.replace(curvature, first=0))
-    return dataclasses.replace(method, scaling=0) if getattr(method, "scaling", 0) else method
+    if isinstance(curvature, LimitedMemory):
+        return dataclasses.replace(method, curvature=dataclasses.replace(curvature, scaled=False))
+    return dataclasses.replace(method, scaled=False) if getattr(method, "scaled", False) else method

@@ -206,7 +206,7 @@ class Result:
         # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
-            noise = float(rounding(self.loss))
+            noise = max(float(seen.noise), float(rounding(self.loss)))
             return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise) + self.note
 
     def check(self) -> "Result":

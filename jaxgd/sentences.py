@@ -16,7 +16,8 @@ SENTENCES = {
     Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",
     Status.SMALL_DECREASE: "the last move lowered the loss by {e.recent[0]:.2g}, within ftol {s.ftol:.2g} of its size.",
     Status.PRECISION_FLOOR: (
-        "no decrease is left that the float type can resolve; rounding hides changes of the loss below {noise:.1e}."
+        "no step lowers the loss, and what may be left, {e.model:.1e}, is less than the {noise:.1e} by which rounding was"
+        " seen to change it."
     ),
     Status.MAX_EVALS: (
         "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."
@@ -35,6 +36,11 @@ SENTENCES = {
     Status.UNBOUNDED: (
         "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
         " Add what bounds it from below, such as a penalty on the parameters."
+    ),
+    Status.NO_INFLUENCE: (
+        "the loss no longer depends on some parameters where the solve ended, as it did at the start: its lowest value"
+        " may lie at infinity, or a step has led onto a plateau. Bound or penalize these parameters, or pass another"
+        " `init`."
     ),
     Status.ZERO_GRADIENT: (
         "the gradient is exactly zero at the start, which a minimum, a saddle and a loss flat there have in common."

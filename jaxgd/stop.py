@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, weigh
-from jaxgd.flat import pack
+from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, weigh, within_rounding
+from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point
 
 CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
@@ -36,6 +36,7 @@ class Status(IntEnum):
     MAX_PASSES = 15
     TIME_LIMIT = 16
     STOPPED = 17
+    NO_INFLUENCE = 18
 
     @property
     def converged(self) -> bool:
@@ -62,10 +63,10 @@ class Tolerance(NamedTuple):
 
 _EVEN = {"float32": 1.0, "float64": 1.0}
 TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN)
-# A curvature that is computed is sure: a move more reaches more.
-TOL_COMPUTED = Tolerance({"float32": 1e-12, "float64": 1e-20}, _EVEN)
+# With a model of the curvature, hardly a move more reaches what rounding hides.
+TOL_COMPUTED = Tolerance({"float32": 1e-20, "float64": 1e-30}, _EVEN)
 # One that is learnt may be much less where it is not seen yet.
-TOL_LEARNT = Tolerance({"float32": 1e-14, "float64": 1e-18}, {"float32": 1e-5, "float64": 1e-9})
+TOL_LEARNT = Tolerance({"float32": 1e-20, "float64": 1e-30}, {"float32": 1e-5, "float64": 1e-9})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,11 @@ class Stop:
         XLA makes few kernels of what follows.
         """
         (_, evals, moves, _), old = run.counts, Evidence.unpack(run.evidence)
+        moves = moves + (state.moved & (evals > 0))
+        computed, tol = getattr(solver, "computed", False), self.tol
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
+        step = trial.params - before.params
+        slope, other, square = products(pack(before.grad, trial.grad, step), step[None])[:, 0]
         facts = Facts(
             before=before,
             point=point,
@@ -124,34 +129,42 @@ class Stop:
             moved=state.moved,
             stuck=state.stuck,
             saddle=getattr(state, "saddle", np.False_),
+            lost=getattr(state, "lost", np.False_),
             norm=getattr(state, "norm", point.norm),
             left=state.left,
             gain=state.gain,
+            moves=moves,
+            ahead=state.ahead if computed and hasattr(state, "ahead") else None,
+            length=root(square, jnp.sum(jnp.abs(step))),
+            slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
             steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),
         )
-        computed, tol = getattr(solver, "computed", False), self.tol
         if tol is not None:
             tol = getattr(solver, "tols", TOL).demanded(tol, trial.loss.dtype)
         seen = weigh(old, facts, tol, computed=computed)
         status = self._status(solver, trial.params.size, seen, facts, evals + 1)
-        moves = moves + (state.moved & (evals > 0))
-        products = getattr(state, "products", jnp.zeros((), jnp.int32))
-        return pack(status, evals + 1, moves, products), seen.pack(), better(old, facts, evals)
+        taken = getattr(state, "products", jnp.zeros((), jnp.int32))
+        return pack(status, evals + 1, moves, taken), seen.pack(), better(old, facts, evals)
 
     def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
-        calm, whole = getattr(solver, "calm", CALM), getattr(solver, "whole", False)
+        calm, computed = getattr(solver, "calm", CALM), getattr(solver, "computed", False)
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
         # On one parameter a search that fails has closed in on the minimum from both sides, if its squares are finite.
         pinned = facts.stuck & (size == 1) & fine & jnp.isfinite(facts.norm**2)
+        floor = here & (at_floor(seen, facts) | pinned)
+        done = flat | (here & within_rounding(seen, size, computed=computed))
+        if self.tol is not None:
+            # A model knows the directions it has moved in: several moves must agree, but no more than there are.
+            done = done | (moved & (seen.calm >= min(calm, size)))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, facts.stuck), (Status.DIVERGED, facts.stuck & ~here)]
-        rows += [(Status.PRECISION_FLOOR, here & (at_floor(seen, facts, calm, whole=whole) | pinned))]
+        rows += [(Status.PRECISION_FLOOR, floor)]
         if self.ftol is not None:
             scale = jnp.maximum(1, jnp.abs(facts.point.loss))
             rows += [(Status.SMALL_DECREASE, moved & (seen.recent[0] <= self.ftol * scale))]
@@ -159,11 +172,8 @@ class Stop:
             rows += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
         if self.gtol is not None:
             rows += [(Status.SMALL_GRADIENT, facts.largest <= self.gtol)]
-        if self.tol is not None:
-            # A model knows the directions it has moved in: several moves must agree, but no more than there are.
-            rows += [(Status.CONVERGED, moved & (seen.calm >= min(calm, size)))]
-        rows += [(Status.CONVERGED, flat)]
-        rows += [(Status.ZERO_GRADIENT, first & flat & (facts.steep == 0))]
+        rows += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.steep == 0))]
+        rows += [(Status.NO_INFLUENCE, (floor | done) & ~first & (facts.lost | on_a_ray(seen, facts)))]
         huge = float(jnp.finfo(facts.point.loss.dtype).max) ** 0.75
         endless = (facts.trial.loss < -huge) | (moved & (facts.point.extent > huge) & (facts.point.loss < seen.first))
         rows += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]

@@ -101,7 +101,7 @@ def test_calls_are_counted_and_the_best_point_is_returned(solver, problem):
 
     result = solve(solver, problem, None, loss=watched, stop=Stop(tol=1e-6))
     jax.effects_barrier()
-    products = as_vector(problem.init).size if solver.name in ("newton", "auto") else 1
+    products = as_vector(problem.init).size
     assert result.evals + result.products / products == len(calls)
     assert 0 < result.moves < result.evals
     for most in (1, 2, 3, 5, 9):

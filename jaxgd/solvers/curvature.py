@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import balanced, equilibrated, rescaled
+from jaxgd.solvers.scale import equilibrated, or_slope, rescaled, scale_at
 
 
 class Curvature(Protocol):
@@ -32,8 +32,8 @@ class Curvature(Protocol):
         ...
 
     @property
-    def first(self) -> int:
-        """Products that `begin` takes."""
+    def scaled(self) -> bool:
+        """Whether `begin` computes a Hessian, for the scale of few parameters."""
         ...
 
     def begin(self, problem: Problem, params: jax.Array) -> Any:
@@ -58,6 +58,7 @@ class Matrix(NamedTuple):
 
     scale: jax.Array  # shape (p,)
     hessian: jax.Array  # shape (p, p)
+    most: jax.Array  # shape (p,): largest curvature seen along each parameter
 
 
 @jax.tree_util.register_static
@@ -65,20 +66,22 @@ class Matrix(NamedTuple):
 class Exact:
     """The Hessian as a matrix, computed after every move."""
 
-    calm, computed, whole, first = 2, True, True, 0  # the model knows every direction, but not how far it holds
+    calm, computed, whole, scaled = 2, True, True, False  # the model knows every direction, but not how far it holds
 
     def begin(self, problem: Problem, params: jax.Array) -> Matrix:
         """Return zeros."""
         del problem
-        return Matrix(jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype))
+        zeros = jnp.zeros_like(params)
+        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros)
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the Hessian where the trial was moved to."""
         del before
 
         def learnt() -> Matrix:
-            hessian = or_slope(problem.hessian(trial.params), trial)
-            return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian)
+            hessian = or_slope(problem.hessian(trial.params), trial.norm)
+            most = jnp.maximum(memory.most, jnp.abs(jnp.diagonal(hessian)))
+            return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
@@ -97,6 +100,7 @@ class Pair(NamedTuple):
 
     scale: jax.Array  # shape (p,)
     matrices: jax.Array  # shape (2, p, p): J'J and the Hessian
+    most: jax.Array  # shape (p,): largest curvature seen along each parameter
     choice: jax.Array  # which of them foretells better, an int32
 
 
@@ -108,14 +112,12 @@ class SumOfSquares:
     Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
     """
 
-    calm, computed, whole, first, sum_of_squares = 2, True, True, 0, True
-    reach = 100  # the first radius over the length of the params, as in MINPACK (More and others, ANL-80-74)
-
+    calm, computed, whole, scaled, sum_of_squares = 2, True, True, False, True
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
         del problem
         zeros = jnp.zeros((2, params.size, params.size), params.dtype)
-        return Pair(jnp.zeros_like(params), zeros, jnp.zeros((), jnp.int32))
+        return Pair(jnp.zeros_like(params), zeros, jnp.zeros_like(params), jnp.zeros((), jnp.int32))
 
     def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
         """Choose by the trial, and compute both matrices where it was moved to."""
@@ -127,9 +129,11 @@ class SumOfSquares:
 
         def learnt() -> Pair:
             jacobian = problem.jacobian(trial.params)
-            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial)
-            hessian = or_slope(problem.hessian(trial.params), trial)
-            return Pair(rescaled(memory.scale, jnp.diagonal(square), forget=1), jnp.stack([square, hessian]), choice)
+            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial.norm)
+            hessian = or_slope(problem.hessian(trial.params), trial.norm)
+            curvatures = jnp.diagonal(square)
+            scale, most = rescaled(memory.scale, curvatures, forget=1), jnp.maximum(memory.most, curvatures)
+            return Pair(scale, jnp.stack([square, hessian]), most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 
@@ -143,54 +147,38 @@ class SumOfSquares:
         return 2 * moved * step.move.size
 
 
-def or_slope(hessian: jax.Array, point: Point) -> jax.Array:
-    """Return the Hessian made symmetric; where it overflows, one that makes the model little but a slope."""
-    hessian = (hessian + hessian.T) / 2
-    return jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, point.norm * jnp.eye(point.params.size))
-
-
 class Diagonal(NamedTuple):
     """The scale alone."""
 
     scale: jax.Array  # shape (p,)
-    moves: jax.Array  # learnt from
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sum_of_squares"])
 @dataclass(frozen=True)
 class Products:
-    """The Hessian by its products with vectors; for a `sum_of_squares` that of Gauss and Newton.
-
-    The scale makes the rows of the scaled Hessian of equal length, as Ruiz's iteration does for a matrix (2001), from
-    one product a move (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J. Optim. Theory Appl. 172 (2017)).
-    """
+    """The Hessian by its products with vectors; for a `sum_of_squares` that of Gauss and Newton."""
 
     sum_of_squares: bool = False
 
-    calm, computed, whole, first = 2, True, False, 0
+    calm, computed, whole, scaled = 2, True, False, True
 
     def begin(self, problem: Problem, params: jax.Array) -> Diagonal:
-        """Return a scale of 1."""
-        del problem
-        return Diagonal(jnp.ones_like(params), jnp.zeros((), params.dtype))
+        """Return the scale at the start."""
+        return Diagonal(scale_at(problem, params))
 
     def learn(self, problem: Problem, memory: Diagonal, before: Point, trial: Point, moved: jax.Array) -> Diagonal:
-        """Bring the rows of the scaled Hessian nearer to one length, after a move, by its product with signs."""
-        del before
-
-        def learnt() -> Diagonal:
-            scale = balanced(memory.scale, lambda vector: self._product(problem, trial.params, vector), memory.moves)
-            return Diagonal(scale, memory.moves + 1)
-
-        return jax.lax.cond(moved, learnt, lambda: memory)
+        """Return the same."""
+        del problem, before, trial, moved
+        return memory
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""
         return Implicit(point.grad, memory.scale, lambda vector: self._product(problem, point.params, vector))
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return the products that solved the model, and that of the scale."""
-        return step.products + moved
+        """Return the products that solved the model."""
+        del moved
+        return step.products
 
     def _product(self, problem: Problem, params: jax.Array, vector: jax.Array) -> jax.Array:
         return problem.gauss_newton(params, vector) if self.sum_of_squares else problem.product(params, vector)

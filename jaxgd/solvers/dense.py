@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxgd.flat import CLOSED, beside, spectrum
+from jaxgd.flat import CLOSED, beside, pack, spectrum
 from jaxgd.solvers.region import Step
+from jaxgd.solvers.scale import NOISY
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
@@ -27,10 +28,11 @@ class Dense(NamedTuple):
     def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return the exact minimizer."""
         scaled = self.hessian / (self.scale[:, None] * self.scale)
-        # What is held has a curvature of 1 and no slope, so that it stays.
-        matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size))
+        # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
+        free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
+        matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size, dtype=scaled.dtype))
         step = _minimized(matrix, free * grad / self.scale, radius)
-        return step._replace(move=free * step.move / self.scale)
+        return step._replace(move=free * step.move / self.scale, newton=free * step.newton / self.scale)
 
 
 @custom_vmap
@@ -73,11 +75,13 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
     # The hard case: what is missing to the radius is filled up along the most negative curvature.
     missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
     down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
-    negative = lowest < -blur
+    negative = lowest < -NOISY * blur
     along = along.at[0].set(jnp.where(negative, down, along[0]))
     left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
     promised = -jnp.sum(along * (slopes + curvatures * along / 2))
-    return Step(jnp.matmul(basis, along, precision="highest"), promised, left, radius, jnp.zeros((), jnp.int32))
+    newton = jnp.where(jnp.abs(curvatures) > blur, newton, 0)
+    move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
+    return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton)
 
 
 @_minimized.def_vmap
@@ -148,4 +152,4 @@ def _by_elimination(matrices: jax.Array, slopes: jax.Array, radii: jax.Array) ->
     clear = lowest > jnp.where(limited, 4 * size * eps, jnp.sqrt(eps)) * largest
     sure = clear & jnp.isfinite(length) & (~limited | (length <= radii)) & (largest > 0)
     radii = jnp.where(limited, radii, jnp.where(length > 0, length, 1))
-    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32)), sure
+    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32), moves), sure

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.flat import once, pack, products
 from jaxgd.problem import Point, Problem, choose
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
-from jaxgd.solvers.scale import SCALING, Units
+from jaxgd.solvers.scale import Units, scaling_of
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
 from jaxgd.stop import Tolerance
@@ -34,20 +34,19 @@ class DescentState(NamedTuple):
     memory: Any  # what the direction remembers
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "scaling"])
+@partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "scaled"])
 @dataclass(frozen=True)
 class Descent:
     """Move along a direction, as far as a search says.
 
-    The params are scaled, so that their units matter little: by a diagonal that makes the rows of the Hessian at the
-    start of length 1, from `scaling` products with it (Diamond and Boyd, Stochastic Matrix-Free Equilibration, J.
-    Optim. Theory Appl. 172 (2017)).
+    Where they are few and `scaled`, the params are measured in units that make the rows of the Hessian at the start of
+    length 1, so that the user's units matter little.
     """
 
     direction: Direction
     search: LineSearch
     name: str
-    scaling: int = SCALING
+    scaled: bool = True
 
     @property
     def tols(self) -> Tolerance:
@@ -62,8 +61,7 @@ class Descent:
         """Return the state that asks for the start to be evaluated."""
         point = problem.nowhere(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        # One param alone has nothing to be balanced with.
-        taken = self.scaling if params.size > 1 else 0
+        taken = scaling_of(params.size) if self.scaled else 0
         return DescentState(
             point=point,
             trial=params,
@@ -74,7 +72,7 @@ class Descent:
             stepsize=zero,
             norm=zero,
             products=jnp.full((), taken, jnp.int32),
-            units=Units.at(lambda vector: problem.product(params, vector), params, taken) if taken else None,
+            units=Units.at(problem, params) if taken else None,
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),
             memory=self.direction.begin(params),
@@ -166,7 +164,7 @@ def SteepestDescent() -> Descent:  # noqa: N802
 
     Nocedal and Wright, Numerical Optimization (2006), chapter 3.
     """
-    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search", scaling=0)
+    return Descent(Gradient(), Wolfe(), "steepest descent with a Wolfe search", scaled=False)
 
 
 def BarzilaiBorwein() -> Descent:  # noqa: N802
@@ -174,4 +172,4 @@ def BarzilaiBorwein() -> Descent:  # noqa: N802
 
     Raydan, SIAM J. Optim. 7 (1997), with the steps of Zhou, Gao and Dai (2006).
     """
-    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein", scaling=0)
+    return Descent(Gradient(), Nonmonotone(), "Barzilai-Borwein", scaled=False)

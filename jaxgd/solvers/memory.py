@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Implicit, Step
-from jaxgd.solvers.scale import SCALING, rescaled, scale_at
+from jaxgd.solvers.scale import rescaled, scale_at, scaling_of
 from jaxgd.stop import CALM
 
 
@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
     base: jax.Array  # theta, the curvature assumed where nothing is known; 0: not known yet
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "first"])
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "scaled"])
 @dataclass(frozen=True)
 class LimitedMemory:
     """The Hessian that limited-memory BFGS learns from the moves.
@@ -34,14 +34,14 @@ class LimitedMemory:
     """
 
     size: int = 10
-    first: int = SCALING
+    scaled: bool = True
 
     calm, computed, whole = CALM, False, False
 
     def begin(self, problem: Problem, params: jax.Array) -> Pairs:
         """Return an empty memory."""
         zeros = jnp.zeros((self.size, params.size), params.dtype)
-        units = scale_at(lambda vector: problem.product(params, vector), params, self.first)
+        units = scale_at(problem, params) if self.scaled else jnp.ones_like(params)
         return Pairs(jnp.zeros_like(params), units, zeros, zeros, jnp.zeros((), params.dtype))
 
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
@@ -57,7 +57,7 @@ class LimitedMemory:
             return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
 
         # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-        first, guess = moved & ~jnp.isfinite(before.loss), 1 if self.first else _steep(memory, trial)
+        first, guess = moved & ~jnp.isfinite(before.loss), 1 if self.scaled and scaling_of(s.size) else _steep(memory, trial)
         base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
         after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)

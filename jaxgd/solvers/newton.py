@@ -13,9 +13,11 @@ from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import within_box
 from jaxgd.solvers.sampled import Sampled
+from jaxgd.solvers.scale import scaling_of
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.terms import L1, Box
 
+REACH = 1  # the first radius over the length of the params
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
 
 
@@ -31,6 +33,8 @@ class RegionState(NamedTuple):
     stepsize: jax.Array  # scaled length of the last step
     products: jax.Array  # Hessian-vector products so far, an int32
     saddle: jax.Array  # the model has a direction of negative curvature
+    lost: jax.Array  # a parameter has lost its influence on the loss
+    ahead: jax.Array  # how far the model's minimum is
     radius: jax.Array
     promised: jax.Array  # decrease of the model at the trial
     slope: jax.Array  # of the term, on the face of it that the trial lies on, shape (p,); 0 where there is no term
@@ -88,8 +92,10 @@ class TrustRegion:
             left=point.loss,
             gain=zero,
             stepsize=zero,
-            products=jnp.full((), self.curvature.first, jnp.int32),
+            products=jnp.full((), scaling_of(params.size) if self.curvature.scaled else 0, jnp.int32),
             saddle=no,
+            lost=no,
+            ahead=zero,
             radius=point.loss,
             promised=zero,
             slope=zero if problem.term is None else jnp.zeros_like(params),
@@ -104,9 +110,9 @@ class TrustRegion:
         memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
-        reach = getattr(self.curvature, "reach", None)
-        if reach is not None:
-            far = reach * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
+        if self.whole:
+            # What one point tells of the curvature is not believed beyond a change by all their size of the params.
+            far = REACH * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         if isinstance(problem.term, Box | L1):
             box, slope = problem.term.face(point.params, point.grad)
@@ -131,11 +137,26 @@ class TrustRegion:
             stepsize=length,
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
+            ahead=jnp.sqrt(jnp.sum(step.newton**2)),
+            lost=jnp.any(_lost(model, memory.most, point, problem.term)) if self.whole else jnp.zeros((), bool),
             radius=jnp.where(lost, jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,
             memory=memory,
         )
+
+
+def _lost(model: Any, most: jax.Array, point: Point, term: Any) -> jax.Array:
+    """Return which parameters, free to move, the loss no longer depends on as it did, shape `(p,)`.
+
+    Their curvature has gone below the rounding of what it was, and a change by all their size changes the loss by no
+    more than rounding.
+    """
+    curvatures, eps = jnp.abs(jnp.diagonal(model.hessian)), jnp.finfo(most.dtype).eps
+    gone = (curvatures < eps**2 * most) & (curvatures * point.params**2 <= rounding(point.loss))
+    if isinstance(term, Box):
+        gone = gone & (point.params > term.lower) & (point.params < term.upper)
+    return gone
 
 
 def Newton() -> TrustRegion:  # noqa: N802 - a method is named as in the literature

@@ -24,6 +24,7 @@ class Step(NamedTuple):
     left: jax.Array  # decrease of the model to its minimum; inf where it has none
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
     products: jax.Array  # with the Hessian, an int32
+    newton: jax.Array  # shape (p,): to the model's minimum, as far as curvature tells where it is
 
 
 class Model(Protocol):
@@ -86,7 +87,8 @@ class Implicit:
         far = jnp.sqrt(far)
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
         left = jnp.where(ended > 0, jnp.inf, promised)
-        return Step(at / self.scale, promised, left, radius, taken.astype(jnp.int32))
+        move = at / self.scale
+        return Step(move, promised, left, radius, taken.astype(jnp.int32), move)
 
     def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
         """Move to the minimum along the direction, or to the edge, and turn."""
@@ -96,7 +98,7 @@ class Implicit:
         bent = free * self.product(free * direction / self.scale) / self.scale
         bend = _dot(direction, bent)
         largest = jnp.maximum(largest, jnp.abs(bend) / length)
-        clear = jnp.abs(bend) > eps * length * largest
+        clear = jnp.abs(bend) > eps * at.size * length * largest
         convex = clear & (bend > 0)
         # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
         ahead = jnp.where(clear, square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
@@ -171,7 +173,8 @@ def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Ar
         return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
 
     zero, none = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32)
-    first = Step(jnp.zeros_like(params), zero, zero, zero, none)
+    still = jnp.zeros_like(params)
+    first = Step(still, zero, zero, zero, none, still)
     start = _Sweep(jnp.zeros_like(params), gradient, zero, first, none, jnp.zeros((), bool))
     last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
     return last.first._replace(move=last.at, promised=last.promised)

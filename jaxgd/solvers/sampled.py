@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from jaxgd.flat import pack, products
 from jaxgd.problem import Point, Problem
-from jaxgd.solvers.curvature import or_slope
 from jaxgd.solvers.region import Implicit, Step
-from jaxgd.solvers.scale import equilibrated, rescaled
+from jaxgd.solvers.scale import equilibrated, or_slope, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
@@ -36,7 +35,7 @@ class Sampled:
     foretells gradients badly.
     """
 
-    calm, computed, whole, first = 2, True, False, 0
+    calm, computed, whole, scaled = 2, True, False, False
 
     def begin(self, problem: Problem, params: jax.Array) -> Learnt:
         """Return zeros."""
@@ -64,7 +63,7 @@ class Sampled:
         corrected = memory.hessian + jnp.where(take, added[:, None] * added - taken[:, None] * taken, 0)
 
         def make() -> Learnt:
-            hessian = or_slope(problem.hessian(trial.params), trial)
+            hessian = or_slope(problem.hessian(trial.params), trial.norm)
             none = jnp.zeros((), jnp.int32)
             return Learnt(rescaled(memory.scale, equilibrated(hessian)), hessian, none, memory.made + 1)
 

@@ -180,6 +180,8 @@ class Wolfe:
         width = b[0] - a[0]
         least = jnp.where(bounded, a[0] + 0.1 * width, b[0] + 0.1 * width)
         most = jnp.where(bounded, b[0] - 0.1 * width, b[0] + (self.growth - 1) * width)
+        # Of a line's first bracket nothing is known but what the cubic says: the step may be of another size.
+        least = jnp.where(bounded & (trials == 1) & (low[0] == 0), 0, least)
         # Halve where the cubic knows nothing and when it is slow; go far where the slope does not rise.
         blind = jnp.where(bounded, a[0] + 0.5 * width, most)
         step = cubic_minimizer(*a, *b, noise)
