@@ -71,7 +71,7 @@ def choose(
     """
     curved, forward = derivatives is not Derivatives.FIRST, derivatives in (Derivatives.ALL, Derivatives.FORWARD)
     if method is None:
-        # Many params take products with the Jacobian's transpose, which are of reverse mode.
+        # For many params it takes products with the Jacobian's transpose, each of which is a whole Jacobian there.
         least_squares = least_squares and (derivatives is Derivatives.ALL or (forward and size <= FEW_SQUARES))
         if sampled:
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)

@@ -52,9 +52,9 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     status, best = descent.verdict(passed)
     counts = np.array([status, passed.steps, passed.steps, 0], np.int32)
     run = descent.saved(passed, stage) if watch and (resumable(status) or batches.polish) else None
-    note += " With `polish=True` the rest is done over all rows." if status is Status.MAX_PASSES else ""
     spare = _spare(ask.stop.max_evals, passed.steps)
     if not batches.polish or status in NOT_POLISHED or spare < 1:
+        note += " With `polish=True` the rest is done over all rows." if status is Status.MAX_PASSES else ""
         return program, Solved(best._replace(counts=counts), None, run if resumable(status) else None, source), note
     if run is not None:
         watch.finish(run)

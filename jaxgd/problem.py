@@ -154,7 +154,10 @@ class Problem:
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
         along = jax.jvp(self._residuals, (params,), (vector,))[1]
-        bent = jax.vjp(self._residuals, params)[1](along)[0]
+        if self.forward:
+            bent = jnp.matmul(jax.jacfwd(self._residuals)(params).T, along, precision="highest")
+        else:
+            bent = jax.vjp(self._residuals, params)[1](along)[0]
         return bent if self.ridge is None else bent + self.ridge * vector
 
     def hessian(self, params: jax.Array) -> jax.Array:

@@ -602,8 +602,10 @@ def test_a_loss_without_reverse_mode_goes_forward(method):
     assert np.allclose(result.params, [2, 1], atol=1e-3)
 
 
-def test_residuals_without_reverse_mode_go_forward():
-    result = jaxgd.least_squares(lambda w: jnp.stack([endless(w[0]) - 3, w[1] - 1]), init=jnp.zeros(2))
+@pytest.mark.parametrize("products", [False, True])
+def test_residuals_without_reverse_mode_go_forward(products):
+    method = jaxgd.LevenbergMarquardt(products=products)
+    result = jaxgd.least_squares(lambda w: jnp.stack([endless(w[0]) - 3, w[1] - 1]), init=jnp.zeros(2), method=method)
     assert result.loss < 1e-9
     assert np.allclose(result.params, [1, 1], atol=1e-4)
     moved = jax.jacfwd(lambda a: jaxgd.minimize(lambda w: endless(w) + (w - a) ** 2, init=0.0).params)(2.0)
