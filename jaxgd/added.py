@@ -25,8 +25,17 @@ def as_terms(
     ridge = None if l2 is None else _weights(l2, "l2", start, lanes)
     box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed, lanes)
     if term is not None:
-        if isinstance(term, type) or not (hasattr(term, "prox") and hasattr(term, "inside")):
-            msg = f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`; got {term!r}."
+        if isinstance(term, type) or not all(hasattr(term, name) for name in ("value", "prox", "inside")):
+            msg = (
+                f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`, or have `value`, `prox` and `inside`;"
+                f" got {term!r}."
+            )
+            raise TypeError(msg)
+        if any(leaf is term for leaf in jax.tree.leaves(term)):
+            msg = (
+                f"`term` must be a pytree; got {term!r}. Decorate its class by `jax.tree_util.register_static`, or by"
+                " `register_dataclass` where it holds numbers."
+            )
             raise TypeError(msg)
         if bounds is not None or l1 is not None:
             msg = f"`term={term!r}` cannot be joined with `bounds` or `l1`: the prox of their sum is unknown."
@@ -36,6 +45,30 @@ def as_terms(
     else:
         term = box
     return Terms(term, ridge), note
+
+
+def started(start: Any, terms: Terms | None) -> Any:
+    """Return an inferred start inside the bounds: as it is where it lies between them, else in their middle.
+
+    Beyond a single bound by 1, or by more where rounding would hide that; of lanes, within the bounds of all.
+    """
+    box = terms and (terms.term if isinstance(terms.term, Box) else getattr(terms.term, "box", None))
+    if not box:
+        return start
+
+    def moved(leaf: Any, lower: Any, upper: Any) -> Any:
+        xp: Any = jnp if isinstance(lower, Tracer) or isinstance(upper, Tracer) else np
+        lanes = tuple(range(np.ndim(lower) - leaf.ndim)), tuple(range(np.ndim(upper) - leaf.ndim))
+        lower, upper = xp.max(lower, axis=lanes[0]), xp.min(upper, axis=lanes[1])
+        root = float(jnp.finfo(leaf.dtype).eps) ** 0.5
+        with np.errstate(all="ignore"):
+            beyond = [end + side * xp.maximum(1, root * xp.abs(end)) for end, side in ((lower, 1), (upper, -1))]
+            middle = xp.where(xp.isfinite(lower) & xp.isfinite(upper), lower / 2 + upper / 2, beyond[0])
+        middle = xp.where(xp.isfinite(lower), middle, beyond[1])
+        stays = ((lower < leaf) & (leaf < upper)) | (lower > upper)
+        return xp.where(stays, leaf, middle).astype(leaf.dtype)
+
+    return jax.tree.map(moved, start, box.lower, box.upper)
 
 
 def by_lane(terms: Terms, start: Any) -> list[bool]:
@@ -172,10 +205,8 @@ def _in_shape(path: str, leaf: Any, like: Any, name: str, lanes: int | None) -> 
     by_lane = lanes is not None and np.ndim(leaf) == len(like.shape) + 1 and len(leaf) == lanes
     shape: tuple[Any, ...] = (lanes, *like.shape) if by_lane else like.shape
     if np.shape(leaf) != shape and np.ndim(leaf):
-        try:
-            fits = np.broadcast_shapes(np.shape(leaf), shape) == shape
-        except ValueError:
-            fits = False
+        # As NumPy does, but for an axis of 1: more likely that was meant for params of another length.
+        fits = np.ndim(leaf) <= len(shape) and np.shape(leaf) == shape[len(shape) - np.ndim(leaf) :]
         if not fits:
             each = "" if lanes is None else f", or one of these for each of the {lanes} problems"
             msg = (

@@ -51,13 +51,15 @@ def minimize(
             the loss is a mean over the leading axis. Of a table (pandas, polars, Arrow) the loss gets a dict of the
             columns that it asks for by name; if it does not, one array of all.
         init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
-            loss takes one, else zeros of the one length among the data's trailing dimensions that it takes.
+            loss takes one, else zeros of the one length among the data's trailing dimensions that it takes; where 0
+            is not strictly inside the bounds, their middle, or 1 beyond a single one.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
         bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, where there is no
-            bound. The loss is never evaluated outside; a start outside is moved in.
+            bound. The loss is never evaluated outside; an `init` outside is moved to the nearest point inside.
         l1: `sum(l1 * |params|)` is added to the loss: makes exact zeros. A number, or by leaf.
         l2: half of `sum(l2 * params**2)` is added to the loss. A number, or by leaf.
-        term: a constraint on all params together, `Simplex()` or `Ball()`.
+        term: a constraint on all params together, `Simplex()` or `Ball()`, or a pytree of your own with `value`,
+            `prox` and `inside` of the flat params, as `jaxgd.terms.Term` has them.
         fixed: true for parameters to hold as they are in `init`, by leaf.
         tol: decrease of the loss that may be left, relative to the decrease since the start: short for
             `Stop(tol=tol)`, which says the default.
@@ -190,8 +192,8 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
     """Find the parameters that make half the sum of squares of `residuals(params, data)` smallest.
 
     Levenberg and Marquardt's method, from the Jacobian that JAX derives; the options are those of `minimize`.
-    `residuals` returns an array, or a pytree of arrays, of one number for each observation; they come back in
-    `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function returns a
+    `residuals` returns an array, or a pytree of arrays, of one number for each observation, or a number; they come back
+    in `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function returns a
     pair, and so is `result.aux`).
 
     >>> import jax.numpy as jnp, jaxgd

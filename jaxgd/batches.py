@@ -1,17 +1,20 @@
 """Rows in minibatches: how to take them, shuffled anew for each pass."""
 
 import contextlib
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.blocks import Expected, ahead
 from jaxgd.passes import filled, held, span_of
-from jaxgd.program import Inputs
+from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
+from jaxgd.run import Minibatches
 from jaxgd.stream import checked
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
@@ -23,9 +26,11 @@ class Batches:
 
     A pass takes every row once, in an order drawn anew from `seed`; rows that are read are shuffled within 64 MB. After
     each pass the loss averaged over its minibatches, or with `validation` the loss of a part of the rows held out, is
-    compared with the lowest so far: `patience` passes in a row that do not lower it, by a ten-thousandth of the
-    decrease made, end it, as do `passes` in all: where steps of one size bring no more, averages rise as often as they
-    fall. With `polish`, the rest is done by method "auto" over all rows.
+    compared with the lowest so far. After `patience` passes in a row that do not lower it, by a ten-thousandth of the
+    decrease made, or by `tol` of it, some evaluations over all rows are made: where they gain no more than the noise of
+    the average, that is the end; else it goes on, up to `passes` in all. With `polish`, the rest is done by method
+    "auto" over all rows, whatever ended the passes but a watcher, Ctrl-C and `max_evals`. That counts minibatches, and
+    its default is no limit to them; `gtol` and `tol` are tested over all rows, between passes.
     """
 
     size: int
@@ -104,3 +109,41 @@ class Shuffled:
         size = self._batches.size
         order = np.resize(rows, (-(-most // size), size)).astype(np.int32)
         return Chunk(data, order, -(-len(rows) // size))
+
+
+class Sums(NamedTuple):
+    """What one pass comes to."""
+
+    state: Any
+    steps: int
+    mean: float  # loss averaged
+    error: float  # of that
+    ends: np.ndarray  # shape (2, p): the params at its end, and their mean
+    cut: bool  # not all rows were taken
+
+
+def passed_over(program: Program, given: Inputs, rows: Shuffled, state: Any, number: int, most: float) -> Sums:
+    """Take every row once, in so many minibatches at `most`."""
+    # A copy: what sums are made of is given away, and a pass that is cut is made anew where it is resumed.
+    state = jax.tree.map(jnp.array, state)
+    sums = Minibatches(state, jnp.zeros(2, program.dtype), jnp.zeros(program.size, program.dtype))
+    steps, cut = 0, False
+    with contextlib.closing(rows.chunks(number)) as chunks:
+        for chunk in chunks:
+            span = span_of(chunk.data, program.dtype)
+            size = chunk.order.shape[1]
+            span = span._replace(total=np.asarray(size * span.total / span.stop, program.dtype))
+            here = getattr(sums.state.trial, "sharding", sums.params.sharding)
+            near = getattr(jax.tree.leaves(chunk.data)[0], "sharding", here)
+            if near.device_set != here.device_set:
+                sums = jax.device_put(sums, near)  # to the device that holds these rows
+            take = int(min(chunk.steps, most - steps))
+            sums = program.minibatches(given._replace(data=span), sums, chunk.order, np.int32(take))
+            steps, cut = steps + take, take < chunk.steps
+            if cut:
+                break
+    total, square = np.asarray(sums.losses, np.float64)
+    mean = total / steps
+    error = math.sqrt(max(square / steps - mean**2, 0) / steps) if np.isfinite(square) else np.inf
+    ends = np.stack([np.asarray(sums.state.trial), np.asarray(sums.params) / steps])
+    return Sums(sums.state, steps, mean, error, ends, cut)

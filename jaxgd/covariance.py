@@ -76,6 +76,7 @@ class Found(NamedTuple):
     matrix: np.ndarray  # shape (lanes, p, p)
     loose: np.ndarray  # shape (lanes, p): which params lie in a direction that is not determined
     directions: list[np.ndarray]  # of each lane, shape (k, p): those directions
+    rank: np.ndarray  # shape (lanes,): how many directions of what is not held are determined
 
 
 def covariances(
@@ -83,6 +84,7 @@ def covariances(
     outer: np.ndarray,
     squares: np.ndarray,
     held: np.ndarray,
+    size: np.ndarray,
     rows: np.ndarray,
     eps: float,
     kind: str,
@@ -93,12 +95,23 @@ def covariances(
 
     With H the Hessian of the sum over n rows and g those of their gradients: H^-1 by kind "hessian", and
     H^-1 (sum of g g') H^-1 by "sandwich" (Huber 1967; White, Econometrica 48, 1980). Least squares (`squared`) have
-    J'J for H, and by "hessian" the variance of the noise, the sum of squares over n - p, as a factor.
+    J'J for H, and by "hessian" the variance of the noise, the sum of squares over n less the rank, as a factor.
     """
     fine: np.ndarray = np.all(np.isfinite(bent), axis=(1, 2))
-    found = inverse(np.where(fine[:, None, None], bent, np.eye(held.shape[1])), held, eps, root=squared)
-    spare = rows - np.sum(~held, axis=1)
-    enough = np.greater(spare if squared else rows, 0)
+    bent = np.where(fine[:, None, None], bent, np.eye(held.shape[1]))
+    spare = rows - np.sum(~held, axis=1) if squared else rows
+    own = np.sum(bent**2, axis=1) if squared else np.diagonal(bent, axis1=1, axis2=2)
+    with np.errstate(all="ignore"):
+        # Were all other params known, the error would be this. A param that may change by more than its size over `eps`
+        # changes less than rounding does: whether a column is small depends on what its param is, not on its units.
+        scale = (squares if squared else 1) / np.maximum(spare, 1)
+        alone = scale[:, None] / own
+        if kind == "sandwich":
+            alone = np.diagonal(outer, axis1=1, axis2=2) / own**2 / (1 if squared else rows[:, None] ** 2)
+        faint = ~held & (alone * eps**2 >= size**2)
+    found = inverse(bent, held, eps, root=squared, faint=faint)
+    spare = rows - found.rank if squared else rows
+    enough = spare > 0
     if kind == "sandwich":
         matrix, scale = found.matrix @ outer @ found.matrix, 1.0 if squared else 1 / rows**2
     else:
@@ -110,19 +123,20 @@ def covariances(
     return found._replace(matrix=matrix)
 
 
-def inverse(bent: np.ndarray, held: np.ndarray, eps: float, *, root: bool) -> Found:
+def inverse(bent: np.ndarray, held: np.ndarray, eps: float, *, root: bool, faint: np.ndarray) -> Found:
     """Return the inverse of symmetric matrices, or with `root` that of R'R; what is held is 0.
 
     The units of the params do not matter: the diagonal is scaled to ones. An eigenvalue that rounding may have made,
-    `p * eps` of the largest and less, stands for a direction that is not determined; of R, a singular value.
+    `p * eps` of the largest and less, stands for a direction that is not determined; of R, a singular value. What is
+    `faint` is taken as 0.
     """
-    bent, size = np.array(bent, np.float64), held.shape[1]
+    bent, size = np.where(faint[:, None, :], 0, np.array(bent, np.float64)), held.shape[1]
     if root:
         scale = _reciprocal(np.linalg.norm(bent, axis=1))
         _, values, vectors = np.linalg.svd(bent * scale[:, None, :])
         vectors, roots = np.swapaxes(vectors, 1, 2), values
     else:
-        bent[held[:, :, None] | held[:, None, :]] = 0
+        bent[(held | faint)[:, :, None] | held[:, None, :]] = 0
         bent[:, range(size), range(size)] += held
         scale = _reciprocal(np.sqrt(np.maximum(np.diagonal(bent, axis1=1, axis2=2), 0)))
         values, vectors = np.linalg.eigh(bent * scale[:, :, None] * scale[:, None, :])
@@ -135,7 +149,8 @@ def inverse(bent: np.ndarray, held: np.ndarray, eps: float, *, root: bool) -> Fo
     for lane in np.flatnonzero(small.any(axis=1)):
         rows = _simplest(vectors[lane][:, small[lane]].T, np.sqrt(size * eps)) * scale[lane]
         flat[lane] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return Found(half @ np.swapaxes(half, 1, 2), loose & ~held, flat)
+    rank = np.sum(~small, axis=1) - np.sum(held, axis=1)
+    return Found(half @ np.swapaxes(half, 1, 2), loose & ~held, flat, rank)
 
 
 def _reciprocal(numbers: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def in_passes(
     bent = bent if problem.ridge is None else bent + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(moments.products_of_rows)) * own.total if outer else np.zeros(())
     held = program.compiled(moments.held)(shared, flat)
-    found = _on_host(Moments(bent, sums, np.zeros(()), held), first=True)
+    found = _on_host(Moments(bent, sums, np.zeros(()), held, moments.size_of(flat)), first=True)
     return Known(found, np.full(1, own.total if count is None else count, np.float64))
 
 

@@ -13,7 +13,7 @@ from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, Projected
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
 from jaxgd.solvers.scale import FEW
-from jaxgd.terms import Ball, Simplex
+from jaxgd.terms import L1, Box
 from jaxgd.traced import Derivatives
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
@@ -70,9 +70,10 @@ def choose(
     `sampled`: for passes over so many `rows`, 0 if that is not known, where curvature is that of a sample; `linear`:
     the loss is of X @ w.
     """
-    curved, forward = derivatives is not Derivatives.FIRST, derivatives is Derivatives.ALL
+    curved, forward = derivatives is not Derivatives.FIRST, derivatives in (Derivatives.ALL, Derivatives.FORWARD)
     if method is None:
-        least_squares = least_squares and forward
+        # For many params it takes products with the Jacobian's transpose, each of which is a whole Jacobian there.
+        least_squares = least_squares and (derivatives is Derivatives.ALL or (forward and size <= FEW_SQUARES))
         if sampled:
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
         return _choice(size, term, least_squares=least_squares, curved=curved)
@@ -110,7 +111,7 @@ def choose(
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why = NewtonCG(), "many parameters"
-    if isinstance(term, Simplex | Ball):
+    if not isinstance(term, Box | L1 | None):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
         solver = _unscaled(LBFGS() if term is None else ProjectedLBFGS())
@@ -126,7 +127,7 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
 def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows: int) -> tuple[Solver, str]:
     """Choose for passes over many rows: the Hessian of a sample is worth its cost where it is cheap and tells much."""
     cheap = size <= (FEW_LINEAR if linear else FEW_SAMPLED)
-    if isinstance(term, Simplex | Ball) or not curved:
+    if not isinstance(term, Box | L1 | None) or not curved:
         return _choice(size, term, least_squares=False, curved=curved)
     if cheap and size * PER_PARAM <= (rows or sys.maxsize):
         solver, why = SampledNewton(), "a mean over many rows"

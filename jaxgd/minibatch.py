@@ -1,6 +1,6 @@
 """Descent by minibatches over the same rows: shuffled anew each pass, stopped when noise is all that is left."""
 
-import contextlib
+import dataclasses
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,77 +10,74 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import evidence, prepare_rows, sweep
-from jaxgd.batches import Batches, Shuffled
+from jaxgd.batches import Batches, Shuffled, Sums, passed_over
 from jaxgd.methods import named
 from jaxgd.origin import One
-from jaxgd.passes import Pass, filled, span_of
+from jaxgd.passes import filled, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.rows import Rows
-from jaxgd.run import Minibatches
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.solve import Solved, blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
-from jaxgd.stop import DEFAULT, Status
+from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.watching import Stage, Watching, resumable
+from jaxgd.whole import NOTHING, Whole, Without
 
-NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
 SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
+NOT_POLISHED = (*ENDED_FROM_OUTSIDE, Status.MAX_EVALS)
 
 
 def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     """Return the program, what came of it, and what the user should know."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
-    _refuse(ask)
-    whole, given, note = prepare_rows.prepare(ask._replace(method="auto", stop=DEFAULT), rows, passes=True)
+    _refuse(ask, batches)
+    auto = ask._replace(method="auto", stop=DEFAULT)
+    program, given, note = prepare_rows.prepare(auto, rows, passes=True)
+    count = sweep.sample_size(program, rows)
+    whole = Whole(program, given, sweep.passes_over(program, given, rows, ask.dtype, count), count)
     program, own, _ = prepare_rows.prepare(ask, rows, tile=batches.size)
-    own_pass = sweep.passes_over(whole, given, rows, ask.dtype, sweep.sample_size(whole, rows))
-    start = np.asarray(whole.first(given._replace(data=None)))
-    descent = _Descent((program, own), (whole, given), batches, rows, ask.dtype)
-
-    told = partial(_told, whole, given._replace(data=None), own_pass)
-
-    def height(answer: Answer) -> float:
-        return program.recipe.sign * float(answer.loss)
-
-    first = told(start)
-    fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad)))
-    source = One(whole, given, rows, ask.dtype)
-    if not fine:
+    source, first = One(whole.program, given, rows, ask.dtype), whole.first
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
-        return program, Solved(first._replace(counts=counts)), note + blame(given, own_pass.not_finite())
-    of = [float(first.loss), own_pass.total]
+        return program, Solved(first._replace(counts=counts)), note + blame(given, whole.own.not_finite())
+    descent = _Descent((program, own), whole, batches, rows, ask)
+    of = [float(first.loss), whole.own.total]
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
     passed = descent.run(watch, stage)
-    status = Status(passed.status)
-    better = [found for found in map(told, passed.lowest) if height(found) < height(first)]
-    best = min(better, key=height, default=first)
-    if status is Status.NOISE_FLOOR and not better and passed.least > height(first):
-        status = Status.DIVERGED
+    status, best = descent.verdict(passed)
     counts = np.array([status, passed.steps, passed.steps, 0], np.int32)
     run = descent.saved(passed, stage) if watch and (resumable(status) or batches.polish) else None
-    solved = Solved(best._replace(counts=counts), None, run if resumable(status) else None, source)
-    if not (batches.polish and status.converged):
-        return program, solved, note
+    spare = _spare(ask.stop.max_evals, passed.steps)
+    if not batches.polish or status in NOT_POLISHED or spare < 1:
+        note += " With `polish=True` the rest is done over all rows." if status is Status.MAX_PASSES else ""
+        return program, Solved(best._replace(counts=counts), None, run if resumable(status) else None, source), note
     if run is not None:
         watch.finish(run)
-    more, said = sweep.solve(whole, given._replace(init=best.params), rows, ask.dtype, watch)
+    stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
+    polish, given, _ = prepare_rows.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
+    more, said = sweep.solve(polish, given, rows, ask.dtype, watch)
     counts = np.asarray(more.answer.counts) + np.array([0, passed.steps, passed.steps, 0], np.int32)
     more = more._replace(answer=more.answer._replace(counts=counts), source=source)
-    return whole, more, note + said + " It ended with passes over all rows."
+    return polish, more, note + said + " It ended with passes over all rows."
 
 
-def _told(whole: Program, given: Inputs, own_pass: Pass, params: np.ndarray) -> Answer:
-    """Return what all rows, and the penalties, say of the params."""
-    return whole.told(given, params, own_pass(params), NOTHING, evidence.begin(whole.dtype))
+def _limit(stop: Stop) -> float:
+    """Return how many minibatches there may be: the default is for evaluations over all rows."""
+    return np.inf if stop.max_evals == DEFAULT.max_evals else stop.max_evals
 
 
-def _refuse(ask: Ask) -> None:
-    """Refuse methods that noise leads astray."""
+def _spare(most: int, steps: int) -> int:
+    """Return how many evaluations over all rows there may be after so many of minibatches."""
+    return most if most == DEFAULT.max_evals else most - steps
+
+
+def _refuse(ask: Ask, batches: Batches) -> None:
+    """Refuse methods that noise leads astray, and tests that it would meet."""
     method = named(ask.method)
     if not isinstance(method, Optax | GradientDescent) or (isinstance(method, Optax) and method.evaluates()):
         msg = (
@@ -90,6 +87,19 @@ def _refuse(ask: Ask) -> None:
         raise ValueError(msg)
     if jax.process_count() > 1:
         msg = "`batch_size` is for one process: what several make of their minibatches would go apart."
+        raise ValueError(msg)
+    for name in ("xtol", "ftol"):
+        if (value := getattr(ask.stop, name)) is not None:
+            msg = (
+                f"`{name}={value}` cannot be had with `batch_size`: it is of a single move, mostly noise there."
+                " Use `gtol` or `tol`, which are tested over all rows between passes, or `max_evals`."
+            )
+            raise ValueError(msg)
+    if ask.stop.tol and batches.validation:
+        msg = (
+            f"`tol={ask.stop.tol}` cannot be had with `validation={batches.validation}`: it is of the loss of all rows,"
+            " and those held out tell when to stop. Leave one of them out."
+        )
         raise ValueError(msg)
     if ask.trace:
         msg = "`trace=True` cannot be had with `batch_size`: moves are too many. Use `progress=True`."
@@ -107,6 +117,7 @@ class Passed(NamedTuple):
     steps: Any = 0
     number: Any = 0  # of passes
     waited: Any = 0  # of these since the lowest
+    left: Any = np.inf  # decrease that all rows say is left
     status: Any = 0
 
     def plain(self) -> "Passed":
@@ -117,21 +128,27 @@ class Passed(NamedTuple):
 class _Descent:
     """Passes over minibatches."""
 
-    def __init__(
-        self, own: tuple[Program, Inputs], whole: tuple[Program, Inputs], batches: Batches, rows: Rows, dtype: Any
-    ) -> None:
+    def __init__(self, own: tuple[Program, Inputs], whole: Whole, batches: Batches, rows: Rows, ask: Ask) -> None:
         (self._program, self._given), self._whole, self._batches = own, whole, batches
-        self._rows = Shuffled(self._given, rows, batches, dtype)
+        self._rows, self._stop, self._limit = (
+            Shuffled(self._given, rows, batches, ask.dtype),
+            ask.stop,
+            _limit(ask.stop),
+        )
+        self._matters = max(MATTERS, ask.stop.tol or 0)
+        self._uncut: Passed | None = None  # where the last pass was cut, what was before it
 
     def run(self, watch: Watching, stage: Stage) -> Passed:
         """Pass over the rows until there is nothing but noise, or a watcher ends it."""
         bare = self._given._replace(data=None)
         state = self._program.begin(bare).state
         passed = Passed(state, np.stack([np.asarray(state.trial)] * 2))
-        if (found := stage.resumed()) is not None:
+        if (found := stage.resumed(but=("stop",))) is not None:
             passed = together("passed", found[0], jax.tree.map(np.asarray, passed)).plain()
-        if passed.status in ENDED_FROM_OUTSIDE:
+        if passed.status in (*ENDED_FROM_OUTSIDE, Status.MAX_EVALS):
             passed = passed._replace(status=0)
+        elif self._is_small(self._whole.first):
+            passed = passed._replace(status=int(Status.SMALL_GRADIENT))
         watch.show()
         words = ""
 
@@ -149,8 +166,17 @@ class _Descent:
         return passed
 
     def saved(self, passed: Passed, stage: Stage) -> Saved:
-        """Return the solve as far as the passes have come."""
-        return stage.saved(taken_apart("passed", passed))
+        """Return the solve as far as whole passes have come."""
+        return stage.saved(taken_apart("passed", self._uncut or passed))
+
+    def verdict(self, passed: Passed) -> tuple[Status, Answer]:
+        """Return the status, and the lowest point of those at hand over all rows."""
+        found, status = self._whole.better(passed.lowest), Status(passed.status)
+        if status is Status.SMALL_GRADIENT:
+            found = [*filter(self._is_small, found)]
+        if not found and passed.number and passed.least > self._whole.height(self._whole.first):
+            status = Status.DIVERGED if status in (Status.NOISE_FLOOR, Status.MAX_PASSES) else status
+        return status, self._whole.judged(found[0] if found else self._whole.first, passed.left)
 
     def _answer(self, passed: Passed) -> Answer:
         """Return the params of the lowest pass, and the loss averaged over it."""
@@ -160,52 +186,69 @@ class _Descent:
 
     def _after(self, passed: Passed) -> tuple[Passed, str]:
         """Return what one more pass comes to, and what to say of it."""
-        batches, number = self._batches, passed.number + 1
-        state, steps, mean, noise, average = self._pass(passed.state, number)
-        measure = mean if not batches.validation else self._validated(state.trial)
-        highest, fine = max(passed.highest, measure), bool(np.isfinite([measure, noise]).all())
-        falls = number == 1 or measure < passed.best - MATTERS * (highest - passed.best)
-        waited, lower = 0 if falls else passed.waited + 1, fine and measure < passed.best
-        status = Status.MAX_PASSES if number == batches.passes else Status.RUNNING
-        status = Status.NOISE_FLOOR if waited >= batches.patience else status
+        number, batches = passed.number + 1, self._batches
+        if passed.steps >= self._limit:
+            return passed._replace(status=int(Status.MAX_EVALS)), ""
+        found = passed_over(self._program, self._given, self._rows, passed.state, number, self._limit - passed.steps)
+        words = f"pass={number} loss={self._program.recipe.sign * found.mean:.8g} +- {found.error:.1g}"
+        if found.cut:
+            self._uncut, lowest = passed, np.concatenate([passed.lowest, found.ends])
+            cut = passed._replace(lowest=lowest, steps=passed.steps + found.steps, status=int(Status.MAX_EVALS))
+            return cut, words
+        measure = found.mean if not batches.validation else self._without().held(found.ends[0])
+        highest, fine = max(passed.highest, measure), bool(np.isfinite([measure, found.error]).all())
+        falls = number == 1 or measure < passed.best - self._matters * (highest - passed.best)
+        lower = fine and measure < passed.best
         passed = Passed(
-            state=state,
-            lowest=np.stack([np.asarray(state.trial), average]) if lower else passed.lowest,
+            state=found.state,
+            lowest=found.ends if lower else passed.lowest,
             best=measure if lower else passed.best,
             highest=highest,
-            least=min(passed.least, mean - SURE * noise),
-            steps=passed.steps + steps,
+            least=min(passed.least, found.mean - SURE * found.error),
+            steps=passed.steps + found.steps,
             number=number,
-            waited=waited,
-            status=int(status if fine else Status.DIVERGED),
+            waited=0 if falls else passed.waited + 1,
+            status=0 if fine else int(Status.DIVERGED),
         )
-        return passed, f"pass={number} loss={self._program.recipe.sign * mean:.8g} +- {noise:.1g}"
+        return self._judged(passed, found), words
 
-    def _pass(self, state: Any, number: int) -> tuple[Any, int, float, float, np.ndarray]:
-        """Take every row once; return the state, the steps, the loss averaged, its error, and the params' mean."""
-        program, dtype = self._program, self._program.dtype
-        sums = Minibatches(state, jnp.zeros(2, dtype), jnp.zeros(program.size, dtype))
-        steps = 0
-        with contextlib.closing(self._rows.chunks(number)) as chunks:
-            for chunk in chunks:
-                span = span_of(chunk.data, dtype)
-                span = span._replace(total=np.asarray(self._batches.size * span.total / span.stop, dtype))
-                here = getattr(sums.state.trial, "sharding", sums.params.sharding)
-                near = getattr(jax.tree.leaves(chunk.data)[0], "sharding", here)
-                if near.device_set != here.device_set:
-                    sums = jax.device_put(sums, near)  # to the device that holds these rows
-                sums = program.minibatches(self._given._replace(data=span), sums, chunk.order, np.int32(chunk.steps))
-                steps += chunk.steps
-        total, square = np.asarray(sums.losses, np.float64)
-        mean = total / steps
-        error = math.sqrt(max(square / steps - mean**2, 0) / steps) if np.isfinite(square) else np.inf
-        return sums.state, steps, mean, error, np.asarray(sums.params) / steps
+    def _judged(self, passed: Passed, found: Sums) -> Passed:
+        """Return it with its status: passes that bring little are an end where all rows say the same."""
+        status = Status(passed.status)
+        if not status and self._stop.gtol is not None and any(map(self._is_small, self._whole.better(found.ends))):
+            passed, status = passed._replace(lowest=found.ends), Status.SMALL_GRADIENT
+        elif not status and passed.waited >= self._batches.patience:
+            status, left = self._at_rest(passed, found.error)
+            passed = passed._replace(waited=0, left=left)
+        if not status and passed.number == self._batches.passes:
+            status = Status.MAX_PASSES
+        return passed._replace(status=int(status))
 
-    def _validated(self, params: jax.Array) -> float:
-        """Return the loss of the rows held out."""
-        data, (whole, given) = self._rows.held_out, self._whole
+    def _at_rest(self, passed: Passed, error: float) -> tuple[Status, float]:
+        """Return the status where the passes bring little, success if all rows say so, and what is left to gain."""
+        whole, part, tol = self._whole, self._batches.validation, self._stop.tol
+        if self._batches.polish:
+            return Status.NOISE_FLOOR, np.inf  # what follows finds out what is left
+        best, near = (*whole.better(passed.lowest), whole.first)[0], 0.0
+        if part:
+            error *= math.sqrt((1 - part) / part)  # that of the rows held out, which are fewer
+        elif tol is not None:
+            near = float(self._program.tols.demanded(tol, self._program.dtype)) * whole.made(best)
+        left = whole.left(best, max(error, near), self._without() if part else None)
+        status = Status.CONVERGED if left < near else Status.NOISE_FLOOR if left <= error else Status.RUNNING
+        return status, left
+
+    def _is_small(self, answer: Answer) -> bool:
+        """Whether the gradient over all rows is as small as `gtol` asks."""
+        slopes = jax.tree.leaves(answer.grad if answer.residual is None else answer.residual)
+        return self._stop.gtol is not None and all(np.max(np.abs(leaf)) <= self._stop.gtol for leaf in slopes)
+
+    def _without(self) -> Without:
+        """Return the passes without the rows held out."""
+        data, whole = self._rows.held_out, self._whole
         if not data:
             msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
             raise ValueError(msg)
-        span = filled(span_of(data, self._program.dtype), whole.recipe.tile)
-        return float(whole.slopes(given._replace(data=span), params)[-1])
+        span = span_of(data, self._program.dtype)
+        given = whole.given._replace(data=filled(span, whole.program.recipe.tile))
+        return Without(whole.own, partial(whole.program.slopes, given), float(span.total))

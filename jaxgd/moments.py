@@ -24,6 +24,12 @@ class Moments(NamedTuple):
     outer: Any  # the sum over rows of their gradients' outer products, shape (p, p), or 0
     squares: Any  # the sum of the squares of the residuals, or 0
     held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
+    size: Any  # shape (p,): of the params, at least 1: what a change by it changes tells whether they matter
+
+
+def size_of(flat: Any) -> Any:
+    """Return the sizes of the params, of which one about 0 is taken as 1."""
+    return abs(flat).clip(1)
 
 
 def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Moments:  # noqa: FBT001 - fixed by position
@@ -34,7 +40,7 @@ def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Momen
     if program.recipe.least_squares:
         return _of_squares(problem, flat, held)
     sums = products_of_rows(program, inputs, flat) if outer else jnp.zeros(())
-    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held)
+    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held, size_of(flat))
 
 
 def of_lanes(program: Program, outer: bool, lanes: Lanes, shared: Any, given: Any, params: Any) -> Moments:  # noqa: FBT001
@@ -105,7 +111,7 @@ def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
     # What is held is determined by itself.
     rows = jnp.concatenate([jnp.where(held, 0, jacobian), jnp.diag(held.astype(flat.dtype))])
     outer = jnp.matmul(slopes.T, slopes, precision="highest")
-    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held)
+    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat))
 
 
 def observations(residuals: Any) -> np.ndarray:

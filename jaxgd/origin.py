@@ -117,14 +117,13 @@ def _term(batch: Batch) -> Any:
 
 def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance:
     """Return the covariance of one problem; a warning names what the data do not determine."""
-    free = np.sum(~known.moments.held)
-    if program.recipe.least_squares and known.rows[0] <= free:
-        msg = f"`residuals` are {int(known.rows[0])} for {free} params: none is left to tell the noise. Give more."
-        raise ValueError(msg)
     if not np.isfinite(known.moments.bent).all():
         msg = f"`loss` {name_of(program.recipe.functions[0])} has no finite second derivatives at the answer."
         raise ValueError(msg)
-    matrix, directions = _finished(program, known, kind, names_of(params))
+    matrix, directions, rank = _finished(program, known, kind, names_of(params))
+    if program.recipe.least_squares and known.rows[0] <= rank[0]:
+        msg = f"`residuals` are {int(known.rows[0])} for {rank[0]} params: none is left to tell the noise. Give more."
+        raise ValueError(msg)
     if directions[0]:
         said = "; ".join(each.words for each in directions[0][:3])
         more = f"; and {len(directions[0]) - 3} more" if directions[0][3:] else ""
@@ -136,7 +135,7 @@ def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance
 def _together(program: Program, known: Known, kind: str, params: Any, converged: np.ndarray, labels: Any) -> Covariance:
     """Return the covariances of many problems; a warning counts those that have none."""
     names = names_of(jax.tree.map(lambda leaf: leaf[0], params))
-    matrix, directions = _finished(program, known, kind, names)
+    matrix, directions, _ = _finished(program, known, kind, names)
     matrix[~converged] = np.nan
     directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
     few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
@@ -151,8 +150,10 @@ def _together(program: Program, known: Known, kind: str, params: Any, converged:
     return Covariance(matrix, names, directions, labels)
 
 
-def _finished(program: Program, known: Known, kind: str, names: list[str]) -> tuple[np.ndarray, list[list[Direction]]]:
-    """Return the covariances of all params, lanes first, and the directions that are not determined."""
+def _finished(
+    program: Program, known: Known, kind: str, names: list[str]
+) -> tuple[np.ndarray, list[list[Direction]], np.ndarray]:
+    """Return the covariances of all params, lanes first, the directions that are not determined, and the ranks."""
     free = program.free
     found = covariances(
         *known.moments, known.rows, float(np.finfo(program.dtype).eps), kind, squared=program.recipe.least_squares
@@ -165,7 +166,7 @@ def _finished(program: Program, known: Known, kind: str, names: list[str]) -> tu
         vector[free] = own
         return direction(vector, names)
 
-    return matrix, [[told(own) for own in each] for each in found.directions]
+    return matrix, [[told(own) for own in each] for each in found.directions], found.rank
 
 
 def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, ...]) -> None:

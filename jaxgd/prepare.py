@@ -102,6 +102,8 @@ def find(
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
+    if init is None:
+        start, note = added.started(start, terms), ""  # moved on its own account
     return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
 
@@ -176,7 +178,7 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
     """Return half of the sum of squares of residuals, and the residuals as aux, with the user's own where there is."""
     residuals, aux = out if has_aux else (out, ())
     leaves = jax.tree.leaves(residuals)
-    if not leaves or not any(getattr(leaf, "ndim", 0) for leaf in leaves):
+    if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
         msg = (
             f"`residuals` {name} must return an array of residuals, one for each observation; it returns"
             f" {traced.shown(residuals)}. Return y - model(params, x), and leave the sum of squares to `least_squares`;"

@@ -74,6 +74,7 @@ class Problem:
     term: Term | None = None  # added to the loss
     ridge: Any = None  # a number or shape (p,): half of the sum of ridge * params^2 is added to the loss
     backward: bool = False  # the gradient can be differentiated in reverse mode alone
+    forward: bool = False  # the loss can be differentiated in forward mode alone
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
     cut: Cut | None = None  # the loss, cut at the products of data and params
     still: Any = None  # what the penalties say of params that are held still
@@ -91,7 +92,19 @@ class Problem:
 
     def slopes(self, params: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
         """Return the user's loss and aux, and the gradient, before anything is added."""
-        return self._sum(lambda part: jax.value_and_grad(part.bare, has_aux=True)(params))
+        return self._sum(lambda part: part._slopes(params))  # noqa: SLF001 - a part is of this class
+
+    def _slopes(self, params: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
+        """Return the bare loss and aux, and the gradient."""
+        if not self.forward:
+            return jax.value_and_grad(self.bare, has_aux=True)(params)
+
+        def twice(params: jax.Array) -> Any:
+            out = self.bare(params)
+            return out[0], out
+
+        grad, out = jax.jacfwd(twice, has_aux=True)(params)
+        return out, grad
 
     def _sum(self, of: Callable[["Problem"], Any]) -> Any:
         """Return the sum of what `of` returns of each tile."""
@@ -141,7 +154,10 @@ class Problem:
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
         along = jax.jvp(self._residuals, (params,), (vector,))[1]
-        bent = jax.vjp(self._residuals, params)[1](along)[0]
+        if self.forward:
+            bent = jnp.matmul(jax.jacfwd(self._residuals)(params).T, along, precision="highest")
+        else:
+            bent = jax.vjp(self._residuals, params)[1](along)[0]
         return bent if self.ridge is None else bent + self.ridge * vector
 
     def hessian(self, params: jax.Array) -> jax.Array:
@@ -152,7 +168,7 @@ class Problem:
 
     def _hessian(self, params: jax.Array, eye: jax.Array) -> jax.Array:
         """Return the Hessian of the bare loss."""
-        if self.cut is None or self.backward:
+        if self.cut is None or self.backward or self.forward:
             return jax.vmap(self._curvature(params))(eye)
         tree, cut = self.layout.unflatten(params), self.cut
         factors = cut.factors(tree)
@@ -171,7 +187,7 @@ class Problem:
 
     def _curvature(self, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """Return the product of the Hessian of the bare loss at `params` with a vector, as a function of the vector."""
-        grad = jax.grad(lambda x: self.bare(x)[0])
+        grad = (jax.jacfwd if self.forward else jax.grad)(lambda x: self.bare(x)[0])
         if self.backward:
             return lambda vector: jax.vjp(grad, params)[1](vector)[0]
         return lambda vector: jax.jvp(grad, (params,), (vector,))[1]

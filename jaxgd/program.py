@@ -150,7 +150,8 @@ class Program:
             sign=recipe.sign,
             term=term,
             ridge=ridge,
-            backward=recipe.derivatives is not Derivatives.ALL,
+            backward=recipe.derivatives in (Derivatives.BACKWARD, Derivatives.FIRST),
+            forward=recipe.derivatives is Derivatives.FORWARD,
             has_aux=recipe.has_aux,
             still=self._penalty_of_held(inputs.init, terms),
         )

@@ -100,9 +100,7 @@ class Result:
     @property
     def converged(self) -> Any:
         """Whether the test asked for was met, or nothing is left that the float type can resolve."""
-        if isinstance(self.status, Status):
-            return self.status.converged
-        return succeeded(self.status)
+        return self.status.converged if isinstance(self.status, Status) else succeeded(self.status)
 
     @property
     def grad_norm(self) -> Any:
@@ -111,6 +109,10 @@ class Result:
         largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(slopes)]
         norm = jnp.max(jnp.stack(largest), axis=0)
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
+
+    def __bool__(self) -> bool:
+        """Return True: a result is there. Whether it is a success says `converged`."""
+        return True
 
     def __len__(self) -> int:
         """Return how many lanes there are."""
@@ -133,8 +135,7 @@ class Result:
         found = replace(
             jax.tree.map(lambda leaf: leaf[lane], tree), tests=tests, note=self.note, labels=labels, by=self.by
         )
-        found = replace(found, source=self.source and self.source.picked(lane))
-        one = np.ndim(found.counts) == 1
+        one, found = np.ndim(found.counts) == 1, replace(found, source=self.source and self.source.picked(lane))
         return replace(found, trace=found.trace.trimmed()) if found.trace is not None and one else found
 
     def table(self) -> Any:
@@ -238,10 +239,9 @@ class Result:
         spent = "" if seconds is None else f", {seconds.compile:.2g} s compiling and {seconds.run:.2g} s running"
         if not isinstance(self.status, Status):
             return self._of_lanes(spent)
-        verdict = "Converged" if self.converged else "Not converged"
         return "\n".join(
             [
-                f"{verdict} ({self.status.name}): {self.message}",
+                f"{'Converged' if self.converged else 'Not converged'} ({self.status.name}): {self.message}",
                 f"  params     {shown(self.params)}",
                 f"  loss       {float(self.loss):.10g}, largest gradient component {self.grad_norm:.2g}",
                 f"  method     {self.method}",

@@ -1,6 +1,6 @@
 """A solve over many rows: each evaluation is a pass over all of them, led from the host; curvature is from a sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -115,6 +115,16 @@ def _on_sample(program: Program, samples: Samples) -> Run:
             loss = float(program.slopes(samples.other, run.best.params)[-1])
             lowest, waited, found = (loss, 0, run) if loss < lowest else (lowest, waited + 1, found)
     return found._replace(state=run.state) if int(found.evals) else run
+
+
+def descended(program: Program, given: Inputs, own: Pass, count: int, evals: int) -> Iterator[Run]:
+    """Yield the run over all rows after each evaluation but the first, of so many, until it ends by itself."""
+    sample = _samples(program, given, own, count).other
+    run = program.begin(sample)
+    while not int(run.status) and int(run.evals) < evals:
+        run = program.learn(sample, run, own(np.asarray(run.state.trial)))
+        if int(run.evals) > 1:
+            yield run
 
 
 def sample_size(program: Program, rows: Rows) -> int:

@@ -18,9 +18,10 @@ from jaxgd.dots import Cut, Dots
 
 
 class Derivatives(Enum):
-    """Which derivatives of a loss JAX has: fewer where it holds a `jax.custom_vjp`."""
+    """Which derivatives of a loss JAX has: fewer where it holds a `jax.custom_vjp`, or a loop of unknown length."""
 
     ALL = "all"
+    FORWARD = "not those in reverse mode"
     BACKWARD = "not those of its parts, in forward mode"
     FIRST = "not the second ones"
 
@@ -56,18 +57,20 @@ class Traced:
 
     def derivatives(self, data: Any, arrays: Any) -> Derivatives:
         """Return which of the loss's derivatives JAX has."""
-        if "custom_vjp" not in str(self.jaxpr):
-            return Derivatives.ALL
+        text, shapes = str(self.jaxpr), jax.tree.map(_shape, (self.start, data, arrays))
+
+        def once(params: Any, data: Any, arrays: Any) -> Any:
+            return jax.grad(lambda params: self(params, data, arrays)[0])(params)
 
         def twice(params: Any, data: Any, arrays: Any) -> Any:
-            grad, backward = jax.vjp(jax.grad(lambda params: self(params, data, arrays)[0]), params)
+            grad, backward = jax.vjp(lambda params: once(params, data, arrays), params)
             return backward(grad)
 
-        try:
-            jax.eval_shape(twice, *jax.tree.map(_shape, (self.start, data, arrays)))
-        except (TypeError, ValueError, NotImplementedError):
-            return Derivatives.FIRST
-        return Derivatives.BACKWARD
+        if "while[" in text and not _traces(once, shapes):
+            return Derivatives.FORWARD
+        if "custom_vjp" not in text:
+            return Derivatives.ALL
+        return Derivatives.BACKWARD if _traces(twice, shapes) else Derivatives.FIRST
 
 
 Loss = Callable[[Any, Any, Any], Any]  # of params, data or None, and the arrays the user's loss closes over
@@ -148,7 +151,9 @@ def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, 
         except Exception as error:
             if shape == () and isinstance(error, LossError):
                 raise
-            failures.append(f"  {_what(shape)}: {type(error).__name__}: {_first_line(error)}")
+            tried = f"zeros of shape {shape}" if shape else "the scalar 0"
+            said = (str(error).strip().splitlines() or ["no message"])[0]
+            failures.append(f"  {tried}: {type(error).__name__}: {said}")
         if shape == () and found:
             return found[0]
     if len(found) == 1:
@@ -170,20 +175,20 @@ def name_of(loss: Any) -> str:
     return getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
+def _traces(function: Callable[..., Any], shapes: Any) -> bool:
+    try:
+        jax.eval_shape(function, *shapes)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def _types(tree: Any) -> str:
     return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
-
-
-def _what(shape: tuple[int, ...]) -> str:
-    return f"zeros of shape {shape}" if shape else "the scalar 0"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def _check_output(out: Any, name: str, *, has_aux: bool) -> None:

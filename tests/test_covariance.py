@@ -104,6 +104,31 @@ def test_certified_standard_deviations(name):
     close(least_squares(saturating, data, start, dtype="float64").stderr(), expected, 1e-6)
 
 
+@KINDS
+@pytest.mark.parametrize("init", [3.0, 1e6, -2e-3])
+def test_a_param_that_has_lost_its_influence_is_named(kind, init):
+    def lost(w, data):
+        return data[1] - data[0] @ w["a"] - 1e-92 * w["b"] * data[0][:, 1] ** 2
+
+    result = least_squares(lost, (X, NOISY), {"a": np.zeros(4), "b": init}, dtype="float64")
+    with pytest.warns(UserWarning, match=r"do not determine params\['b'\]:"):
+        found = result.covariance(kind)
+    assert found.matrix[4, 4] == np.inf
+    close(found.matrix[:4, :4], of_peer(kind, sm.OLS, NOISY))
+
+
+@KINDS
+@pytest.mark.parametrize("units", [1e-20, 1e-9, 1e9, 1e20])
+def test_units_lose_no_influence(kind, units):
+    """A param is judged by its own size: here it is as small or as large as its units."""
+    scales = np.array([1.0, 1 / units, 1.0, 1.0])
+    result = least_squares(residuals, (X * scales, NOISY), dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = np.asarray(result.covariance(kind))
+    close(found * np.outer(scales, scales), of_peer(kind, sm.OLS, NOISY), 1e-6)
+
+
 def test_residuals_of_several_numbers_a_row():
     """All numbers of a row, both parts of a complex one too, are one observation to the sandwich."""
 
@@ -290,8 +315,8 @@ def test_a_direction_that_is_not_determined_is_named(squared):
         found = result.covariance()
     assert len(found.undetermined) == 1
     close(found.undetermined[0].vector, [0.5**0.5, -(0.5**0.5), 0, 0, 0])
-    # As without the two: of the others their sum is what is determined.
-    close([error["c"] * 10, *error["d"]], plain.stderr()[1:] * (np.sqrt(N - 4) / np.sqrt(N - 5) if squared else 1))
+    # As without the two: of the others their sum is what is determined, and takes one observation.
+    close([error["c"] * 10, *error["d"]], plain.stderr()[1:])
 
 
 def _logit(z, y):

@@ -308,10 +308,10 @@ ROWS = {
         lambda: least_squares(decay, DATA, INIT, metod=1),
     ),
     "maximize of its own": (TypeError, ["maximize()", "`sign`"], lambda: maximize(fit, None, Z, sign=1)),
-    "residuals of one number": (
+    "residuals of no array": (
         TypeError,
-        ["`residuals`", "array of residuals", "shape ()", "`minimize`"],
-        lambda: least_squares(half, DATA, INIT),
+        ["`residuals`", "array of residuals", "a str", "`minimize`"],
+        lambda: least_squares(lambda *_: "low", DATA, INIT),
     ),
     "residuals of nothing": (TypeError, ["`residuals`", "must return"], lambda: least_squares(lambda *_: None, BOOK)),
 }

@@ -39,7 +39,7 @@ FLOORS = [
     {"solve", "kept", "axes", "prepare_rows", "stream", "moments"},
     {"lanes", "batches"},
     {"many", "sweep"},
-    {"known"},
+    {"known", "whole"},
     {"origin"},
     {"groups", "starts", "minibatch"},
     {"answer"},

@@ -16,6 +16,7 @@ from problems import BOOK, quadratic
 import jaxgd
 from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, inputs, minimize
 from jaxgd.losses import logistic, mse, squared
+from jaxgd.solvers.search import Nonmonotone, Wolfe
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(20, 3))
@@ -585,3 +586,56 @@ def test_start_at_a_maximum_inside_jit_and_vmap():
 def test_start_at_the_minimum(loss, data, init, dtype):
     result = minimize(loss, data, init, dtype=dtype).check()
     assert np.allclose(result.params, 0 if init is None else init, rtol=1e-6, atol=0)
+
+
+def endless(x):
+    """A sum whose number of terms hangs on x: JAX has no reverse mode for its loop."""
+    return jax.lax.while_loop(lambda at: at[1] < 3 + 0 * x, lambda at: (at[0] + (x - 2) ** 2, at[1] + 1), (0 * x, 0.0))[
+        0
+    ]
+
+
+@pytest.mark.parametrize("method", ["auto", "lbfgs"])
+def test_a_loss_without_reverse_mode_goes_forward(method):
+    result = jaxgd.minimize(lambda w: endless(w[0]) + (w[1] - 1) ** 2, init=jnp.zeros(2), method=method)
+    assert result.converged
+    assert np.allclose(result.params, [2, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_residuals_without_reverse_mode_go_forward(products):
+    method = jaxgd.LevenbergMarquardt(products=products)
+    result = jaxgd.least_squares(lambda w: jnp.stack([endless(w[0]) - 3, w[1] - 1]), init=jnp.zeros(2), method=method)
+    assert result.loss < 1e-9
+    assert np.allclose(result.params, [1, 1], atol=1e-4)
+    moved = jax.jacfwd(lambda a: jaxgd.minimize(lambda w: endless(w) + (w - a) ** 2, init=0.0).params)(2.0)
+    assert moved == pytest.approx(0.25)
+
+
+def test_one_residual_is_a_vector_of_one():
+    assert float(jaxgd.least_squares(lambda x: x - 3.0, init=1.0).params) == 3
+    assert float(jaxgd.least_squares(lambda x, a: 2 * x - a, 3.0).params) == pytest.approx(1.5)
+
+
+def test_a_result_is_true():
+    one = jaxgd.minimize(lambda x: (x - 1) ** 2)
+    many = jaxgd.minimize_many(lambda x, a: (x - a) ** 2, np.arange(2.0))
+    assert one
+    assert many
+    assert many[0]
+
+
+@pytest.mark.parametrize(
+    ("search", "name", "value"),
+    [
+        *((Wolfe, "curvature", value) for value in (2, 1.0, 1e-5, -1, "a", True, np.nan)),
+        *((Wolfe, "sufficient", value) for value in (0, -1, 2, np.nan)),
+        *((Wolfe, "growth", value) for value in (1, 0.5, np.inf)),
+        *((kind, "max_trials", value) for value in (0, 1.5, True) for kind in (Wolfe, Nonmonotone)),
+        *((Nonmonotone, "sufficient", value) for value in (0, 1)),
+        (Nonmonotone, "window", 0),
+    ],
+)
+def test_a_search_refuses_what_finds_no_step(search, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*; got {value!r}"):
+        search(**{name: value})

@@ -54,6 +54,70 @@ def test_ends_in_noise_near_the_minimum(method, dtype):
     consistent(result)
 
 
+SCALES = 10.0 ** np.linspace(0, 2.5, 8)
+BADLY = np.random.default_rng(3).gamma(2.0, size=(1000, 8))
+SCALED = (BADLY * SCALES, BADLY @ np.arange(-4.0, 4.0) + np.random.default_rng(4).normal(size=1000))
+SLOW = GradientDescent(2e-7)
+
+
+def squared(size=50, method=SLOW, stop=None, tol=None, **options):
+    size = Batches(size=size, **options)
+    rows = Rows(SCALED)
+    return minimize(losses.squared, rows, method=method, batch_size=size, stop=stop, tol=tol, dtype="float64")
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_steps_that_are_too_short_are_not_noise(validation):
+    with pytest.warns(NotConvergedWarning, match=r"MAX_PASSES.*`polish=True`"):
+        result = squared(validation=validation, passes=60)
+    lowest = minimize(losses.squared, SCALED, dtype="float64").loss
+    assert result.loss > 2 * lowest
+
+
+@pytest.mark.parametrize("passes", [2, 60])
+def test_polish_follows_whatever_ended_the_passes(passes):
+    result = squared(polish=True, passes=passes)
+    assert result.converged
+    assert result.loss == pytest.approx(minimize(losses.squared, SCALED, dtype="float64").loss, rel=1e-10)
+
+
+def test_tests_are_obeyed_between_passes():
+    small = squared(method=optax.sgd(1e-6), stop=jaxgd.Stop(gtol=3e3), passes=20)
+    assert small.status is Status.SMALL_GRADIENT
+    assert small.grad_norm <= 3e3
+    assert small.evals < 20 * N // 50
+    lowest, start = BEST, np.log(2)
+    asked = minimize(losses.logistic, Rows(DATA), method=GradientDescent(0.01), batch_size=50, tol=0.2)
+    assert asked.status is Status.CONVERGED
+    assert BEST < asked.loss <= lowest + 0.2 * (start - lowest)
+    assert "can fall by an estimated" in asked.message
+    assert minimize(losses.logistic, Rows(DATA), method=FINE, batch_size=50, stop=jaxgd.Stop(gtol=9.0)).evals == 0
+
+
+@pytest.mark.parametrize("most", [1, 7, 20, 33])
+def test_so_many_minibatches_and_no_more(most):
+    with pytest.warns(NotConvergedWarning, match="MAX_EVALS"):
+        part = minimize(
+            losses.logistic, Rows(DATA), method=ADAM, batch_size=50, stop=jaxgd.Stop(max_evals=most), watch=[]
+        )
+    assert part.evals == most
+    consistent(part)
+    with pytest.warns(NotConvergedWarning, match="MAX_EVALS"):
+        polished = minimize(
+            losses.logistic,
+            Rows(DATA),
+            method=ADAM,
+            batch_size=Batches(size=50, polish=True, passes=1),
+            stop=jaxgd.Stop(max_evals=21),
+        )
+    assert polished.evals == 21
+    # What was cut is carried on as if it had not been.
+    whole = descend(method=ADAM)
+    more = minimize(losses.logistic, Rows(DATA), method=ADAM, batch_size=50, resume=part)
+    assert more.evals == whole.evals
+    assert more.params.tolist() == whole.params.tolist()
+
+
 def test_few_passes_warn():
     with pytest.warns(NotConvergedWarning, match="MAX_PASSES") as warned:
         result = descend(passes=2)
@@ -177,6 +241,14 @@ def test_a_row_that_is_not_finite():
 
 
 WRONG = {
+    **{
+        name: (
+            f"`{name}=0.1` cannot be had with `batch_size`",
+            lambda name=name: squared(stop=jaxgd.Stop(**{name: 0.1})),
+        )
+        for name in ("xtol", "ftol")
+    },
+    "tol of rows held out": ("`tol=0.1` cannot be had with", lambda: squared(tol=0.1, validation=0.2)),
     "no rows": ("pass `jaxgd.Rows", lambda: minimize(losses.logistic, DATA, method=FINE, batch_size=50)),
     "auto": ("is for optax transformations", lambda: minimize(losses.logistic, Rows(DATA), batch_size=50)),
     "lbfgs": ("got method='lbfgs'", lambda: minimize(losses.logistic, Rows(DATA), method="lbfgs", batch_size=50)),

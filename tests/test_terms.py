@@ -1,6 +1,7 @@
 """Bounds, penalties, constraints, parameters held still, and sums of squares, against independent oracles."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -300,3 +301,84 @@ def test_options_by_leaf_may_be_traced_and_named_in_any_pytree():
         lambda p: (p["a.b"] - 1) ** 2 + (p["a"]["b"] - 1) ** 2, None, {"a.b": 0.0, "a": {"b": 0.0}}, l2={"a.b": 2.0}
     )
     assert np.allclose([dotted.params["a.b"], dotted.params["a"]["b"]], [0.5, 1], atol=1e-3)
+
+
+@jax.tree_util.register_static
+class Capped:
+    """Params of at most a half: a term of a user's own, of which no method knows more than the prox."""
+
+    def value(self, params):
+        return 0 * params[0]
+
+    def prox(self, params, stepsize):
+        del stepsize
+        return jnp.minimum(params, 0.5)
+
+    def inside(self, params):
+        return jnp.minimum(params, 0.5)
+
+
+def of_capped(method="auto"):
+    return jaxgd.minimize(lambda w: jnp.sum((w - 1) ** 2), init=jnp.zeros(2), term=Capped(), method=method)
+
+
+@pytest.mark.parametrize("method", ["auto", "fista", jaxgd.GradientDescent(0.1)])
+def test_a_term_of_ones_own_is_kept_by_methods_that_need_its_prox_alone(method):
+    result = of_capped(method)
+    assert result.converged
+    assert result.params.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("method", ["newton", "lbfgs", "lbfgsb"])
+def test_a_term_of_ones_own_is_refused_by_others(method):
+    with pytest.raises(ValueError, match=r"cannot keep Capped\. Methods that can: 'auto', 'fista'"):
+        of_capped(method)
+
+
+def test_a_term_that_is_no_pytree_is_refused():
+    class Own(Capped):
+        pass
+
+    with pytest.raises(TypeError, match=r"`term` must be a pytree; got .*register_static"):
+        jaxgd.minimize(lambda w: jnp.sum(w**2), init=jnp.zeros(2), term=Own())
+
+
+STARTS = {
+    (1e-12, None): 1,
+    (None, -1e-3): -1.001,
+    (0, None): 1,
+    (2, 4): 3,
+    (-1, 2): 0,
+    (-np.inf, 3): 0,
+    (5, 5): 5,
+    (1e20, None): 1e20 * (1 + 2**-11.5),
+}
+
+
+@pytest.mark.parametrize("bounds", STARTS)
+def test_an_inferred_start_is_inside_the_bounds(bounds):
+    once = jaxgd.Stop(max_evals=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
+        result = jaxgd.minimize(lambda x: x + 1 / (x + 7), bounds=bounds, stop=once)
+        given = jaxgd.minimize(lambda x: x + 1 / (x + 7), init=-9.0, bounds=bounds, stop=once)
+    assert float(result.params) == pytest.approx(STARTS[bounds], rel=1e-6)
+    assert "moved inside" not in result.message
+    nearest = np.clip(-9.0, *(None if end is None else np.float32(end) for end in bounds))
+    assert float(given.params) == pytest.approx(nearest, rel=1e-6)
+
+
+def test_a_pole_at_a_bound_is_no_start():
+    result = jaxgd.minimize(lambda x: x + 1 / x, bounds=(1e-12, None))
+    assert result.converged
+    assert float(result.params) == pytest.approx(1)
+    many = jaxgd.minimize_many(
+        lambda x, a: x + a / x, np.array([1.0, 4.0]), bounds=(np.array([1e-9, 1e-3]), None), dtype="float64"
+    )
+    assert many.converged.all()
+    assert many.params == pytest.approx([1, 2])
+
+
+def test_a_bound_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"`bounds\[0\]` has shape \(1,\); the parameter there has shape \(2,\)"):
+        jaxgd.minimize(lambda w: jnp.sum(w**2), init=jnp.ones(2), bounds=(jnp.zeros(1), None))

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jaxgd.flat import products
 from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.terms import L1, Ball, Box, Simplex
+from jaxgd.terms import L1
 
 SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size grow again
 
@@ -51,7 +51,7 @@ class GradientDescent:
     momentum: float | jax.Array | None = None
     nesterov: bool = False
 
-    keeps = (Box, L1, Simplex, Ball)
+    keeps = (object,)  # any term: its prox is all that is needed
 
     def __post_init__(self) -> None:
         """Refuse numbers no step can be made with; tracers and schedules cannot be looked at."""
@@ -167,7 +167,7 @@ class FISTA:
     """
 
     name = "FISTA"
-    keeps = (Box, L1, Simplex, Ball)
+    keeps = (object,)  # any term: its prox is all that is needed
 
     def init(self, problem: Problem, params: jax.Array) -> AcceleratedState:
         """Return the state that asks for the start to be evaluated."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgd.flat import pack
 
@@ -106,6 +107,15 @@ def cubic_minimizer(
     return b - (b - a) * (db + d2 - d1) / (db - da + 2 * d2)
 
 
+def _check(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+    """Refuse an option of a search that is not between two numbers."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and low < value < high and (not whole or value == int(value))):
+        rule = "a positive integer" if whole else f"above {low} and below {high}"
+        msg = f"`{name}` must be {rule}; got {value!r}. Leave it out for the usual value."
+        raise ValueError(msg)
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=[],
@@ -127,6 +137,13 @@ class Wolfe:
     strong: bool = False
     growth: float = 10.0
     max_trials: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which no step is found, or any."""
+        _check("sufficient", self.sufficient, 0, 1)
+        _check("curvature", self.curvature, self.sufficient, 1)
+        _check("growth", self.growth, 1, np.inf)
+        _check("max_trials", self.max_trials, 0, np.inf, whole=True)
 
     def begin(self, like: jax.Array) -> Search:
         """Return a search that accepts its first trial: the start of everything."""
@@ -201,6 +218,12 @@ class Nonmonotone:
     sufficient: float = 1e-4
     window: int = 10
     max_trials: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which no step is found."""
+        _check("sufficient", self.sufficient, 0, 1)
+        _check("window", self.window, 0, np.inf, whole=True)
+        _check("max_trials", self.max_trials, 0, np.inf, whole=True)
 
     def begin(self, like: jax.Array) -> Backtrack:
         """Return a search that accepts its first trial: the start of everything."""
