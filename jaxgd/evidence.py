@@ -11,7 +11,6 @@ from jaxgd.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
-AGREE_COMPUTED, AGREE_LEARNT = 2, 3  # evaluations in a row that must find no more left than rounding hides
 MANY, SHRUNK = 8, 0.5  # moves after which the last one must be shorter than this part of their mean, near a minimum
 
 
@@ -76,9 +75,10 @@ def begin(dtype: np.dtype) -> jax.Array:
     return jnp.array([*head, *[np.inf] * (2 * WINDOW)], dtype)
 
 
-def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
+def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool) -> Evidence:
     """Return the evidence after a step; `tol` is the tolerance to test, if any.
 
+    `part`: of what rounding hides, the most that may be left.
     `computed`: the curvature of the solver's model is computed, not learnt from the moves.
     """
     known = jnp.isfinite(facts.before.loss)
@@ -92,7 +92,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
     off = jnp.abs(drop - facts.gain)
     proven = known & jnp.isfinite(off) & (off > facts.slopes)
     noise = jnp.maximum(jnp.where(proven, off, 0), old.noise / 2)
-    lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, hidden_by_rounding(facts.best, old.made)))
+    lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
     recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
     # A model that promises a rise is made up by rounding.
@@ -120,7 +120,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, *, computed: bool) -> Evidence:
         hidden=old.hidden,
         recent=recent,
     )
-    below = (left <= hidden_by_rounding(facts.point, made)) & (moved | (jnp.abs(drop) <= 4 * resolution) | ~known)
+    below = (left <= part * hidden_by_rounding(facts.point, made)) & (moved | (jnp.abs(drop) <= 4 * resolution) | ~known)
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
@@ -143,12 +143,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
     Where the latter is all the loss and more than was `made`, beside a pole for one, nothing is known of it.
     """
     size = jnp.abs(point.loss) + made
-    return rounding(point.loss) + jnp.where(point.blur < size, point.blur, 0)
-
-
-def within_rounding(seen: Evidence, size: int, *, computed: bool) -> Any:
-    """Return whether no more is left than rounding hides, by as many evaluations in a row as must agree."""
-    return seen.hidden >= (AGREE_COMPUTED if computed else min(AGREE_LEARNT, size + 1))
+    return rounding(point.loss) + jnp.where(point.blur < size, 4 * point.blur, 0)
 
 
 def at_floor(seen: Evidence, facts: Facts) -> Any:

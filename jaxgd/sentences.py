@@ -54,8 +54,8 @@ SENTENCES = {
         "the last passes over the minibatches did not lower the loss by more than its noise, after {r.evals} of them."
     ),
     Status.MAX_PASSES: (
-        "stopped after {r.evals} minibatches, the limit of passes, with the loss still falling."
-        " Raise it with `batch_size=Batches(size=..., passes=...)`, or take longer steps."
+        "stopped after {r.evals} minibatches, the limit of passes, before nothing was left to gain."
+        " Raise it with `batch_size=Batches(size=..., passes=...)`, or take other steps."
     ),
     Status.INTERRUPTED: "interrupted after {r.evals} evaluations; the best point so far is returned.",
     Status.TIME_LIMIT: (

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, weigh, within_rounding
+from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, weigh
 from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point
 
@@ -50,10 +50,12 @@ def succeeded(codes: Any) -> Any:
 
 
 class Tolerance(NamedTuple):
-    """What `tol` is to a method, by float type."""
+    """What a method's own estimate of the decrease left is worth: what `tol` is to it, by float type, and rounding."""
 
     default: dict[str, float]  # where the user asks for none
-    margin: dict[str, float]  # what is demanded of the method's own estimate, of the `tol` asked for
+    margin: dict[str, float]  # what is demanded of the estimate, of the `tol` asked for
+    agree: int  # evaluations in a row that must find no more left than rounding hides
+    part: float = 1  # of what rounding hides, the most that may be left
 
     def demanded(self, tol: Any, dtype: Any) -> jax.Array:
         """Return what the estimate must come to, where the user asks for `tol`; 0 stands for nothing."""
@@ -62,21 +64,22 @@ class Tolerance(NamedTuple):
 
 
 _EVEN = {"float32": 1.0, "float64": 1.0}
-TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN)
+# Without a model the parameters are far off where rounding begins to hide the loss.
+TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN, agree=5, part=0.01)
 # With a model of the curvature, hardly a move more reaches what rounding hides.
-TOL_COMPUTED = Tolerance({"float32": 1e-20, "float64": 1e-30}, _EVEN)
+TOL_COMPUTED = Tolerance({"float32": 1e-20, "float64": 1e-30}, _EVEN, agree=2)
 # One that is learnt may be much less where it is not seen yet.
-TOL_LEARNT = Tolerance({"float32": 1e-20, "float64": 1e-30}, {"float32": 1e-5, "float64": 1e-9})
+TOL_LEARNT = Tolerance({"float32": 1e-20, "float64": 1e-30}, {"float32": 1e-5, "float64": 1e-9}, agree=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """Stop at the first test that is met; a test that is None is not made. With no test given, `tol` is.
 
-    `tol`: the loss is estimated to be within `tol` of the best reachable, relative to the decrease since the start,
-    `loss - best <= tol * (loss(init) - best)`. Scaling or shifting the loss does not change it. Where no test is given,
-    `tol` is 0, which stands for 1e-20 in float64 and 1e-12 in float32 for methods that compute the curvature, for 1e-18
-    and 1e-14 for those that learn it, and for 1e-14 and 1e-10 for the others.
+    `tol`: the decrease still to come is estimated at no more than `tol` times the decrease that the later half of the
+    moves has brought; above 0 and below 1. Scaling or shifting the loss does not change it. Where no test is given,
+    `tol` is 0, which stands for 1e-30 in float64 and 1e-20 in float32 for methods with a model of the curvature, and
+    for 1e-14 and 1e-10 for the others; whatever is asked for, a solve ends where no more is left than rounding hides.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
     `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.
@@ -103,6 +106,9 @@ class Stop:
                 raise ValueError(msg)
             if not value > 0:
                 msg = f"`{name}` must be positive; got {value!r}. Leave it out to make no such test."
+                raise ValueError(msg)
+            if name == "tol" and not np.finfo(np.float64).eps ** 2 <= value < 1:
+                msg = f"`tol` must be at least 5e-32 and below 1; got {value!r}. The usual value is 1e-6."
                 raise ValueError(msg)
             # One type for each, so that numbers of another type compile nothing anew.
             object.__setattr__(self, name, int(value) if name == "max_evals" else float(value))
@@ -141,23 +147,24 @@ class Stop:
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),
         )
+        worth = getattr(solver, "tols", TOL)
         if tol is not None:
-            tol = getattr(solver, "tols", TOL).demanded(tol, trial.loss.dtype)
-        seen = weigh(old, facts, tol, computed=computed)
+            tol = worth.demanded(tol, trial.loss.dtype)
+        seen = weigh(old, facts, tol, worth.part, computed=computed)
         status = self._status(solver, trial.params.size, seen, facts, evals + 1)
         taken = getattr(state, "products", jnp.zeros((), jnp.int32))
         return pack(status, evals + 1, moves, taken), seen.pack(), better(old, facts, evals)
 
     def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
-        calm, computed = getattr(solver, "calm", CALM), getattr(solver, "computed", False)
+        calm, agree = getattr(solver, "calm", CALM), getattr(solver, "tols", TOL).agree
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
         # On one parameter a search that fails has closed in on the minimum from both sides, if its squares are finite.
         pinned = facts.stuck & (size == 1) & fine & jnp.isfinite(facts.norm**2)
         floor = here & (at_floor(seen, facts) | pinned)
-        done = flat | (here & within_rounding(seen, size, computed=computed))
+        done = flat | (here & (seen.hidden >= min(agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
             done = done | (moved & (seen.calm >= min(calm, size)))

@@ -117,7 +117,8 @@ class GradientDescent:
 def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
     """Return the decrease from the point to the trial as the slopes tell it, and the decrease left after it.
 
-    What is left is told by the curvature along the move; a move too short to tell it tells nothing.
+    What is left is told by the curvature along the move. Where it is too short, one that is lost in rounding of the
+    params leaves no more than rounding; any other has met hardly any curvature, and leaves much.
     """
     move = trial.params - point.params
     before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
@@ -126,9 +127,10 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
         gain = gain + problem.term.value(point.params) - problem.term.value(trial.params)
     eps = jnp.finfo(square.dtype).eps
     clear = bend > 4 * eps * jnp.abs(before)
-    blur = jnp.sqrt(eps) * jnp.maximum(1, jnp.max(jnp.abs(trial.params)))
+    lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.extent
+    unclear = jnp.where(lost, trial.blur, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
-    left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, bend, 1)) / 2, blur * trial.norm)
+    left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, bend, 1)) / 2, unclear)
     return gain, left
 
 
