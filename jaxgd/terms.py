@@ -25,6 +25,15 @@ class Term(Protocol):
         ...
 
 
+def residual(term: Term, params: jax.Array, grad: jax.Array) -> jax.Array:
+    """Return `params - prox(params - grad, 1)`, which is zero at a minimum, for params that the term allows.
+
+    A term that has a `residual` of its own says it without the difference, in which a small slope is lost to rounding.
+    """
+    own = getattr(term, "residual", None)
+    return params - term.prox(params - grad, 1) if own is None else own(params, grad)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=[])
 @dataclass(frozen=True)
 class Box:
@@ -42,6 +51,10 @@ class Box:
         """Return the nearest point inside."""
         del stepsize
         return jnp.clip(params, self.lower, self.upper)
+
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slope, as far as there is room."""
+        return jnp.clip(grad, params - self.upper, params - self.lower)
 
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
@@ -74,6 +87,11 @@ class L1:
         """Shrink towards exact zeros (soft threshold), then into the box."""
         shrunk = jnp.sign(params) * jnp.maximum(jnp.abs(params) - stepsize * self.weight, 0)
         return self.box.prox(shrunk) if self.box else shrunk
+
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slope with the norm's, or what is left to zero, as far as there is room."""
+        shrunk = jnp.clip(params, grad - self.weight, grad + self.weight)
+        return self.box.residual(params, shrunk) if self.box else shrunk
 
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point of the box."""
@@ -127,6 +145,16 @@ class Simplex:
         kept = jnp.sum(largest > excess)
         return jnp.maximum(params - excess[kept - 1], 0)
 
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slopes beside their mean where there is room: `prox` with the sum of the params taken as known."""
+        order = jnp.argsort(grad - params)
+        rest = params[order]
+        # What is dropped from the sum is what the last params hold.
+        dropped = jnp.cumsum(rest[::-1])[::-1] - rest
+        excess = -(jnp.cumsum(grad[order]) + dropped) / jnp.arange(1, params.size + 1)
+        kept = jnp.sum(rest > grad[order] + excess)
+        return jnp.minimum(grad + excess[kept - 1], params)
+
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
         return self.prox(params)
@@ -155,6 +183,22 @@ class Ball:
         # A root of 0 has no derivative.
         length = jnp.sqrt(jnp.where(square > 0, square, 1))
         return jnp.where((square > 0) & (length > self.radius), self.radius / length, 1) * params
+
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slope, without what leads out of the ball."""
+        # In units in which squares do not overflow.
+        unit = jnp.maximum(self.radius, jnp.max(jnp.abs(grad)))
+        at, slope, radius = params / unit, grad / unit, self.radius / unit
+        beyond = jnp.sum(slope * (slope - 2 * at)) - self.room(params) / unit**2
+        length = jnp.sqrt(radius**2 + jnp.maximum(beyond, 0))
+        inwards = (radius * grad + beyond / (length + radius) * params) / length
+        return jnp.where(beyond > 0, inwards, grad)
+
+    def room(self, params: jax.Array) -> jax.Array:
+        """Return the square of the radius less that of the params; 0 on the sphere, whatever rounding makes of it."""
+        square = self.radius**2
+        room = square - jnp.sum(params**2)
+        return jnp.where(jnp.abs(room) <= 4 * jnp.finfo(params.dtype).eps * params.size**0.5 * square, 0, room)
 
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""

@@ -1,6 +1,7 @@
 """Bounds, penalties, constraints, parameters held still, and sums of squares, against independent oracles."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from problems import rosenbrock
 
 import jaxgd
-from jaxgd.terms import L1, Box
+from jaxgd.terms import L1, Box, residual
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)) * [1.0, 3.0, 0.5, 1.0, 1.0]
@@ -149,6 +150,72 @@ def test_prox_is_the_minimizer_it_is_said_to_be(term):
             assert np.allclose(np.asarray(term.inside(jnp.asarray(prox))), prox, atol=1e-12)
 
     check()
+
+
+SLOPED = [*TERMS, L1(0.7, Box(np.full(4, -0.5), np.full(4, 1.0))), L1(0.0)]
+
+
+@pytest.mark.parametrize("term", SLOPED, ids=lambda term: type(term).__name__)
+def test_residual_is_the_plain_difference_but_for_rounding(term):
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(VECTORS, VECTORS, st.integers(-3, 3))
+    def check(x, slope, size):
+        with jax.enable_x64(True):
+            x, grad = term.inside(jnp.asarray(x)), 10.0**size * jnp.asarray(slope)
+            plain = x - term.prox(x - grad, 1)
+            assert np.allclose(residual(term, x, grad), plain, rtol=1e-9, atol=1e-12)
+
+    check()
+
+
+@DTYPES
+def test_slopes_below_the_rounding_of_their_params_are_seen(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x, one = jnp.array([0.75, 0.25, 0.0], dtype), jnp.array([1.0, -1.0, 0.5], dtype)
+        ball = jaxgd.Ball(1.0).inside(4 * x)
+        for small in (1e-10, 1e-30):
+            for term in (Box(-jnp.ones(3), jnp.ones(3)), L1(0.0), jaxgd.Ball(1.0)):
+                assert np.array_equal(residual(term, x, small * one), small * one)
+            assert np.allclose(residual(jaxgd.Simplex(), x, small * one) / small, [1, -1, 0])
+            along = np.asarray(residual(jaxgd.Ball(1.0), ball, small * (jnp.array([1.0, -3.0, 0.0], dtype) - 9 * ball)))
+            assert np.allclose(along / small, [1, -3, 0], atol=1e-5)
+            assert np.allclose(residual(jaxgd.Ball(1.0), ball, -small * ball) / small, 0, atol=1e-5)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Rounded(jaxgd.Simplex):
+    """A term that a user has written: no `residual`."""
+
+    residual = None
+
+
+def counted(rate, counts):
+    return jnp.mean(rate - counts * jnp.log(rate))
+
+
+COUNTS = np.array([1.0e9, 1.1e9, 0.9e9])
+IDLE = {"bounds": {"bounds": (0, None)}, "l1": {"l1": 0.0}, "ball": {"term": jaxgd.Ball(1e12)}}
+
+
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb", "fista"])
+@pytest.mark.parametrize("idle", IDLE)
+@DTYPES
+def test_a_constraint_that_is_idle_changes_nothing(idle, method, dtype):
+    if idle == "ball" and method not in ("auto", "fista"):
+        pytest.skip("keeps no ball")
+    result = jaxgd.minimize(counted, COUNTS, 5e8, method=method, dtype=dtype, **IDLE[idle])
+    assert result.converged
+    assert float(result.params) == pytest.approx(1e9, rel=1e-3 if dtype == "float32" else 1e-5)
+    pair = jaxgd.minimize(rosenbrock, None, np.array([-1.2, 1.0]), method=method, dtype=dtype, **IDLE[idle])
+    assert np.allclose(pair.params, 1, atol=0.02)
+
+
+def test_a_term_without_a_residual_of_its_own_takes_the_difference():
+    plain, own = (fit(term=term(2.0), method="fista", dtype="float64") for term in (jaxgd.Simplex, Rounded))
+    assert plain.converged
+    assert own.converged
+    assert np.allclose(plain.params, own.params, atol=1e-6)
 
 
 def test_what_is_fixed_stays():
