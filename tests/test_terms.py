@@ -218,6 +218,108 @@ def test_a_term_without_a_residual_of_its_own_takes_the_difference():
     assert np.allclose(plain.params, own.params, atol=1e-6)
 
 
+DONORS = np.random.default_rng(1)
+SERIES = np.linspace(8000, 17000, 20)[:, None] * DONORS.uniform(0.8, 1.2, 8) + 50 * DONORS.normal(size=(20, 8))
+TARGET = SERIES @ np.array([0.5, 0.3, 0.2, 0, 0, 0, 0, 0]) + 30 * DONORS.normal(size=20)
+SHARES = SERIES / np.sqrt(10), TARGET / np.sqrt(10)
+
+
+def misfit(w, data):
+    return data[1] - data[0] @ w
+
+
+def half_square(w, data):
+    return jnp.sum(misfit(w, data) ** 2) / 2
+
+
+@DTYPES
+def test_shares_of_series_that_go_together_are_found_in_few_evaluations(dtype):
+    """Against non-negative least squares, with the sum as a row of great weight."""
+    A, y = np.vstack([SHARES[0], np.full(8, 1e7)]), np.append(SHARES[1], 1e7)
+    lowest = float(half_square(scipy.optimize.nnls(A, y)[0], SHARES))
+    for result in (
+        jaxgd.minimize(half_square, SHARES, term=jaxgd.Simplex(), dtype=dtype),
+        jaxgd.least_squares(misfit, SHARES, term=jaxgd.Simplex(), dtype=dtype),
+    ):
+        assert result.converged
+        assert result.evals < 60
+        assert float(half_square(np.asarray(result.params, float), SHARES)) == pytest.approx(
+            lowest, rel=1e-3 if dtype == "float32" else 1e-9
+        )
+
+
+CORNERS = {
+    "vertex": (jaxgd.Simplex(), [3.0, 1.0, -1.0], [1, 0, 0]),
+    "edge": (jaxgd.Simplex(), [0.7, 0.6, -1.0], [0.55, 0.45, 0]),
+    "inside the simplex": (jaxgd.Simplex(6.0), [3.0, 2.0, 2.5], [2.5, 1.5, 2.0]),
+    "where it starts": (jaxgd.Simplex(3.0), [1.0, 1.0, 1.0], [1, 1, 1]),
+    "ball not touched": (jaxgd.Ball(2.0), [0.5, 0.3, -0.4], [0.5, 0.3, -0.4]),
+    "ball touched": (jaxgd.Ball(0.5), [3.0, 0.0, -4.0], [0.3, 0, -0.4]),
+    "ball just touched": (jaxgd.Ball(5.0), [3.0, 0.0, -4.0], [3.0, 0, -4.0]),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("corner", CORNERS)
+def test_newton_finds_every_kind_of_corner(corner, dtype):
+    term, near, answer = CORNERS[corner]
+    result = jaxgd.minimize(lambda w, to: jnp.sum((w - to) ** 2), np.array(near), np.ones(3), term=term, dtype=dtype)
+    assert result.converged
+    assert "Newton" in result.method
+    assert result.evals < 20
+    assert np.allclose(result.params, answer, atol=1e-5)
+    if isinstance(term, jaxgd.Simplex):
+        assert np.array_equal(np.asarray(result.params) == 0, np.array(answer) == 0)
+
+
+ROWS = np.random.default_rng(5).normal(size=(12, 4))
+
+
+def wavy(w, data):
+    X, y, bend = data
+    return jnp.mean((X @ w - y) ** 2) + bend * jnp.sum(jnp.cos(2 * w))
+
+
+@pytest.mark.parametrize("kind", [jaxgd.Simplex, jaxgd.Ball])
+def test_newton_on_a_constraint_finds_what_slsqp_cannot_lower(kind):
+    slopes = jax.grad(wavy)
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(VECTORS, hnp.arrays(float, 4, elements=st.floats(-2, 2)), st.floats(-1, 1.5), st.sampled_from([0, 0.3]))
+    def check(x, units, total, bend):
+        data, total = (ROWS * 10**units, ROWS @ x, bend), 10**total
+        result = jaxgd.minimize(wavy, data, np.ones(4), term=kind(total), method="newton", dtype="float64")
+        assert result.converged
+        constraint = {"type": "eq", "fun": lambda w: w.sum() - total}
+        if kind is jaxgd.Ball:
+            constraint = {"type": "ineq", "fun": lambda w: total**2 - w @ w}
+        with jax.enable_x64(True):
+            oracle = scipy.optimize.minimize(
+                lambda w: float(wavy(w, data)),
+                np.asarray(result.params),
+                jac=lambda w: np.asarray(slopes(w, data)),
+                bounds=[(0 if kind is jaxgd.Simplex else -np.inf, np.inf)] * 4,
+                constraints=constraint,
+                tol=1e-15,
+            )
+        # From there; a way down to another minimum would be longer.
+        assert float(result.loss) <= oracle.fun + 1e-9 * (1 + abs(oracle.fun))
+
+    check()
+
+
+@pytest.mark.parametrize("term", [jaxgd.Simplex(2.0), jaxgd.Ball(1.5)], ids=["simplex", "ball"])
+def test_lanes_on_a_constraint_are_those_alone(term):
+    ys = np.stack([Y, Y + 1, -Y, X[:, 0]])
+    many = jaxgd.minimize_many(mean_square, (np.stack([X] * 4), ys), np.zeros(5), term=term, dtype="float64")
+    mapped = jax.vmap(lambda y: jaxgd.minimize(mean_square, (X, y), np.zeros(5), term=term).params)(jnp.asarray(ys))
+    for i, y in enumerate(ys):
+        alone = jaxgd.minimize(mean_square, (X, y), np.zeros(5), term=term, dtype="float64")
+        assert alone.converged
+        assert np.allclose(many.params[i], alone.params, atol=1e-7)
+        assert np.allclose(mapped[i], alone.params, atol=1e-3)
+
+
 def test_what_is_fixed_stays():
     start = np.array([0.7, 0.0, 0.0, -0.3, 0.0])
     held = np.array([True, False, False, True, False])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from jaxgd.flat import CLOSED, beside, spectrum
-from jaxgd.solvers.region import Step
+from jaxgd.solvers.region import Step, inward
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
@@ -31,6 +31,15 @@ class Dense(NamedTuple):
         matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size))
         step = _minimized(matrix, free * grad / self.scale, radius)
         return step._replace(move=free * step.move / self.scale)
+
+    def across(self, normal: jax.Array, bend: Any) -> "Dense":
+        """Return the model on the face; along the normal its curvature is that of the scale."""
+        inner = inward(normal, self.scale)
+        bent = self.hessian + bend * jnp.eye(normal.size, dtype=normal.dtype)
+        turned = jnp.matmul(bent, inner, precision="highest")
+        square = jnp.sum(inner * turned) + jnp.sum((self.scale * inner) ** 2)
+        mixed = normal[:, None] * (turned - square / 2 * normal)
+        return Dense(self.grad, self.scale, bent - mixed - mixed.T)
 
 
 @custom_vmap

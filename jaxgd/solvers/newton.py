@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, root
+from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
-from jaxgd.solvers.region import within_box
+from jaxgd.solvers.region import within_set
 from jaxgd.solvers.sampled import Sampled
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.terms import L1, Box
@@ -50,7 +51,10 @@ class TrustRegion:
     curvature: Curvature
     name: str
 
-    keeps = (Box, L1)
+    @property
+    def keeps(self) -> tuple[type, ...]:
+        """The terms that the method can keep."""
+        return (Box, L1, Simplex, Ball) if self.whole else (Box, L1)
 
     @property
     def calm(self) -> int:
@@ -108,10 +112,11 @@ class TrustRegion:
         if reach is not None:
             far = reach * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
-        if isinstance(problem.term, Box | L1):
-            box, slope = problem.term.face(point.params, point.grad)
-            step = within_box(model, slope, radius, point.params, box)
-            aim = box.prox(point.params + step.move)
+        if problem.term is not None:
+            term: Any = problem.term
+            allowed, slope = term.face(point.params, point.grad)
+            step = within_set(model, slope, radius, point.params, allowed)
+            aim = allowed.prox(point.params + step.move)
         else:
             slope = state.slope
             step = model.within(point.grad, jnp.ones_like(point.params), radius)

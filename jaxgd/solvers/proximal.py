@@ -11,8 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.flat import products
+from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.terms import L1, Ball, Box, Simplex
+from jaxgd.terms import L1, Box
 
 SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size grow again
 
