@@ -66,6 +66,15 @@ def test_nothing_is_evaluated_outside(method):
     assert np.max(np.stack(seen), axis=0)[0] <= 0.5
 
 
+@pytest.mark.parametrize("start", [1.5, 1500.0, 1e6])
+@DTYPES
+def test_a_pole_at_a_bound_does_not_send_a_learnt_model_back_and_forth(start, dtype):
+    result = jaxgd.minimize(lambda x: x + 1 / x, None, start, bounds=(1e-12, None), method="lbfgsb", dtype=dtype)
+    assert result.converged
+    assert result.evals < 200
+    assert float(result.params) == pytest.approx(1, rel=1e-3 if dtype == "float32" else 1e-6)
+
+
 def test_bounds_may_be_numbers_trees_and_partial():
     def loss(p):
         return (p["a"] - 3) ** 2 + jnp.sum((p["b"] + 1) ** 2)

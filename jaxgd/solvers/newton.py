@@ -136,7 +136,7 @@ class TrustRegion:
             stepsize=length,
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
-            radius=jnp.where(lost, jnp.inf, step.radius),
+            radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,
             memory=memory,
@@ -196,7 +196,7 @@ class Verdict(NamedTuple):
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        refused = jnp.where(old > 0, self.shorter * jnp.minimum(old, radius), radius / 4)
+        refused = jnp.where(old > 0, self.shorter * jnp.minimum(new, kept), radius / 4)
         return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 

@@ -28,6 +28,10 @@ class Step(NamedTuple):
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
     products: jax.Array  # with the Hessian, an int32
 
+    def at_edge(self, scale: jax.Array) -> jax.Array:
+        """Return whether it is the radius that keeps the step short, not the model."""
+        return jnp.sum((scale * self.move) ** 2) > (self.radius / 2) ** 2
+
 
 class Model(Protocol):
     """A quadratic model of the loss around a point: g's + s'Hs / 2, and a measure of distance |Ds|."""
