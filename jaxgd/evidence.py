@@ -120,7 +120,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
         hidden=old.hidden,
         recent=recent,
     )
-    below = (left <= part * hidden_by_rounding(facts.point, made)) & (moved | (jnp.abs(drop) <= 4 * resolution) | ~known)
+    below = (left <= part * hidden_by_rounding(facts.point, made)) & (
+        moved | (jnp.abs(drop) <= 4 * resolution) | ~known
+    )
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen

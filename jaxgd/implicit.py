@@ -18,7 +18,7 @@ from jax.scipy.sparse.linalg import cg
 
 from jaxgd.problem import Point, Problem
 from jaxgd.stop import Status, succeeded
-from jaxgd.terms import Box
+from jaxgd.terms import L1, Box
 
 DENSE = 1000  # params up to which the Hessian is a matrix: 8 MB in float64, and as exact as its condition allows
 
@@ -98,7 +98,7 @@ def _still(leaf: Any) -> SymbolicZero:
 def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
     """Return how the minimum `params` of a problem moves as what it is given moves `along`."""
     term = problem_of(given).term
-    if term is None or hasattr(term, "face"):
+    if term is None or isinstance(term, Box | L1):
         return _on_face(problem_of, given, along, params)
     if params.size > DENSE:
         msg = (

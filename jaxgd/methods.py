@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from jaxgd.joint import Ball, Simplex
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.memory import LimitedMemory
@@ -17,6 +18,7 @@ from jaxgd.terms import L1, Box
 from jaxgd.traced import Derivatives
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
+FEW_JOINT = 100  # parameters for which a Hessian as a matrix is cheap, where a constraint joins them all
 FEW_SQUARES = 300  # parameters for which J'J is
 FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
 PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
@@ -110,8 +112,9 @@ def choose(
 
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
-    solver, why = NewtonCG(), "many parameters"
-    if not isinstance(term, Box | L1 | None):
+    solver, why, joint = NewtonCG(), "many parameters", isinstance(term, Simplex | Ball)
+    few = size <= (FEW_SQUARES if least_squares else FEW_JOINT)
+    if not isinstance(term, Box | L1 | None) and not (joint and curved and few):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
         solver = _unscaled(LBFGS() if term is None else ProjectedLBFGS())
@@ -119,7 +122,7 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
     elif least_squares:
         few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
-    elif size <= FEW:
+    elif size <= FEW or joint:
         solver, why = Newton(), "few parameters"
     return solver, f"{solver.name} (chosen: {why})"
 
@@ -128,7 +131,7 @@ def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows:
     """Choose for passes over many rows: the Hessian of a sample is worth its cost where it is cheap and tells much."""
     cheap = size <= (FEW_LINEAR if linear else FEW_SAMPLED)
     if not isinstance(term, Box | L1 | None) or not curved:
-        return _choice(size, term, least_squares=False, curved=curved)
+        return _choice(size, term, least_squares=False, curved=False)
     if cheap and size * PER_PARAM <= (rows or sys.maxsize):
         solver, why = SampledNewton(), "a mean over many rows"
     else:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.dots import Cut
 from jaxgd.flat import Held, Layout, pack, products, root
-from jaxgd.terms import Term
+from jaxgd.terms import Term, residual
 from jaxgd.tiles import Tiles
 
 
@@ -133,7 +133,7 @@ class Problem:
             vectors = pack(params, grad)
         else:
             loss = loss + self.term.value(params)
-            vectors = pack(params, grad, params - self.term.prox(params - grad, 1))
+            vectors = pack(params, grad, residual(self.term, params, grad))
         sizes = jnp.abs(vectors)
         (blur, extent), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
         return Point(vectors, pack(loss, root(square, size), size, blur, extent), aux)

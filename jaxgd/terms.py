@@ -1,12 +1,11 @@
-"""Simple functions added to a loss, each with its prox: bounds, the l1 norm, the simplex, a ball."""
+"""Simple functions added to a loss, each with its prox: bounds and the l1 norm."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 class Term(Protocol):
@@ -23,6 +22,23 @@ class Term(Protocol):
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest params that the term allows."""
         ...
+
+
+def residual(term: Term, params: jax.Array, grad: jax.Array) -> jax.Array:
+    """Return `params - prox(params - grad, 1)`, which is zero at a minimum, for params that the term allows.
+
+    A term that has a `residual` of its own says it without the difference, in which a small slope is lost to rounding.
+    """
+    own = getattr(term, "residual", None)
+    return params - term.prox(params - grad, 1) if own is None else own(params, grad)
+
+
+class Hold(NamedTuple):
+    """How a constraint holds the descent from a place."""
+
+    free: jax.Array  # entries that may move, shape (p,)
+    normal: jax.Array | None = None  # the moves are at right angles to it, shape (p,); None or zeros: to nothing
+    bend: Any = 0.0  # the curvature that a loss has for the surface moved along being curved
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=[])
@@ -43,6 +59,10 @@ class Box:
         del stepsize
         return jnp.clip(params, self.lower, self.upper)
 
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slope, as far as there is room."""
+        return jnp.clip(grad, params - self.upper, params - self.lower)
+
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
         return self.prox(params)
@@ -56,6 +76,20 @@ class Box:
         """Return which entries lie on a bound that the descent direction leads across, shape `(p,)`."""
         at_lower, at_upper = params <= self.lower, params >= self.upper
         return (at_lower & (grad > 0)) | (at_upper & (grad < 0)) | (at_lower & at_upper)
+
+    def hold(self, params: jax.Array, step: jax.Array, grad: jax.Array) -> Hold:
+        """Return which entries move, a `step` from the params, where the slope is `grad`."""
+        return Hold(~self._around(params).blocked(step, grad))
+
+    def reach(self, params: jax.Array, step: jax.Array, direction: jax.Array) -> jax.Array:
+        """Return how many times the direction leads to the first bound, a `step` from the params."""
+        box, size = self._around(params), jnp.abs(direction)
+        room = jnp.where(direction > 0, box.upper - step, step - box.lower)
+        return jnp.min(jnp.where(size > 0, room / jnp.where(size > 0, size, 1), jnp.inf))
+
+    def _around(self, params: jax.Array) -> "Box":
+        """Return the box of steps from the params."""
+        return Box(self.lower - params, self.upper - params)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weight", "box"], meta_fields=[])
@@ -75,6 +109,11 @@ class L1:
         shrunk = jnp.sign(params) * jnp.maximum(jnp.abs(params) - stepsize * self.weight, 0)
         return self.box.prox(shrunk) if self.box else shrunk
 
+    def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
+        """Return the slope with the norm's, or what is left to zero, as far as there is room."""
+        shrunk = jnp.clip(params, grad - self.weight, grad + self.weight)
+        return self.box.residual(params, shrunk) if self.box else shrunk
+
     def inside(self, params: jax.Array) -> jax.Array:
         """Return the nearest point of the box."""
         return self.box.prox(params) if self.box else params
@@ -91,74 +130,6 @@ class L1:
         upper = jnp.where((sign > 0) | free, jnp.inf, 0)
         box = self.box or Box(-jnp.inf, jnp.inf)
         return Box(jnp.maximum(lower, box.lower), jnp.minimum(upper, box.upper)), self.weight * sign
-
-
-def _check_positive(value: Any, name: str) -> None:
-    """Refuse what is no positive number; what JAX passes in its place cannot be looked at."""
-    if isinstance(value, str | list | tuple | dict) or (isinstance(value, np.ndarray) and value.ndim):
-        msg = f"`{name}` must be one number; got {value!r}."
-        raise TypeError(msg)
-    if isinstance(value, int | float | np.number | np.ndarray) and not 0 < value < float("inf"):
-        msg = f"`{name}` must be positive and finite; got {value!r}."
-        raise ValueError(msg)
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])
-@dataclass(frozen=True)
-class Simplex:
-    """All params together are at least 0 and sum to `total`: shares, mixture weights, portfolios."""
-
-    total: Any = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse a total that no params have."""
-        _check_positive(self.total, "total")
-
-    def value(self, params: jax.Array) -> Any:
-        """Return 0."""
-        del params
-        return 0
-
-    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
-        """Return the nearest point of the simplex (Duchi et al., ICML 2008, figure 1)."""
-        del stepsize
-        largest = jnp.sort(params)[::-1]
-        excess = (jnp.cumsum(largest) - self.total) / jnp.arange(1, params.size + 1)
-        kept = jnp.sum(largest > excess)
-        return jnp.maximum(params - excess[kept - 1], 0)
-
-    def inside(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point inside."""
-        return self.prox(params)
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["radius"], meta_fields=[])
-@dataclass(frozen=True)
-class Ball:
-    """The Euclidean length of all params together is at most `radius`."""
-
-    radius: Any = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse a radius that no ball has."""
-        _check_positive(self.radius, "radius")
-
-    def value(self, params: jax.Array) -> Any:
-        """Return 0."""
-        del params
-        return 0
-
-    def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
-        """Return the nearest point of the ball."""
-        del stepsize
-        square = jnp.sum(params**2)
-        # A root of 0 has no derivative.
-        length = jnp.sqrt(jnp.where(square > 0, square, 1))
-        return jnp.where((square > 0) & (length > self.radius), self.radius / length, 1) * params
-
-    def inside(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point inside."""
-        return self.prox(params)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["tree"], meta_fields=[])

@@ -13,7 +13,7 @@ import jaxgd
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
     {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved", "spread"},
-    {"inputs", "tiles", "tables", "traced", "added", "covariance", "asking"},
+    {"inputs", "tiles", "tables", "traced", "added", "covariance", "asking", "joint"},
     {"problem", "sources", "mean", "frames"},
     {"evidence", "rows"},
     {

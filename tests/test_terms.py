@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from problems import rosenbrock
 
 import jaxgd
-from jaxgd.terms import L1, Box
+from jaxgd.terms import L1, Box, residual
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)) * [1.0, 3.0, 0.5, 1.0, 1.0]
@@ -64,6 +65,15 @@ def test_nothing_is_evaluated_outside(method):
     jax.effects_barrier()
     assert np.allclose(result.params, [0.5, 0.25], atol=1e-3)
     assert np.max(np.stack(seen), axis=0)[0] <= 0.5
+
+
+@pytest.mark.parametrize("start", [1.5, 1500.0, 1e6])
+@DTYPES
+def test_a_pole_at_a_bound_does_not_send_a_learnt_model_back_and_forth(start, dtype):
+    result = jaxgd.minimize(lambda x: x + 1 / x, None, start, bounds=(1e-12, None), method="lbfgsb", dtype=dtype)
+    assert result.converged
+    assert result.evals < 200
+    assert float(result.params) == pytest.approx(1, rel=1e-3 if dtype == "float32" else 1e-6)
 
 
 def test_bounds_may_be_numbers_trees_and_partial():
@@ -150,6 +160,174 @@ def test_prox_is_the_minimizer_it_is_said_to_be(term):
             assert np.allclose(np.asarray(term.inside(jnp.asarray(prox))), prox, atol=1e-12)
 
     check()
+
+
+SLOPED = [*TERMS, L1(0.7, Box(np.full(4, -0.5), np.full(4, 1.0))), L1(0.0)]
+
+
+@pytest.mark.parametrize("term", SLOPED, ids=lambda term: type(term).__name__)
+def test_residual_is_the_plain_difference_but_for_rounding(term):
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(VECTORS, VECTORS, st.integers(-3, 3))
+    def check(x, slope, size):
+        with jax.enable_x64(True):
+            x, grad = term.inside(jnp.asarray(x)), 10.0**size * jnp.asarray(slope)
+            plain = x - term.prox(x - grad, 1)
+            assert np.allclose(residual(term, x, grad), plain, rtol=1e-9, atol=1e-12)
+
+    check()
+
+
+@DTYPES
+def test_slopes_below_the_rounding_of_their_params_are_seen(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x, one = jnp.array([0.75, 0.25, 0.0], dtype), jnp.array([1.0, -1.0, 0.5], dtype)
+        ball = jaxgd.Ball(1.0).inside(4 * x)
+        for small in (1e-10, 1e-30):
+            for term in (Box(-jnp.ones(3), jnp.ones(3)), L1(0.0), jaxgd.Ball(1.0)):
+                assert np.array_equal(residual(term, x, small * one), small * one)
+            assert np.allclose(residual(jaxgd.Simplex(), x, small * one) / small, [1, -1, 0])
+            along = np.asarray(residual(jaxgd.Ball(1.0), ball, small * (jnp.array([1.0, -3.0, 0.0], dtype) - 9 * ball)))
+            assert np.allclose(along / small, [1, -3, 0], atol=1e-5)
+            assert np.allclose(residual(jaxgd.Ball(1.0), ball, -small * ball) / small, 0, atol=1e-5)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["total"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Rounded(jaxgd.Simplex):
+    """A term that a user has written: no `residual`."""
+
+    residual = None
+
+
+def counted(rate, counts):
+    return jnp.mean(rate - counts * jnp.log(rate))
+
+
+COUNTS = np.array([1.0e9, 1.1e9, 0.9e9])
+IDLE = {"bounds": {"bounds": (0, None)}, "l1": {"l1": 0.0}, "ball": {"term": jaxgd.Ball(1e12)}}
+
+
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb", "fista"])
+@pytest.mark.parametrize("idle", IDLE)
+@DTYPES
+def test_a_constraint_that_is_idle_changes_nothing(idle, method, dtype):
+    if idle == "ball" and method not in ("auto", "fista"):
+        pytest.skip("keeps no ball")
+    result = jaxgd.minimize(counted, COUNTS, 5e8, method=method, dtype=dtype, **IDLE[idle])
+    assert result.converged
+    assert float(result.params) == pytest.approx(1e9, rel=1e-3 if dtype == "float32" else 1e-5)
+    pair = jaxgd.minimize(rosenbrock, None, np.array([-1.2, 1.0]), method=method, dtype=dtype, **IDLE[idle])
+    assert np.allclose(pair.params, 1, atol=0.02)
+
+
+def test_a_term_without_a_residual_of_its_own_takes_the_difference():
+    plain, own = (fit(term=term(2.0), method="fista", dtype="float64") for term in (jaxgd.Simplex, Rounded))
+    assert plain.converged
+    assert own.converged
+    assert np.allclose(plain.params, own.params, atol=1e-6)
+
+
+DONORS = np.random.default_rng(1)
+SERIES = np.linspace(8000, 17000, 20)[:, None] * DONORS.uniform(0.8, 1.2, 8) + 50 * DONORS.normal(size=(20, 8))
+TARGET = SERIES @ np.array([0.5, 0.3, 0.2, 0, 0, 0, 0, 0]) + 30 * DONORS.normal(size=20)
+SHARES = SERIES / np.sqrt(10), TARGET / np.sqrt(10)
+
+
+def misfit(w, data):
+    return data[1] - data[0] @ w
+
+
+def half_square(w, data):
+    return jnp.sum(misfit(w, data) ** 2) / 2
+
+
+@DTYPES
+def test_shares_of_series_that_go_together_are_found_in_few_evaluations(dtype):
+    """Against non-negative least squares, with the sum as a row of great weight."""
+    A, y = np.vstack([SHARES[0], np.full(8, 1e7)]), np.append(SHARES[1], 1e7)
+    lowest = float(half_square(scipy.optimize.nnls(A, y)[0], SHARES))
+    for result in (
+        jaxgd.minimize(half_square, SHARES, term=jaxgd.Simplex(), dtype=dtype),
+        jaxgd.least_squares(misfit, SHARES, term=jaxgd.Simplex(), dtype=dtype),
+    ):
+        assert result.converged
+        assert result.evals < 60
+        assert float(half_square(np.asarray(result.params, float), SHARES)) == pytest.approx(
+            lowest, rel=1e-3 if dtype == "float32" else 1e-9
+        )
+
+
+CORNERS = {
+    "vertex": (jaxgd.Simplex(), [3.0, 1.0, -1.0], [1, 0, 0]),
+    "edge": (jaxgd.Simplex(), [0.7, 0.6, -1.0], [0.55, 0.45, 0]),
+    "inside the simplex": (jaxgd.Simplex(6.0), [3.0, 2.0, 2.5], [2.5, 1.5, 2.0]),
+    "where it starts": (jaxgd.Simplex(3.0), [1.0, 1.0, 1.0], [1, 1, 1]),
+    "ball not touched": (jaxgd.Ball(2.0), [0.5, 0.3, -0.4], [0.5, 0.3, -0.4]),
+    "ball touched": (jaxgd.Ball(0.5), [3.0, 0.0, -4.0], [0.3, 0, -0.4]),
+    "ball just touched": (jaxgd.Ball(5.0), [3.0, 0.0, -4.0], [3.0, 0, -4.0]),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("corner", CORNERS)
+def test_newton_finds_every_kind_of_corner(corner, dtype):
+    term, near, answer = CORNERS[corner]
+    result = jaxgd.minimize(lambda w, to: jnp.sum((w - to) ** 2), np.array(near), np.ones(3), term=term, dtype=dtype)
+    assert result.converged
+    assert "Newton" in result.method
+    assert result.evals < 20
+    assert np.allclose(result.params, answer, atol=1e-5)
+    if isinstance(term, jaxgd.Simplex):
+        assert np.array_equal(np.asarray(result.params) == 0, np.array(answer) == 0)
+
+
+ROWS = np.random.default_rng(5).normal(size=(12, 4))
+
+
+def wavy(w, data):
+    X, y, bend = data
+    return jnp.mean((X @ w - y) ** 2) + bend * jnp.sum(jnp.cos(2 * w))
+
+
+@pytest.mark.parametrize("kind", [jaxgd.Simplex, jaxgd.Ball])
+def test_newton_on_a_constraint_finds_what_slsqp_cannot_lower(kind):
+    slopes = jax.grad(wavy)
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(VECTORS, hnp.arrays(float, 4, elements=st.floats(-2, 2)), st.floats(-1, 1.5), st.sampled_from([0, 0.3]))
+    def check(x, units, total, bend):
+        data, total = (ROWS * 10**units, ROWS @ x, bend), 10**total
+        result = jaxgd.minimize(wavy, data, np.ones(4), term=kind(total), method="newton", dtype="float64")
+        assert result.converged
+        constraint = {"type": "eq", "fun": lambda w: w.sum() - total}
+        if kind is jaxgd.Ball:
+            constraint = {"type": "ineq", "fun": lambda w: total**2 - w @ w}
+        with jax.enable_x64(True):
+            oracle = scipy.optimize.minimize(
+                lambda w: float(wavy(w, data)),
+                np.asarray(result.params),
+                jac=lambda w: np.asarray(slopes(w, data)),
+                bounds=[(0 if kind is jaxgd.Simplex else -np.inf, np.inf)] * 4,
+                constraints=constraint,
+                tol=1e-15,
+            )
+        # From there; a way down to another minimum would be longer.
+        assert float(result.loss) <= oracle.fun + 1e-9 * (1 + abs(oracle.fun))
+
+    check()
+
+
+@pytest.mark.parametrize("term", [jaxgd.Simplex(2.0), jaxgd.Ball(1.5)], ids=["simplex", "ball"])
+def test_lanes_on_a_constraint_are_those_alone(term):
+    ys = np.stack([Y, Y + 1, -Y, X[:, 0]])
+    many = jaxgd.minimize_many(mean_square, (np.stack([X] * 4), ys), np.zeros(5), term=term, dtype="float64")
+    mapped = jax.vmap(lambda y: jaxgd.minimize(mean_square, (X, y), np.zeros(5), term=term).params)(jnp.asarray(ys))
+    for i, y in enumerate(ys):
+        alone = jaxgd.minimize(mean_square, (X, y), np.zeros(5), term=term, dtype="float64")
+        assert alone.converged
+        assert np.allclose(many.params[i], alone.params, atol=1e-7)
+        assert np.allclose(mapped[i], alone.params, atol=1e-3)
 
 
 def test_what_is_fixed_stays():

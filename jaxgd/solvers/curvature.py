@@ -113,6 +113,7 @@ class SumOfSquares:
     """
 
     calm, computed, whole, scaled, sum_of_squares = 2, True, True, False, True
+
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
         del problem

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from jaxgd.flat import CLOSED, beside, pack, spectrum
-from jaxgd.solvers.region import Step
+from jaxgd.solvers.region import Step, inward
 from jaxgd.solvers.scale import NOISY
 
 BLOCK = 32  # lanes whose spectra are found together
@@ -33,6 +33,15 @@ class Dense(NamedTuple):
         matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size, dtype=scaled.dtype))
         step = _minimized(matrix, free * grad / self.scale, radius)
         return step._replace(move=free * step.move / self.scale, newton=free * step.newton / self.scale)
+
+    def across(self, normal: jax.Array, bend: Any) -> "Dense":
+        """Return the model on the face; along the normal its curvature is that of the scale."""
+        inner = inward(normal, self.scale)
+        bent = self.hessian + bend * jnp.eye(normal.size, dtype=normal.dtype)
+        turned = jnp.matmul(bent, inner, precision="highest")
+        square = jnp.sum(inner * turned) + jnp.sum((self.scale * inner) ** 2)
+        mixed = normal[:, None] * (turned - square / 2 * normal)
+        return Dense(self.grad, self.scale, bent - mixed - mixed.T)
 
 
 @custom_vmap

@@ -57,7 +57,10 @@ class LimitedMemory:
             return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
 
         # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-        first, guess = moved & ~jnp.isfinite(before.loss), 1 if self.scaled and scaling_of(s.size) else _steep(memory, trial)
+        first, guess = (
+            moved & ~jnp.isfinite(before.loss),
+            1 if self.scaled and scaling_of(s.size) else _steep(memory, trial),
+        )
         base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
         after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)

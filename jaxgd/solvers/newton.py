@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, root
+from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
-from jaxgd.solvers.region import within_box
+from jaxgd.solvers.region import within_set
 from jaxgd.solvers.sampled import Sampled
 from jaxgd.solvers.scale import scaling_of
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
@@ -54,7 +55,10 @@ class TrustRegion:
     curvature: Curvature
     name: str
 
-    keeps = (Box, L1)
+    @property
+    def keeps(self) -> tuple[type, ...]:
+        """The terms that the method can keep."""
+        return (Box, L1, Simplex, Ball) if self.whole else (Box, L1)
 
     @property
     def calm(self) -> int:
@@ -114,10 +118,11 @@ class TrustRegion:
             # What one point tells of the curvature is not believed beyond a change by all their size of the params.
             far = REACH * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
-        if isinstance(problem.term, Box | L1):
-            box, slope = problem.term.face(point.params, point.grad)
-            step = within_box(model, slope, radius, point.params, box)
-            aim = box.prox(point.params + step.move)
+        if problem.term is not None:
+            term: Any = problem.term
+            allowed, slope = term.face(point.params, point.grad)
+            step = within_set(model, slope, radius, point.params, allowed)
+            aim = allowed.prox(point.params + step.move)
         else:
             slope = state.slope
             step = model.within(point.grad, jnp.ones_like(point.params), radius)
@@ -139,7 +144,7 @@ class TrustRegion:
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
             lost=jnp.any(_lost(model, memory.most, point, problem.term)) if self.whole else jnp.zeros((), bool),
-            radius=jnp.where(lost, jnp.inf, step.radius),
+            radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,
             memory=memory,
@@ -212,7 +217,7 @@ class Verdict(NamedTuple):
         kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
         good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        refused = jnp.where(old > 0, self.shorter * jnp.minimum(old, radius), radius / 4)
+        refused = jnp.where(old > 0, self.shorter * jnp.minimum(new, kept), radius / 4)
         return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 

@@ -224,8 +224,11 @@ class FISTA:
         growth = jnp.where(fine, jnp.clip(1.1 * measured / state.curvature, 2, 100), 10)
         relaxed = jnp.where(state.begun, SHRINK * state.curvature, jnp.maximum(measured, 1e-3 * state.curvature))
         after = jnp.where(under, relaxed, growth * state.curvature)
-        # The first step is of length 1: nothing is known yet that could say more.
-        return under, jnp.where(first, trial.norm, jnp.where(state.looking, state.curvature, after))
+        # The first step is of length 1: nothing is known yet that could say more; but rounding must not hide it.
+        eps, tiny = jnp.finfo(square.dtype).eps, jnp.finfo(square.dtype).tiny
+        shortest = jnp.maximum(jnp.sqrt(eps) * jnp.abs(trial.params), tiny)
+        seen = jnp.minimum(trial.norm, jnp.max(jnp.abs(trial.residual) / shortest))
+        return under, jnp.where(first, seen, jnp.where(state.looking, state.curvature, after))
 
     def _bend(self, problem: Problem, ahead: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
         """Return twice what the smooth loss at the trial is above its tangent at `ahead`, and the squared distance."""

@@ -1,16 +1,19 @@
-"""Trust-region steps: the minimizer of a quadratic model within a distance, and within bounds."""
+"""Trust-region steps: the minimizer of a quadratic model within a distance, and within what a constraint allows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgd.flat import pack, products
-from jaxgd.terms import Box
+from jaxgd.joint import Ball, Simplex
+from jaxgd.terms import Box, Hold, residual
 
-TRIES = 2  # points on each projected path, beside the one where it meets its first bound
+TRIES = 0.25 ** np.arange(2)  # points on each projected path, beside the one where it meets its first bound
+CURVED = 0.1 ** np.arange(8)  # likewise where a step that is too long may rise
 SWEEPS = 4  # guesses of which bounds hold the step, at most
 ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
 MOST_PRODUCTS = 250  # in one solve by conjugate gradients
@@ -25,6 +28,10 @@ class Step(NamedTuple):
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
     products: jax.Array  # with the Hessian, an int32
     newton: jax.Array  # shape (p,): to the model's minimum, as far as curvature tells where it is
+
+    def at_edge(self, scale: jax.Array) -> jax.Array:
+        """Return whether it is the radius that keeps the step short, not the model."""
+        return jnp.sum((scale * self.move) ** 2) > (self.radius / 2) ** 2
 
 
 class Model(Protocol):
@@ -49,6 +56,10 @@ class Model(Protocol):
 
         Where the radius is infinite, it is the length of a Newton step with each curvature taken as positive.
         """
+        ...
+
+    def across(self, normal: jax.Array, bend: Any) -> "Model":
+        """Return the model of steps at right angles to the normal, with `bend` added to each curvature."""
         ...
 
 
@@ -89,6 +100,17 @@ class Implicit:
         left = jnp.where(ended > 0, jnp.inf, promised)
         move = at / self.scale
         return Step(move, promised, left, radius, taken.astype(jnp.int32), move)
+
+    def across(self, normal: jax.Array, bend: Any) -> "Implicit":
+        """Return the model on the face."""
+        inner = inward(normal, self.scale)
+
+        def product(vector: jax.Array) -> jax.Array:
+            vector = vector - inner * _dot(normal, vector)
+            bent = self.product(vector) + bend * vector
+            return bent - normal * _dot(inner, bent)
+
+        return Implicit(self.grad, self.scale, product)
 
     def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
         """Move to the minimum along the direction, or to the edge, and turn."""
@@ -136,14 +158,22 @@ def _to_edge(far: jax.Array, along: jax.Array, length: jax.Array, radius: jax.Ar
     return jnp.where(along > 0, room / (along + root), (root - along) / length)
 
 
-def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Array, box: Box) -> Step:
-    """Return a step of low model value within the radius that keeps `params` in the box.
+def inward(normal: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return the step of least scaled length that a normal's product with is 1; zeros where the normal is."""
+    step = normal / scale**2
+    along = _dot(normal, step)
+    return step / jnp.where(along > 0, along, 1)
+
+
+def within_set(
+    model: Model, slope: jax.Array, radius: jax.Array, params: jax.Array, allowed: Box | Simplex | Ball
+) -> Step:
+    """Return a step of low model value within the radius that keeps `params` in what is allowed.
 
     Which bounds hold the step is guessed, the rest is solved in the region, and guessed anew from there, until the
     guess holds; points on the projected paths of the step and of the gradient are compared beside it, so that the model
     falls whatever the guesses. `slope` is added to the model's gradient.
     """
-    box = Box(box.lower - params, box.upper - params)
     gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
 
     def change(steps: jax.Array, bent: jax.Array) -> jax.Array:
@@ -151,16 +181,17 @@ def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Ar
 
     def sweep(carry: _Sweep) -> _Sweep:
         at, first = carry.at, carry.first
-        free = jnp.where(box.blocked(at, carry.grad), 0, 1)
-        step = model.within(carry.grad, free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
-        steep = -free * carry.grad / model.scale**2
+        face = _face(model, allowed.hold(params, at, carry.grad), carry.grad)
+        step = face.model.within(face.grad, face.free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
+        steep = face.steep
         # As far as the model falls along it (Cauchy's point), or the region reaches.
-        fall, rise = _dot(steep, -carry.grad), _dot(steep, model.times(steep[None])[0])
+        fall, rise = _dot(steep, -face.grad), _dot(steep, face.model.times(steep[None])[0])
         reach = step.radius / jnp.maximum(_length(model, steep[None])[0], tiny)
         cauchy = jnp.where(rise > 0, jnp.minimum(fall / jnp.where(rise > 0, rise, 1), reach), reach)
         cauchy = jnp.where(fall > 0, cauchy, 0)
-        ends = jnp.concatenate([at[None], _path(box, at, step.move), _path(box, at, cauchy * steep)])
-        # The box holds 0, so that a step too long for the region may be shortened.
+        paths = [_path(allowed, params, at, direction, face.tries) for direction in (step.move, cauchy * steep)]
+        ends = jnp.concatenate([at[None], *paths])
+        # What is allowed is convex and holds 0, so that a step too long for the region may be shortened.
         ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
         bent = model.times(ends)
         changes = change(ends, bent)
@@ -180,16 +211,39 @@ def within_box(model: Model, slope: jax.Array, radius: jax.Array, params: jax.Ar
     return last.first._replace(move=last.at, promised=last.promised)
 
 
+class _Face(NamedTuple):
+    """What moves from a place."""
+
+    model: Model
+    free: jax.Array  # shape (p,), 1 or 0
+    grad: jax.Array  # of the model there
+    steep: jax.Array  # the steepest descent
+    tries: np.ndarray  # how much of a path to try
+
+
+def _face(model: Model, hold: Hold, grad: jax.Array) -> _Face:
+    """Return what moves where the model's gradient is `grad`, as it is held."""
+    free = jnp.where(hold.free, 1, 0)
+    if hold.normal is None:
+        return _Face(model, free, grad, -free * grad / model.scale**2, TRIES)
+    normal = free * hold.normal
+    # What joins all params compares them, as if they had one unit.
+    unit = jnp.full_like(grad, jnp.max(model.scale))
+    slopes, flat = (grad - normal * _dot(inward(normal, scale), grad) for scale in (model.scale, unit))
+    return _Face(model.across(normal, hold.bend), free, slopes, -free * flat / unit**2, CURVED)
+
+
 def _length(model: Model, steps: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum((model.scale * steps) ** 2, axis=1))
 
 
-def _path(box: Box, at: jax.Array, direction: jax.Array) -> jax.Array:
-    """Return points of the box along a direction: where the path meets its first bound, and beyond, bent by bounds."""
-    room = jnp.where(direction > 0, box.upper - at, at - box.lower)
-    first = jnp.min(jnp.where(direction != 0, room / jnp.where(direction != 0, jnp.abs(direction), 1), jnp.inf))
-    shrink = jnp.append(0.25 ** jnp.arange(TRIES, dtype=at.dtype), jnp.minimum(first, 1))
-    return box.prox(at + shrink[:, None] * direction)
+def _path(
+    allowed: Box | Simplex | Ball, params: jax.Array, at: jax.Array, direction: jax.Array, tries: np.ndarray
+) -> jax.Array:
+    """Return steps along a direction, from one: to where the path meets its first bound, and beyond, bent by bounds."""
+    first = jnp.minimum(allowed.reach(params, at, direction), 1)
+    shrink = jnp.append(jnp.asarray(tries, at.dtype), first)
+    return -jax.vmap(lambda step: residual(allowed, params, -step))(at + shrink[:, None] * direction)
 
 
 class _Sweep(NamedTuple):

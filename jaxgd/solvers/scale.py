@@ -1,6 +1,6 @@
 """Scales of the params, in which their curvatures are alike."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
