@@ -170,6 +170,12 @@ def minimize_many(
     if kind not in asks:
         msg = f"`kind` must be one of {', '.join(map(repr, asks))}; got {kind!r}."
         raise ValueError(msg)
+    if "starts" in options:
+        msg = (
+            f"`starts={options['starts']!r}` is for one problem; `minimize_many` begins each of many from one start."
+            f" Write `minimize(loss, data, starts={options['starts']!r})` for each."
+        )
+        raise TypeError(msg)
     ask = Ask(loss, data, init, stop=rule(tol, stop), **asks[kind])
     ask = _with(minimize_many, ask, options)
     return solved_many(ask, in_axes, looking(watch, resume, progress=progress))

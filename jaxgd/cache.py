@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-# Programs kept, by weight; the oldest leaves first. On Linux a process has room for the code of some 400, beyond which
-# XLA aborts: each kernel takes of 65,530 mappings.
+# Programs kept, by weight; the least recently used leaves first. On Linux a process has room for the code of some 400,
+# beyond which XLA aborts: each kernel takes of 65,530 mappings.
 MOST = 256
 
 
 class Cache:
-    """Programs by key, oldest first."""
+    """Programs by key, the least recently used first."""
 
     def __init__(self, most: int) -> None:
         """Keep programs of a weight of `most` in all."""
@@ -22,7 +22,11 @@ class Cache:
 
     def get(self, key: Hashable) -> Any:
         """Return what is kept under `key`, or None."""
-        return self._programs.get(key)
+        with self._lock:
+            program = self._programs.pop(key, None)
+            if program is not None:
+                self._programs[key] = program
+        return program
 
     def put(self, key: Hashable, program: Any) -> None:
         """Keep `program` under `key`."""
@@ -31,7 +35,7 @@ class Cache:
         self.trim()
 
     def trim(self) -> None:
-        """Forget the oldest programs where all together weigh too much; a program gains weight by its pools."""
+        """Forget programs where all together weigh too much; a program gains weight by its pools."""
         with self._lock:
             weights = {key: getattr(program, "weight", 0) for key, program in self._programs.items()}
             total = sum(weights.values())
@@ -43,7 +47,8 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all programs."""
-        self._programs.clear()
+        with self._lock:
+            self._programs.clear()
 
 
 cache = Cache(MOST)

@@ -13,6 +13,7 @@ import sysconfig
 import types
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(...)
 _FIXED = (types.ModuleType, type, types.BuiltinFunctionType, np.dtype, np.generic, np.ufunc)
 _WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))  # they change what a call costs, not its value
 _KINDS = "OSTUMm"  # NumPy's codes of types that JAX has no arrays of
-_COUNTERS: dict[int, Any] = {}  # containers that functions change when called, kept alive so that ids stay theirs
+_COUNTERS: WeakValueDictionary[int, "Counter"] = WeakValueDictionary()  # by the id of what they hold
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -41,8 +42,9 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         arrays.append(value)
         return (np.ndarray, value.shape, value.dtype)
     seen = {} if seen is None else seen
-    if id(value) in _COUNTERS:
-        return ("counter", id(value))
+    counter = _COUNTERS.get(id(value))
+    if counter is not None:
+        return ("counter", counter)
     if id(value) in seen:
         return ("again", seen[id(value)])
     seen[id(value)] = len(seen)
@@ -53,16 +55,25 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
     return (kind, fixed, *[describe(child, arrays, seen) for child in children])
 
 
-def changed_by(run: Callable[[], T], value: Any) -> T:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counter:
+    """A container that a function changes when called, known by identity for as long as a key holds this."""
+
+    container: Any
+
+
+def changed_by(run: Callable[[], T], value: Any, counters: list[Counter]) -> T:
     """Return what `run` returns; a list, dict or set in `value` that it changes is known by identity from now on.
 
-    So a function that counts its own calls is not a new function after each.
+    So a function that counts its own calls is not a new function after each. What was changed is appended to
+    `counters`, and forgotten when neither these nor a key hold it any more.
     """
     before = [(part, _shallow(part)) for part in _containers(value, {})]
     try:
         return run()
     finally:
-        _COUNTERS.update({id(part): part for part, key in before if _shallow(part) != key})
+        changed = [part for part, key in before if _shallow(part) != key]
+        counters += [_COUNTERS.setdefault(id(part), Counter(part)) for part in changed]
 
 
 def rebuild(value: Any, arrays: Iterator[Any], seen: set[int] | None = None) -> Any:

@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
+from jaxgd.lapack import one_by_one
 from jaxgd.problem import Point, Problem
 from jaxgd.stop import Status, succeeded
 from jaxgd.terms import L1, Box
@@ -54,10 +55,9 @@ def differentiable(
         if not given:
             return (answer, rows), still
         # A start with no slope is a minimum if its Hessian says so, which is asked where it is solved with.
-        found = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
-        along = [leaf * jnp.where(found, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
+        sound = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
+        along = [leaf * jnp.where(sound, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
         params = problem_of(inputs).layout.flatten(answer.params)
-        moved = tangent(lambda given: problem_of(inputs_of(given)), given, along, params)
 
         def seen(given: Given, params: jax.Array) -> Any:
             return answer_of(inputs_of(given), problem_of(inputs_of(given)).at(params))
@@ -65,12 +65,15 @@ def differentiable(
         def lowest(given: Given, params: jax.Array = params) -> jax.Array:
             return _lowest(problem_of(inputs_of(given)), params)
 
-        # By the envelope theorem the loss moves as if the free params stood still.
-        pushed = () if moved.pushed is None else (moved.pushed,)
-        loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
-        known = jax.jvp(seen, (given, params), (along, moved.params))[1]
-        known = known._replace(loss=loss, counts=still[0].counts, evidence=still[0].evidence)
-        return (answer, rows), (known, still[1])
+        def known(along: Given) -> Any:
+            moved = tangent(lambda given: problem_of(inputs_of(given)), given, along, params)
+            # By the envelope theorem the loss moves as if the free params stood still.
+            pushed = () if moved.pushed is None else (moved.pushed,)
+            loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
+            return jax.jvp(seen, (given, params), (along, moved.params))[1]._replace(loss=loss)
+
+        found = one_by_one(known)(along)._replace(counts=still[0].counts, evidence=still[0].evidence)
+        return (answer, rows), (found, still[1])
 
     wrapped.defjvp(rule, symbolic_zeros=True)
     return wrapped

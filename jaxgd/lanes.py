@@ -191,8 +191,7 @@ class Solve:
 
     def _pool(self, worker: int, width: int, share: np.ndarray, device: Any) -> None:
         """Keep a pool full while problems wait, and make it narrower when they no longer do."""
-        lanes, most, exact = self.lanes, width // PART, self._exact
-        mine = worker if exact else 0
+        lanes, most, exact, mine = self.lanes, width // PART, self._exact, worker if self._exact else 0
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
         turn = max(1, min(TURN, TURNED // max(1, width * sum(leaf.nbytes // most for leaf in idle))))
         pool, ticks, tail = self._filled(shared, width, share), turn if exact else 16, 0
@@ -218,6 +217,7 @@ class Solve:
                 cache.trim()
             if not full:
                 continue
+            ended = jax.device_get(ended)  # first: whoever looks in does not wait for a device
             with self._lock:
                 self.kept.keep(ended, width)
             held = int(ended.running) + int(ended.ended)

@@ -131,9 +131,8 @@ Gradients = Callable[[jax.Array, Any], jax.Array]  # of the flat params and some
 
 def _declared(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
     """Return the tiles of a loss declared a mean over rows, and their rows' gradients."""
-    tiles, layout, traced = program.bind(inputs)[0].tiles, program.layout(inputs.init), program.recipe.traced
-    if tiles is None:
-        raise AssertionError
+    layout, traced = program.layout(inputs.init), program.recipe.traced
+    tiles: Any = program.bind(inputs)[0].tiles
 
     def gradients(flat: jax.Array, rows: Any) -> jax.Array:
         def each(flat: jax.Array) -> jax.Array:

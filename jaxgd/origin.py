@@ -96,7 +96,8 @@ class Many:
             whole = blank(len(wanted), own) if whole is None else whole
             put(whole, at, own)
         if whole is None:
-            raise AssertionError
+            msg = "The result is of 0 problems, which have no covariances. Pick one at least, as `result[:1]`."
+            raise ValueError(msg)
         return whole if rows is None else whole._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
 
 

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 
 MOST_WORKERS = 16
-_BLOCKING = (
-    r"= (cholesky|eigh?|fft|geq\w+|hessenberg|householder\w+|lu|ormqr|qr|schur|svd|sylvester|tri\w+|\w+_callback)\b"
-)
+_BLOCKING = r"= (fft|\w+_callback)\b"
 
 
 def may_block(jaxpr: Any) -> bool:
     """Whether a loss holds what may wait for ever where two programs run at once on CPU.
 
-    LAPACK, FFT and host functions wait in a thread of XLA for others of its threads, which may all wait so.
+    FFT and host functions wait in a thread of XLA for others of its threads, which may all wait so; LAPACK does not,
+    called as `lapack.one_by_one` does.
     """
     return bool(re.search(_BLOCKING, str(jaxpr)))
 

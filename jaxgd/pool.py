@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxgd.evidence import Evidence
 from jaxgd.flat import beside
+from jaxgd.lapack import compiled
 from jaxgd.places import memory_of
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.run import Run, tick
@@ -105,7 +106,7 @@ class Lanes:
     def __init__(self, program: Program, structure: Any, mapped: tuple[bool, ...]) -> None:
         """Prepare; `structure` is that of the inputs, `mapped` says which of its leaves differ by lane."""
         self.program, self.structure, self.mapped = program, structure, mapped
-        self.turn = jax.jit(self._turn, donate_argnums=1)
+        self.turn = compiled(self._turn, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
         self.widths: set[int] = set()  # compiled
         self.lock = threading.Lock()  # so that what several workers need is compiled once

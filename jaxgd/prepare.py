@@ -131,9 +131,9 @@ def _new_program(
             return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
         return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
 
-    baked: list[Any] = []
+    baked, counters = list[Any](), list[closure.Counter]()  # these until a key holds them
     try:
-        record_of = closure.changed_by(lambda: record(arrays), recipe.functions)
+        record_of = closure.changed_by(lambda: record(arrays), recipe.functions, counters)
     except traced.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise

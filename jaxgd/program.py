@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from jaxgd import closure, implicit
 from jaxgd.flat import Held, Layout
+from jaxgd.lapack import compiled, one_by_one
 from jaxgd.problem import Point, Problem
 from jaxgd.run import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
 from jaxgd.stop import TOL, Stop, Tolerance
@@ -81,16 +82,17 @@ class Program:
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
         self.tols: Tolerance = getattr(solver, "tols", TOL)
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
-        self.solve = jax.jit(implicit.differentiable(self._solve, self._reversible, self._of_point, given))
-        self.begin = jax.jit(self._begin)
-        self.advance = jax.jit(self._advance)
-        self.answer = jax.jit(self._answer)
-        self.rows = jax.jit(self._rows)
-        self.first = jax.jit(self._first)
-        self.told = jax.jit(self._told)
-        self.minibatches = jax.jit(self._minibatches, donate_argnums=1)
-        self.slopes = jax.jit(self._slopes)
-        self.learn = jax.jit(self._learn)
+        solve = one_by_one(self._solve)
+        self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))
+        self.begin = compiled(self._begin)
+        self.advance = compiled(self._advance)
+        self.answer = compiled(self._answer)
+        self.rows = compiled(self._rows)
+        self.first = compiled(self._first)
+        self.told = compiled(self._told)
+        self.minibatches = compiled(self._minibatches, donate_argnums=1)
+        self.slopes = compiled(self._slopes)
+        self.learn = compiled(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
         self._others: dict[Hashable, Any] = {}  # what else is asked of it, compiled
 
@@ -102,7 +104,7 @@ class Program:
     def compiled(self, function: Callable[..., Any], *fixed: Hashable) -> Any:
         """Return `function(self, *fixed, ...)` compiled, once for this program."""
         if (function, *fixed) not in self._others:
-            self._others[function, *fixed] = jax.jit(partial(function, self, *fixed))
+            self._others[function, *fixed] = compiled(partial(function, self, *fixed))
         return self._others[function, *fixed]
 
     def on_device(self, numbers: list[Any]) -> list[Any]:

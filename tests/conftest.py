@@ -1,9 +1,12 @@
 """The tables stand beside the tests."""
 
+import _thread
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import jax
@@ -30,3 +33,18 @@ def _room_for_code():
     yield
     cache.clear()
     jax.clear_caches()
+
+
+@pytest.fixture
+def ctrl_c():
+    """Return a function that interrupts the test in so many seconds, also where pytest is run with SIGINT ignored."""
+    before, timers = signal.signal(signal.SIGINT, signal.default_int_handler), []
+
+    def interrupt_in(seconds):
+        timers.append(threading.Timer(seconds, _thread.interrupt_main))
+        timers[-1].start()
+
+    yield interrupt_in
+    for timer in timers:
+        timer.cancel()
+    signal.signal(signal.SIGINT, before)

@@ -12,7 +12,21 @@ import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
 FLOORS = [
-    {"flat", "closure", "losses", "terms", "dots", "cache", "arrays", "blocks", "columns", "trace", "saved", "spread"},
+    {
+        "lapack",
+        "flat",
+        "closure",
+        "losses",
+        "terms",
+        "dots",
+        "cache",
+        "arrays",
+        "blocks",
+        "columns",
+        "trace",
+        "saved",
+        "spread",
+    },
     {"inputs", "tiles", "tables", "traced", "added", "covariance", "asking", "joint"},
     {"problem", "sources", "mean", "frames"},
     {"evidence", "rows"},

@@ -1,10 +1,8 @@
 """Many problems at once: lanes do not know of each other, whatever pool they are in."""
 
-import _thread
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 
 import jax
@@ -265,19 +263,15 @@ def test_progress_is_printed(capsys):
     assert "50/50" in capsys.readouterr().err
 
 
-def test_ctrl_c_returns_what_is_done():
+def test_ctrl_c_returns_what_is_done(ctrl_c):
     def slow(x, rate):
         return jnp.where(rate > 0, (x - 1) ** 2, -x)
 
     rates = np.r_[np.ones(40), np.zeros(3)]
     options = {"init": 0.5, "method": jaxgd.GradientDescent(0.4), "stop": Stop(gtol=1e-5, max_evals=10**7)}
     minimize_many(slow, np.ones(43), **options)  # so that nothing is left to compile
-    timer = threading.Timer(4, _thread.interrupt_main)
-    timer.start()
-    try:
-        result = quiet(lambda: minimize_many(slow, rates, **options))
-    finally:
-        timer.cancel()
+    ctrl_c(4)
+    result = quiet(lambda: minimize_many(slow, rates, **options))
     assert result.converged[:40].all()
     assert (result.status[40:] == Status.INTERRUPTED).all()
     assert np.isfinite(result.loss[40:]).all()
@@ -348,6 +342,7 @@ GOOD = (np.ones((4, 6)), np.ones((4, 6)))
         (lambda: minimize_many(line, GOOD, l2=-np.ones(4)), ValueError, "0 or more"),
         (lambda: minimize_many(line, GOOD, kind="minimise"), ValueError, "`kind` must be one of"),
         (lambda: minimize_many(line, GOOD, stpo=1), TypeError, "nearest is `stop`"),
+        (lambda: minimize_many(line, GOOD, starts=3), TypeError, "`starts=3` is for one problem"),
         (
             lambda: minimize_many(lambda w, y: jnp.sum((w - y) ** 2), np.ones((4, 4)), np.zeros(4)),
             ValueError,

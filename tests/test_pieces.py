@@ -1,5 +1,9 @@
 """Pieces of lanes, each against what it stands for."""
 
+import weakref
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 import jaxgd
 from jaxgd.added import as_terms
 from jaxgd.cache import Cache, cache
+from jaxgd.closure import changed_by, describe
 from jaxgd.flat import Layout, spectrum
 from jaxgd.groups import lengths
 from jaxgd.places import may_block
@@ -118,9 +123,9 @@ def test_lengths_of_groups(counts):
 
 
 def test_what_may_block():
-    assert may_block(jax.make_jaxpr(jnp.linalg.eigvalsh)(np.eye(3)))
     assert may_block(jax.make_jaxpr(jnp.fft.fft)(np.ones(3)))
-    assert may_block(jax.make_jaxpr(jax.jit(jnp.linalg.cholesky))(np.eye(3)))
+    assert may_block(jax.make_jaxpr(jax.jit(lambda x: jax.pure_callback(np.sin, x, x)))(np.ones(3)))
+    assert not may_block(jax.make_jaxpr(jax.jit(jnp.linalg.cholesky))(np.eye(3)))
     assert not may_block(jax.make_jaxpr(lambda x: jnp.exp(x @ x).sum())(np.eye(3)))
 
 
@@ -157,6 +162,31 @@ def test_programs_are_forgotten_by_weight():
     assert [key for key in range(20) if kept.get(key)] == list(range(14, 20))
     kept.put(20, Weighing(100))
     assert [key for key in range(21) if kept.get(key)] == [20]
+
+
+def test_the_program_that_was_not_asked_for_the_longest_is_forgotten():
+    kept = Cache(3)
+    for key in "abc":
+        kept.put(key, SimpleNamespace(weight=1))
+    kept.get("a")
+    kept.put("d", SimpleNamespace(weight=1))
+    assert [key for key in "abcd" if kept.get(key)] == ["a", "c", "d"]
+
+
+def test_a_container_that_a_loss_changed_is_let_go_with_its_key():
+    class Calls(list):
+        """A list that can be referred to weakly."""
+
+    calls, counters = Calls(), []
+    held = weakref.ref(calls)
+    changed_by(partial(calls.append, 1), calls, counters)
+    key = describe(calls, [])
+    calls.append(1)
+    assert describe(calls, []) == key
+    del calls, counters
+    assert held() is not None
+    del key
+    assert held() is None
 
 
 def test_a_program_weighs_more_with_its_pools():

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxgd.flat import CLOSED, beside, pack, spectrum
+from jaxgd import flat
+from jaxgd.flat import CLOSED, beside, pack
+from jaxgd.lapack import one_by_one
 from jaxgd.solvers.region import Step, inward
 from jaxgd.solvers.scale import NOISY
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
+
+spectrum = one_by_one(flat.spectrum)
 
 
 class Dense(NamedTuple):
@@ -105,8 +109,7 @@ def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, 
 def _by_blocks(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
     """Solve by the spectrum where the step is not sure, some lanes at a time.
 
-    A spectrum costs as much as several evaluations of a small loss; and where two programs run at once, spectra of
-    several lanes in one call of LAPACK may block the threads of XLA on CPU for ever: they are found one by one.
+    A spectrum costs as much as several evaluations of a small loss: no more are found than are asked for.
     """
     lanes, size = slopes.shape
 
