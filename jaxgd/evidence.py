@@ -95,9 +95,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
     recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
-    # A model that promises a rise is made up by rounding.
-    model = jnp.where((facts.left >= 0) & jnp.isfinite(facts.left), facts.left, old.model)
-    left = jnp.where(facts.left >= 0, facts.left, jnp.inf)
+    # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
+    left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
+    model = jnp.where(jnp.isfinite(left), left, old.model)
     if not computed:
         # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
         # rounding has ended it, what the slopes bring if each parameter changes by all its size.
@@ -120,9 +120,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
         hidden=old.hidden,
         recent=recent,
     )
-    below = (left <= part * hidden_by_rounding(facts.point, made)) & (
-        moved | (jnp.abs(drop) <= 4 * resolution) | ~known
-    )
+    # A trial that was refused for more than rounding refutes the model.
+    refuted = known & ~moved & (jnp.abs(drop) > 4 * resolution)
+    below = (left <= part * hidden_by_rounding(facts.point, made)) & ~refuted
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
@@ -150,8 +150,13 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
 
 def at_floor(seen: Evidence, facts: Facts) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
-    measured = jnp.maximum(seen.noise, hidden_by_rounding(facts.point, seen.made))
-    return (facts.stuck | (seen.quiet >= PATIENCE)) & (jnp.minimum(seen.left, seen.model) <= measured)
+    size = jnp.abs(facts.point.loss) + seen.made - seen.before
+    # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
+    noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
+    measured = jnp.maximum(noise, hidden_by_rounding(facts.point, seen.made))
+    # A trial that changed the loss by more than that says that there is more to be found on a shorter step.
+    resting = (seen.quiet >= PATIENCE) & (jnp.abs(facts.before.loss - facts.trial.loss) <= 4 * measured)
+    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= measured)
 
 
 def on_a_ray(seen: Evidence, facts: Facts) -> Any:

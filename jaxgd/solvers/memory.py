@@ -57,10 +57,8 @@ class LimitedMemory:
             return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
 
         # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-        first, guess = (
-            moved & ~jnp.isfinite(before.loss),
-            1 if self.scaled and scaling_of(s.size) else _steep(memory, trial),
-        )
+        first = moved & ~jnp.isfinite(before.loss)
+        guess = 1 if self.scaled and scaling_of(s.size) else _steep(memory, trial)
         base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
         after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)
@@ -84,6 +82,10 @@ class LimitedMemory:
             return memory.units * (memory.base * scaled - combination(weights, wings))
 
         return Implicit(point.grad, memory.scale, product)
+
+    def left(self, memory: Pairs, step: Step) -> jax.Array:
+        """Return the decrease to the model's minimum; inf while the model is a guess."""
+        return jnp.where(jnp.any(memory.s[-1] != 0), step.left, jnp.inf)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return 0: the products are with what was learnt."""

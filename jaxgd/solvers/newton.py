@@ -128,7 +128,9 @@ class TrustRegion:
             step = model.within(point.grad, jnp.ones_like(point.params), radius)
             aim = point.params + step.move
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        again = jnp.zeros((), bool)
+        again, left = jnp.zeros((), bool), step.left
+        if isinstance(self.curvature, LimitedMemory):
+            left = self.curvature.left(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, again = self.curvature.forget(memory, point, lost)
@@ -137,7 +139,7 @@ class TrustRegion:
             trial=aim,
             moved=moved,
             stuck=lost & ~again,
-            left=step.left,
+            left=left,
             gain=verdict.gain,
             stepsize=length,
             products=state.products + self.curvature.cost(step, moved),

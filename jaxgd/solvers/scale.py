@@ -71,9 +71,8 @@ def or_slope(hessian: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 def scaling_of(size: int) -> int:
-    """Return the products that make a Hessian for the scale: none of one param, or where there are many."""
-    # One param alone has nothing to be balanced with.
-    return size if 1 < size <= FEW else 0
+    """Return the products that make a Hessian for the scale: none where the params are many."""
+    return size if size <= FEW else 0
 
 
 def scale_at(problem: Problem, params: jax.Array) -> jax.Array:
