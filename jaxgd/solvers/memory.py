@@ -63,7 +63,7 @@ class LimitedMemory:
         after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
-        return after._replace(scale=rescaled(memory.scale, memory.units**2 * jnp.abs(curvatures)))
+        return after._replace(scale=rescaled(memory.scale, memory.units**2 * jnp.abs(curvatures), behind=jnp.inf))
 
     def forget(self, memory: Pairs, point: Point, lost: jax.Array) -> tuple[Pairs, Any]:
         """Drop the moves remembered where no step was found; say whether there were any."""
