@@ -19,8 +19,8 @@ class Evidence(NamedTuple):
 
     first: jax.Array  # loss at the start
     made: jax.Array  # decrease since the start
-    before: jax.Array  # the same, before the later half of the moves
-    mark: jax.Array  # the same, where the next half begins
+    lately: jax.Array  # decrease in the later half of the moves
+    coming: jax.Array  # the part of it since the next half has begun
     model: jax.Array  # the solver's last prediction of the decrease left
     left: jax.Array  # the decrease estimated to be left
     noise: jax.Array  # what rounding was seen to do to the loss of late
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
     last: jax.Array  # length of the last move that lowered the loss by more than rounding
     path: jax.Array  # of all moves together
     steepest: jax.Array  # longest gradient of the later half of the moves
-    coming: jax.Array  # likewise, since the next half begins
+    steeper: jax.Array  # likewise, since the next half has begun
     quiet: jax.Array  # evaluations since the last progress
     calm: jax.Array  # moves in a row that met the test of `tol`
     hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
@@ -86,7 +86,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
     gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.gain)
-    made = old.made + jnp.where(moved, gain, 0)
+    gained = jnp.where(moved, gain, 0)
+    made, lately, coming = old.made + gained, old.lately + gained, old.coming + gained
+    steepest, steeper = jnp.maximum(old.steepest, facts.norm), jnp.maximum(old.steeper, facts.norm)
     # Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding,
     # or was a long step across a hill, which is soon forgotten.
     off = jnp.abs(drop - facts.gain)
@@ -99,22 +101,24 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
     model = jnp.where(jnp.isfinite(left), left, old.model)
     if not computed:
-        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
-        # rounding has ended it, what the slopes bring if each parameter changes by all its size.
-        left = jnp.maximum(left, jnp.minimum(_trend(recent), facts.point.blur / jnp.finfo(left.dtype).eps))
+        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
+        # has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient has shrunk.
+        slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, made)
+        shrunk = facts.norm / jnp.where(steepest > 0, steepest, 1)
+        left = jnp.maximum(jnp.maximum(left, jnp.minimum(_trend(recent), slopes)), lately * shrunk**2)
     seen = Evidence(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
         made=made,
-        before=jnp.where(halved, old.mark, old.before),
-        mark=jnp.where(halved, made, old.mark),
+        lately=jnp.where(halved, coming, lately),
+        coming=jnp.where(halved, 0, coming),
         model=model,
         left=left,
         noise=noise,
         change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(moved, facts.length, 0),
-        steepest=jnp.maximum(jnp.where(halved, old.coming, old.steepest), facts.norm),
-        coming=jnp.where(halved, facts.norm, jnp.maximum(old.coming, facts.norm)),
+        steepest=jnp.where(halved, steeper, steepest),
+        steeper=jnp.where(halved, facts.norm, steeper),
         quiet=jnp.where(lower, 0, old.quiet + 1),
         calm=old.calm,
         hidden=old.hidden,
@@ -126,8 +130,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
-    met = (facts.norm**2 <= tol * seen.steepest**2) & (left <= tol * (made - seen.before))
-    return seen._replace(calm=jnp.where(met, old.calm + moved, 0))
+    return seen._replace(calm=jnp.where(left <= tol * seen.lately, old.calm + moved, 0))
 
 
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
@@ -150,7 +153,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
 
 def at_floor(seen: Evidence, facts: Facts) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
-    size = jnp.abs(facts.point.loss) + seen.made - seen.before
+    size = jnp.abs(facts.point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
     measured = jnp.maximum(noise, hidden_by_rounding(facts.point, seen.made))

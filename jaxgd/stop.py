@@ -67,9 +67,9 @@ _EVEN = {"float32": 1.0, "float64": 1.0}
 # Without a model the parameters are far off where rounding begins to hide the loss.
 TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN, agree=5, part=0.01)
 # With a model of the curvature, hardly a move more reaches what rounding hides.
-TOL_COMPUTED = Tolerance({"float32": 1e-20, "float64": 1e-30}, _EVEN, agree=2)
+TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, _EVEN, agree=2)
 # One that is learnt may be much less where it is not seen yet.
-TOL_LEARNT = Tolerance({"float32": 1e-20, "float64": 1e-30}, {"float32": 1e-5, "float64": 1e-9}, agree=3)
+TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Stop:
 
     `tol`: the decrease still to come is estimated at no more than `tol` times the decrease that the later half of the
     moves has brought; above 0 and below 1. Scaling or shifting the loss does not change it. Where no test is given,
-    `tol` is 0, which stands for 1e-30 in float64 and 1e-20 in float32 for methods with a model of the curvature, and
+    `tol` is 0, which stands for 1e-60 in float64 and 1e-30 in float32 for methods with a model of the curvature, and
     for 1e-14 and 1e-10 for the others; whatever is asked for, a solve ends where no more is left than rounding hides.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).

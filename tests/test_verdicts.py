@@ -1,0 +1,194 @@
+"""What a verdict must hold for: any start, unit and loss. Right values are SciPy's in float64, or closed forms."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxgd
+from jaxgd import Status, least_squares, minimize
+from jaxgd.evidence import Evidence
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
+X = np.linspace(0.1, 3, 25)
+CURVES = {
+    "exponential": lambda p, x: p[0] * jnp.exp(-p[1] * x),
+    "power": lambda p, x: p[0] * x ** p[1],
+    "logarithm": lambda p, x: p[0] * jnp.log(jnp.abs(x + p[1])),
+    "quotient": lambda p, x: p[0] / (x + p[1] ** 2),
+    "saturating": lambda p, x: p[0] * (1 - jnp.exp(-(p[1] ** 2) * x)),
+}
+
+
+def promised(result):
+    """Return what the result says can be gained at most: what is left, and what rounding hides or was seen to do."""
+    with jax.enable_x64(True):
+        seen = Evidence.unpack(jnp.asarray(result.evidence))
+        pair = map(jax.tree.leaves, (result.grad, result.params))
+        blur = float(sum(np.sum(np.abs(g * p)) for g, p in zip(*pair, strict=True)))
+        eps = float(jnp.finfo(result.loss.dtype).eps)
+        left = [float(part) for part in (seen.left, seen.model) if np.isfinite(part)]
+        return max(left, default=0.0) + float(seen.noise) + 8 * eps * (abs(float(result.loss)) + blur)
+
+
+@pytest.mark.parametrize("kind", CURVES)
+@pytest.mark.parametrize("method", ["auto", "lbfgs"])
+def test_minimizing_again_gains_no_more_than_was_promised(kind, method):
+    def loss(p, data):
+        x, y, units = data
+        return jnp.mean((y - CURVES[kind](p * units, x)) ** 2)
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(
+        st.tuples(st.floats(-3, 3), st.floats(0.1, 2)),
+        st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+        st.tuples(st.integers(-20, 20), st.integers(-20, 20)),
+        st.integers(0, 5),
+    )
+    def check(right, start, powers, noise):
+        units = 2.0 ** np.array(powers)
+        with jax.enable_x64(True):
+            y = np.asarray(CURVES[kind](jnp.asarray(right), X)) + 0.1 * noise * np.cos(7 * X)
+        data, start = (X, y, units), np.array(start) / units
+        first = minimize(loss, data, start, method=method, dtype="float64")
+        if first.converged:
+            again = minimize(loss, data, first.params, method=method, dtype="float64")
+            assert again.loss >= first.loss - promised(first)
+
+    check()
+
+
+@pytest.mark.parametrize("method", ["auto", "bfgs", "lbfgs"])
+@DTYPES
+def test_a_far_start_loosens_nothing(method, dtype):
+    rng = np.random.default_rng(2)
+    features = np.column_stack([np.ones(100), rng.normal(size=(100, 3))])
+    y = np.exp(features @ np.full(4, 0.7)) + 0.3 * rng.normal(size=100)
+
+    def loss(b, data):
+        return jnp.sum((data[1] - jnp.exp(data[0] @ b)) ** 2)
+
+    for start in (0.0, 3.0, 5.0):
+        result = minimize(loss, (features, y), np.full(4, start), method=method, dtype=dtype)
+        assert not result.converged or result.loss <= 8.6049047 * (1 + 1e-5)
+
+
+@DTYPES
+def test_growth_from_a_far_start(dtype):
+    t = np.arange(21.0)
+    for start in ((1.0, 1.0), (1.0, 2.0)):
+        fit = least_squares(
+            lambda p, d: p[0] * jnp.exp(p[1] * d[0]) - d[1], (t, 2 * np.exp(0.1 * t)), np.array(start), dtype=dtype
+        )
+        assert fit.check().loss < 1e-9
+        assert np.allclose(fit.params, [2, 0.1], rtol=1e-5)
+
+
+def test_small_units_of_single_params():
+    rng = np.random.default_rng(0)
+    w = np.linspace(1, 2, 100)
+    flux = 1e-17 * (1.2 * np.exp(-0.5 * (w - 1.4) ** 2 / 0.11**2) + 0.1 * rng.normal(size=100))
+
+    def residuals(p, d):
+        return d[1] - p["amp"] * jnp.exp(-0.5 * (d[0] - p["mean"]) ** 2 / p["sd"] ** 2)
+
+    start = {"amp": 1e-17, "mean": 1.3, "sd": 0.2}
+    for fit in (
+        least_squares(residuals, (w, flux), start),
+        minimize(lambda p, d: jnp.mean(residuals(p, d) ** 2), (w, flux), start),
+    ):
+        assert fit.check().params["mean"] == pytest.approx(1.4041, abs=1e-3)
+        assert fit.params["sd"] == pytest.approx(0.10687, rel=2e-3)
+
+
+@pytest.mark.parametrize("bounds", [None, ({"a": 0.0}, None)])
+def test_a_param_that_nothing_depends_on_stays(bounds):
+    x = np.linspace(0, 5, 60)
+    y = 2 * np.exp(-0.8 * x) + 0.05 * np.random.default_rng(0).normal(size=60)
+
+    def residuals(p, d):
+        return d[1] - (p["a"] * jnp.exp(-p["k"] * d[0]) + 0 * p["idle"])
+
+    start = {"a": 1.0, "k": 1.0, "idle": 1000.0}
+    squares = least_squares(residuals, (x, y), start, dtype="float64", bounds=bounds)
+    mean = minimize(lambda p, d: jnp.mean(residuals(p, d) ** 2), (x, y), start, dtype="float64", bounds=bounds)
+    assert squares.check().params["idle"] == mean.check().params["idle"] == 1000
+
+
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgs", "bfgs", "cg"])
+def test_flat_directions_lead_nowhere(method):
+    """The dual of a maximum-entropy model whose features depend on each other: convex, and flat along some lines."""
+    rng = np.random.default_rng(3)
+    features = rng.integers(0, 2, size=(6, 4)).astype(float)
+    features = np.column_stack([features, features[:, 0] + features[:, 1], np.ones(6)])
+    target = rng.dirichlet(np.ones(6)) @ features
+    result = minimize(
+        lambda w: jax.nn.logsumexp(features @ w) - target @ w, None, np.zeros(6), method=method, dtype="float64"
+    ).check()
+    assert result.loss == pytest.approx(1.7476189061874, rel=1e-12)
+    assert result.evals < 40
+
+
+@pytest.mark.parametrize(("dtype", "method"), [("float32", "auto"), ("float32", "lbfgs"), ("float64", "lbfgs")])
+def test_no_success_at_infinity(dtype, method):
+    data = np.array([[1.0, 0], [1, 0.5], [1, 2], [1, 3]]), np.array([1.0, 1, 0, 0])  # a line separates the classes
+    result = minimize(jaxgd.losses.logistic, data, method=method, dtype=dtype)
+    assert result.status == Status.NO_INFLUENCE
+    assert "infinity" in result.message
+
+
+def test_no_success_where_a_param_has_lost_its_influence():
+    x = np.linspace(0, 4, 50)
+    y = 823.5 - 5.3 * np.exp(-8.2 * x) + 0.2 * np.random.default_rng(0).normal(size=50)
+    fit = least_squares(lambda p, d: d[1] - (p[0] - p[1] * jnp.exp(-p[2] * d[0])), (x, y), np.ones(3), dtype="float64")
+    assert not fit.converged or fit.loss == pytest.approx(0.830, abs=1e-3)
+
+
+@DTYPES
+@pytest.mark.parametrize(("method", "most"), [("auto", 3), ("newton-cg", 3), ("bfgs", 5), ("lbfgs", 5), ("lbfgsb", 20)])
+def test_a_solve_begun_at_an_answer_ends_at_once(method, most, dtype):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2000, 10))
+    y = (rng.random(2000) < 1 / (1 + np.exp(-features @ rng.normal(size=10)))).astype(float)
+    first = minimize(jaxgd.losses.logistic, (features, y), np.zeros(10), method=method, dtype=dtype).check()
+    again = minimize(jaxgd.losses.logistic, (features, y), first.params, method=method, dtype=dtype).check()
+    assert again.evals <= most
+
+
+@pytest.mark.parametrize("kind", ["minimize", "bounds", "least_squares", "many", "lbfgs"])
+def test_float32_data_while_x64_is_on(kind):
+    with jax.enable_x64(True):
+        y = jnp.array([1.0, 2.0, 3.0], "float32")
+
+        def mse(t, y):
+            return jnp.mean((t - y) ** 2)
+
+        calls = {
+            "minimize": lambda: minimize(mse, y),
+            "bounds": lambda: minimize(mse, y, bounds=(0, 9)),
+            "least_squares": lambda: least_squares(lambda t, y: y - t, y),
+            "many": lambda: jaxgd.minimize_many(mse, y[None]),
+            "lbfgs": lambda: minimize(mse, y, method="lbfgs"),
+        }
+        result = calls[kind]()
+        assert np.allclose(result.params, 2, atol=1e-6)
+        assert np.asarray(result.params).dtype == np.float32
+
+
+def test_nobody_waits_for_digits_that_the_loss_does_not_have():
+    rng = np.random.default_rng(0)
+    features, y = rng.standard_normal((2000, 50)), (rng.random(2000) < 0.5).astype(float)
+    for method, most in (("auto", 8), ("lbfgs", 14), ("bfgs", 16)):
+        result = minimize(jaxgd.losses.logistic, (features, y), np.zeros(50), method=method, dtype="float32").check()
+        assert result.evals <= most
+
+
+@pytest.mark.parametrize("tol", [1.0, 2.0, 1e-40])
+def test_a_tolerance_that_asks_for_nothing_or_too_much_is_refused(tol):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="`tol` must be at least 5e-32 and below 1"):
+        minimize(jaxgd.losses.mse, [1.0, 2.0], tol=tol)
