@@ -78,59 +78,65 @@ def begin(dtype: np.dtype) -> jax.Array:
 def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool) -> Evidence:
     """Return the evidence after a step; `tol` is the tolerance to test, if any.
 
-    `part`: of what rounding hides, the most that may be left.
-    `computed`: the curvature of the solver's model is computed, not learnt from the moves.
+    `part`: of what rounding hides, the most that may be left. `computed`: the curvature of the solver's model is
+    computed, not learnt from the moves.
     """
     known = jnp.isfinite(facts.before.loss)
     moved = facts.moved & known
     drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
     gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.gain)
-    gained = jnp.where(moved, gain, 0)
-    made, lately, coming = old.made + gained, old.lately + gained, old.coming + gained
-    steepest, steeper = jnp.maximum(old.steepest, facts.norm), jnp.maximum(old.steeper, facts.norm)
     # Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding,
     # or was a long step across a hill, which is soon forgotten.
     off = jnp.abs(drop - facts.gain)
     proven = known & jnp.isfinite(off) & (off > facts.slopes)
-    noise = jnp.maximum(jnp.where(proven, off, 0), old.noise / 2)
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
-    halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
-    recent = choose(moved, (gain, *old.recent[:-1]), old.recent)
-    # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
-    left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
-    model = jnp.where(jnp.isfinite(left), left, old.model)
-    if not computed:
-        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
-        # has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient has shrunk.
-        slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, made)
-        shrunk = facts.norm / jnp.where(steepest > 0, steepest, 1)
-        left = jnp.maximum(jnp.maximum(left, jnp.minimum(_trend(recent), slopes)), lately * shrunk**2)
-    seen = Evidence(
+    seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
-        made=made,
-        lately=jnp.where(halved, coming, lately),
-        coming=jnp.where(halved, 0, coming),
-        model=model,
-        left=left,
-        noise=noise,
-        change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
+        noise=jnp.maximum(jnp.where(proven, off, 0), old.noise / 2),
         last=jnp.where(lower, facts.length, old.last),
-        path=old.path + jnp.where(moved, facts.length, 0),
-        steepest=jnp.where(halved, steeper, steepest),
-        steeper=jnp.where(halved, facts.norm, steeper),
         quiet=jnp.where(lower, 0, old.quiet + 1),
-        calm=old.calm,
-        hidden=old.hidden,
-        recent=recent,
     )
+    seen = _estimated(seen, facts, computed=computed)
     # A trial that was refused for more than rounding refutes the model.
     refuted = known & ~moved & (jnp.abs(drop) > 4 * resolution)
-    below = (left <= part * hidden_by_rounding(facts.point, made)) & ~refuted
+    below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~refuted
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
-    return seen._replace(calm=jnp.where(left <= tol * seen.lately, old.calm + moved, 0))
+    return seen._replace(calm=jnp.where(seen.left <= tol * seen.lately, old.calm + moved, 0))
+
+
+def _added(old: Evidence, facts: Facts, gain: jax.Array, moved: jax.Array) -> Evidence:
+    """Return the evidence with what a move adds to sums and maxima, which a new half of the moves begins anew."""
+    halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
+    lately, coming = old.lately + gain, old.coming + gain
+    steepest, steeper = jnp.maximum(old.steepest, facts.norm), jnp.maximum(old.steeper, facts.norm)
+    return old._replace(
+        made=old.made + gain,
+        lately=jnp.where(halved, coming, lately),
+        coming=jnp.where(halved, 0, coming),
+        change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
+        path=old.path + jnp.where(moved, facts.length, 0),
+        steepest=jnp.where(halved, steeper, steepest),
+        steeper=jnp.where(halved, facts.norm, steeper),
+        recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
+    )
+
+
+def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
+    """Return the evidence with the decrease that is left, by the solver's model and what the moves say of it."""
+    # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
+    left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
+    left = jnp.where(jnp.isnan(facts.left), seen.model, left)
+    model = jnp.where(jnp.isfinite(left), left, seen.model)
+    if not computed:
+        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
+        # has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient has shrunk.
+        slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
+        shrunk = facts.norm / jnp.where(seen.steepest > 0, seen.steepest, 1)
+        left = jnp.maximum(jnp.maximum(left, jnp.minimum(_trend(seen.recent), slopes)), seen.lately * shrunk**2)
+    return seen._replace(model=model, left=left)
 
 
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:

@@ -161,9 +161,7 @@ class Stop:
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        # On one parameter a search that fails has closed in on the minimum from both sides, if its squares are finite.
-        pinned = facts.stuck & (size == 1) & fine & jnp.isfinite(facts.norm**2)
-        floor = here & (at_floor(seen, facts) | pinned)
+        floor = here & at_floor(seen, facts)
         done = flat | (here & (seen.hidden >= min(agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.

@@ -65,7 +65,7 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
     # Curvatures below this are rounding of the largest.
     blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
     newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
-    far = jnp.sqrt(jnp.sum((slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest)) ** 2))
+    far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
     curved = (far > 0) & (largest > 0)
     radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
     lowest = curvatures[0]
@@ -79,10 +79,10 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
         rate = square / jnp.sum(parts**2 / (curvatures + multiplier))
         below = jnp.where(square > 1, jnp.maximum(below, multiplier), below)
         better = multiplier + rate * (jnp.sqrt(square) - 1)
-        return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below * multiplier)), multiplier), below
+        return jnp.where(square > 0, jnp.maximum(better, jnp.sqrt(below) * jnp.sqrt(multiplier)), multiplier), below
 
     # Above the answer at first; after one round Newton's method stays on its other side.
-    most = least + jnp.sqrt(jnp.sum((slopes / radius) ** 2))
+    most = least + _length(slopes / radius)
     multiplier, _ = jax.lax.fori_loop(0, ROUNDS, improve, (most, least))
     along = -slopes / (curvatures + multiplier)
     # The hard case: what is missing to the radius is filled up along the most negative curvature.
@@ -95,6 +95,11 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
     newton = jnp.where(jnp.abs(curvatures) > blur, newton, 0)
     move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
     return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton)
+
+
+def _length(vector: jax.Array) -> jax.Array:
+    """Return the length of a vector, whose square may leave the range."""
+    return flat.root(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
 
 
 @_minimized.def_vmap

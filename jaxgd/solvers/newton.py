@@ -12,7 +12,7 @@ from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Point, Problem, choose, rounding
 from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
-from jaxgd.solvers.region import within_set
+from jaxgd.solvers.region import Step, within_set
 from jaxgd.solvers.sampled import Sampled
 from jaxgd.solvers.scale import scaling_of
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
@@ -111,22 +111,14 @@ class TrustRegion:
         verdict = judge(state.point, trial, state.promised, state.slope)
         moved = verdict.moved
         point = choose(moved, trial, state.point)
-        memory = self.curvature.learn(problem, state.memory, state.point, trial, moved)
+        memory: Any = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
         if self.whole:
             # What one point tells of the curvature is not believed beyond a change by all their size of the params.
             far = REACH * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
-        if problem.term is not None:
-            term: Any = problem.term
-            allowed, slope = term.face(point.params, point.grad)
-            step = within_set(model, slope, radius, point.params, allowed)
-            aim = allowed.prox(point.params + step.move)
-        else:
-            slope = state.slope
-            step = model.within(point.grad, jnp.ones_like(point.params), radius)
-            aim = point.params + step.move
+        step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
         again, left = jnp.zeros((), bool), step.left
         if isinstance(self.curvature, LimitedMemory):
@@ -151,6 +143,17 @@ class TrustRegion:
             slope=slope,
             memory=memory,
         )
+
+
+def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope: jax.Array) -> tuple[Step, Any, Any]:
+    """Return the step within the radius that keeps the term, where it leads, and the slope of the term there."""
+    if problem.term is None:
+        step = model.within(point.grad, jnp.ones_like(point.params), radius)
+        return step, point.params + step.move, slope
+    term: Any = problem.term
+    allowed, slope = term.face(point.params, point.grad)
+    step = within_set(model, slope, radius, point.params, allowed)
+    return step, allowed.prox(point.params + step.move), slope
 
 
 def _lost(model: Any, most: jax.Array, point: Point, term: Any) -> jax.Array:

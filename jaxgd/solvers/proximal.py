@@ -117,8 +117,8 @@ class GradientDescent:
 def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
     """Return the decrease from the point to the trial as the slopes tell it, and the decrease left after it.
 
-    What is left is told by the curvature along the move. Where it is too short, one that is lost in rounding of the
-    params leaves no more than rounding; any other has met hardly any curvature, and leaves much.
+    What is left is told by the curvature along the move. A move that is lost in rounding of the params tells nothing
+    (NaN); any other that is too short has met hardly any curvature, and leaves much.
     """
     move = trial.params - point.params
     before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
@@ -128,7 +128,7 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     eps = jnp.finfo(square.dtype).eps
     clear = bend > 4 * eps * jnp.abs(before)
     lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.extent
-    unclear = jnp.where(lost, trial.blur, jnp.abs(before) / (8 * eps))
+    unclear = jnp.where(lost, jnp.nan, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
     left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, bend, 1)) / 2, unclear)
     return gain, left
@@ -203,7 +203,7 @@ class FISTA:
             trial=aim,
             moved=moved,
             stuck=~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params),
-            left=jnp.where(moved & ~first, left, jnp.inf),
+            left=jnp.where(moved & ~first, left, jnp.nan),
             gain=gain,
             stepsize=1 / jnp.where(first, jnp.inf, state.curvature),
             ahead=ahead,
