@@ -55,7 +55,7 @@ class Tolerance(NamedTuple):
     default: dict[str, float]  # where the user asks for none
     margin: dict[str, float]  # what is demanded of the estimate, of the `tol` asked for
     agree: int  # evaluations in a row that must find no more left than rounding hides
-    part: float = 1  # of what rounding hides, the most that may be left
+    part: float  # of what rounding hides, the most that may be left
 
     def demanded(self, tol: Any, dtype: Any) -> jax.Array:
         """Return what the estimate must come to, where the user asks for `tol`; 0 stands for nothing."""
@@ -64,12 +64,12 @@ class Tolerance(NamedTuple):
 
 
 _EVEN = {"float32": 1.0, "float64": 1.0}
-# Without a model the parameters are far off where rounding begins to hide the loss.
+# The parameters are far off where rounding begins to hide the loss, and the slopes still tell.
 TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN, agree=5, part=0.01)
 # With a model of the curvature, hardly a move more reaches what rounding hides.
-TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, _EVEN, agree=2)
+TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, _EVEN, agree=2, part=0.01)
 # One that is learnt may be much less where it is not seen yet.
-TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3)
+TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3, part=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,9 @@ class Stop:
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        floor = here & at_floor(seen, facts)
+        # On one parameter trials that were refused have closed in on the minimum from both sides, if squares are finite.
+        pinned = facts.stuck & (size == 1) & (seen.quiet > 1) & fine & jnp.isfinite(facts.norm**2)
+        floor = here & (at_floor(seen, facts) | pinned)
         done = flat | (here & (seen.hidden >= min(agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.

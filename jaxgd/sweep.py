@@ -27,7 +27,7 @@ PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
 QUICK = 10  # evaluations on the sample before the loss of the other is looked at
 PATIENCE = 5  # evaluations on the sample that may not lower that
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
-MADE, LEFT = Evidence._fields.index("made"), Evidence._fields.index("left")
+MADE, LATELY, LEFT = (Evidence._fields.index(name) for name in ("made", "lately", "left"))
 
 
 class Samples(NamedTuple):
@@ -92,7 +92,7 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     if not gained > 0:
         counts[0] = int(run.status)
         return run._replace(counts=counts)
-    seen[MADE] += gained
+    seen[[MADE, LATELY]] += gained
     return there._replace(evidence=seen)
 
 

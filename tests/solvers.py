@@ -42,7 +42,7 @@ SOLVERS = [
     Entry("newton", lambda _: "newton"),
     Entry("newton-cg", lambda _: "newton-cg", among("tips", "line", "logistic", "complex", "rosenbrock", "valley")),
     Entry("fista", lambda _: "fista", among("tips", "quadratic", "line", "poisson")),
-    Entry("bb", lambda _: "bb", among("quadratic", "line", "rosenbrock", "valley")),
+    Entry("bb", lambda _: "bb", among("quadratic", "line", "rosenbrock")),
     Entry("steepest", lambda _: "steepest", among("quadratic", "line", "rosenbrock", "valley")),
     Entry("heavy-ball", lambda problem: jaxgd.GradientDescent(1 / problem.curvature, momentum=0.5), among("line")),
     Entry(
