@@ -131,8 +131,9 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
     left = jnp.where(jnp.isnan(facts.left), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
     if not computed:
-        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
-        # has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient has shrunk.
+        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
+        # rounding has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient
+        # has shrunk.
         slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
         shrunk = facts.norm / jnp.where(seen.steepest > 0, seen.steepest, 1)
         left = jnp.maximum(jnp.maximum(left, jnp.minimum(_trend(seen.recent), slopes)), seen.lately * shrunk**2)

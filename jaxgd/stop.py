@@ -161,7 +161,7 @@ class Stop:
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        # On one parameter trials that were refused have closed in on the minimum from both sides, if squares are finite.
+        # On one parameter, refused trials have closed in on the minimum from both sides, if squares are finite.
         pinned = facts.stuck & (size == 1) & (seen.quiet > 1) & fine & jnp.isfinite(facts.norm**2)
         floor = here & (at_floor(seen, facts) | pinned)
         done = flat | (here & (seen.hidden >= min(agree, size + 1)))

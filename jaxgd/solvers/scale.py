@@ -86,8 +86,8 @@ def scale_at(problem: Problem, params: jax.Array) -> jax.Array:
 def rescaled(scale: jax.Array, curvatures: jax.Array, forget: float = FORGET, behind: float = BEHIND) -> jax.Array:
     """Return the scale of the parameters: roots of their curvatures, which may rise at once but fall slowly.
 
-    `behind` keeps it so near the curvature that rounding of others does not hide it. It stays where there is no curvature, and
-    is 1 for a param of which none was ever seen.
+    It is `behind` the root of its own curvature by no more than that factor, so that rounding of others does not hide
+    it. It stays where there is no curvature, and is 1 for a param of which none was ever seen.
     """
     own = jnp.sqrt(curvatures)
     root = jnp.where(own > 0, jnp.clip(forget**0.5 * scale, own, behind * own), scale)
