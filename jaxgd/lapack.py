@@ -1,7 +1,7 @@
 """LAPACK called for one matrix at a time, on CPU.
 
-jaxlib 0.10 gives the matrices of one call to threads of XLA, and waits for them in another of these: where all wait,
-none goes on, ever. A call for one matrix never waits. So each call becomes one of `lapack_p`, which JAX differentiates
+jaxlib before 0.11.2 gives the matrices of one call to threads of XLA, and waits for them in another of these: where all
+wait, none goes on, ever. A call for one matrix never waits. So each call becomes one of `lapack_p`, which JAX differentiates
 and batches as the call that it stands for, and which is a loop over the matrices where it is compiled for CPU.
 """
 
@@ -26,6 +26,7 @@ _OF_A_MATRIX = (
 )
 _CALLS = dict.fromkeys(_OF_A_MATRIX, 2) | {"tridiagonal_solve": 1}
 
+NEEDED = jax.__version_info__ < (0, 11, 2)
 lapack_p = Primitive("one_by_one")
 lapack_p.multiple_results = True
 
@@ -43,7 +44,9 @@ class Call(NamedTuple):
 
 
 def one_by_one(function: Callable[P, T]) -> Callable[P, T]:
-    """Return the function of pytrees of arrays, in which LAPACK is called for one matrix at a time."""
+    """Return the function of pytrees of arrays, in which LAPACK is called for one matrix at a time where it must be."""
+    if not NEEDED:
+        return function
 
     def called(*args: P.args, **_: P.kwargs) -> Any:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
