@@ -1,8 +1,9 @@
 """LAPACK called for one matrix at a time, on CPU.
 
-jaxlib before 0.11.2 gives the matrices of one call to threads of XLA, and waits for them in another of these: where all
-wait, none goes on, ever. A call for one matrix never waits. So each call becomes one of `lapack_p`, which JAX differentiates
-and batches as the call that it stands for, and which is a loop over the matrices where it is compiled for CPU.
+jaxlib before 0.11.2 gives the matrices of one call to threads of XLA, and waits for them in another of these. Where all
+wait, none goes on, ever. A call for one matrix never waits. So each call becomes one of `lapack_p`, which JAX
+differentiates and batches as the call that it stands for, and which is a loop over the matrices where it is compiled
+for CPU.
 """
 
 import math

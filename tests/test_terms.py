@@ -211,6 +211,7 @@ IDLE = {"bounds": {"bounds": (0, None)}, "l1": {"l1": 0.0}, "ball": {"term": jax
 @pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb", "fista"])
 @pytest.mark.parametrize("idle", IDLE)
 @DTYPES
+@pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
 def test_a_constraint_that_is_idle_changes_nothing(idle, method, dtype):
     if idle == "ball" and method not in ("auto", "fista"):
         pytest.skip("keeps no ball")

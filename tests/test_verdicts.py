@@ -63,8 +63,9 @@ def test_minimizing_again_gains_no_more_than_was_promised(kind, method):
     check()
 
 
-@pytest.mark.parametrize("method", ["auto", "bfgs", "lbfgs"])
-@DTYPES
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("auto", "float32"), ("auto", "float64"), ("bfgs", "float64"), ("lbfgs", "float64")]
+)
 def test_a_far_start_loosens_nothing(method, dtype):
     rng = np.random.default_rng(2)
     features = np.column_stack([np.ones(100), rng.normal(size=(100, 3))])

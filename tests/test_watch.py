@@ -127,7 +127,7 @@ def test_another_stop_carries_on(tmp_path):
     coarse = single(method="lbfgs", tol=1e-2, watch=Checkpoint(path))
     fine = single(method="lbfgs", resume=path)
     assert coarse.evals < fine.evals
-    assert fine.loss < coarse.loss
+    assert fine.loss <= coarse.loss
 
 
 def test_progress_and_every_watcher_together(tmp_path, capsys):

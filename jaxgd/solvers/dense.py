@@ -92,7 +92,7 @@ def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, rad
     along = along.at[0].set(jnp.where(negative, down, along[0]))
     left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
     promised = -jnp.sum(along * (slopes + curvatures * along / 2))
-    newton = jnp.where(jnp.abs(curvatures) > blur, newton, 0)
+    newton = jnp.where(jnp.abs(curvatures) > blur, -newton, 0)
     move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
     return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton)
 
