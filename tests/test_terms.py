@@ -220,6 +220,8 @@ def test_a_constraint_that_is_idle_changes_nothing(idle, method, dtype):
     assert float(result.params) == pytest.approx(1e9, rel=1e-3 if dtype == "float32" else 1e-5)
     pair = jaxgd.minimize(rosenbrock, None, np.array([-1.2, 1.0]), method=method, dtype=dtype, **IDLE[idle])
     assert np.allclose(pair.params, 1, atol=0.02)
+    # FISTA gets there and says STUCK: a success that is missed.
+    assert pair.converged or method == "fista"
 
 
 def test_a_term_without_a_residual_of_its_own_takes_the_difference():

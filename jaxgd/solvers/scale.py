@@ -64,10 +64,11 @@ def or_slope(hessian: jax.Array, slope: jax.Array) -> jax.Array:
 
     Rows that are no larger than what makes them differ from their columns are rounding alone: they are 0.
     """
+    finite = jnp.all(jnp.isfinite(hessian))
     rounding = jnp.max(jnp.abs(hessian - hessian.T), axis=0)
     known = jnp.max(jnp.abs(hessian), axis=0) > NOISY * rounding
     hessian = jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
-    return jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, slope * jnp.eye(len(hessian), dtype=hessian.dtype))
+    return jnp.where(finite, hessian, slope * jnp.eye(len(hessian), dtype=hessian.dtype))
 
 
 def scaling_of(size: int) -> int:
