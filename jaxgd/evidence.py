@@ -11,7 +11,7 @@ from jaxgd.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
-MANY, SHRUNK = 8, 0.5  # moves after which the last one must be shorter than this part of their mean, near a minimum
+MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than this part of their mean, near a minimum
 
 
 class Evidence(NamedTuple):
@@ -25,8 +25,9 @@ class Evidence(NamedTuple):
     left: jax.Array  # the decrease estimated to be left
     noise: jax.Array  # what rounding was seen to do to the loss of late
     change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
-    last: jax.Array  # length of the last move that lowered the loss by more than rounding
-    path: jax.Array  # of all moves together
+    lowered: jax.Array  # moves that lowered the loss by more than rounding
+    last: jax.Array  # length of the last of these
+    path: jax.Array  # of all these together
     steepest: jax.Array  # longest gradient of the later half of the moves
     steeper: jax.Array  # likewise, since the next half has begun
     quiet: jax.Array  # evaluations since the last progress
@@ -94,7 +95,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
         noise=jnp.maximum(jnp.where(proven, off, 0), old.noise / 2),
+        lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
+        path=old.path + jnp.where(lower, facts.length, 0),
         quiet=jnp.where(lower, 0, old.quiet + 1),
     )
     seen = _estimated(seen, facts, computed=computed)
@@ -117,7 +120,6 @@ def _added(old: Evidence, facts: Facts, gain: jax.Array, moved: jax.Array) -> Ev
         lately=jnp.where(halved, coming, lately),
         coming=jnp.where(halved, 0, coming),
         change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
-        path=old.path + jnp.where(moved, facts.length, 0),
         steepest=jnp.where(halved, steeper, steepest),
         steeper=jnp.where(halved, facts.norm, steeper),
         recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
@@ -172,7 +174,7 @@ def at_floor(seen: Evidence, facts: Facts) -> Any:
 def on_a_ray(seen: Evidence, facts: Facts) -> Any:
     """Return whether the moves have not shrunk, as they do near a minimum: the parameters run to infinity."""
     ahead = seen.last if facts.ahead is None else facts.ahead
-    return (facts.moves >= MANY) & (ahead * facts.moves > SHRUNK * seen.path)
+    return (seen.lowered >= MANY) & (ahead * seen.lowered > SHRUNK * seen.path)
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

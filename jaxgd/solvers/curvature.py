@@ -12,6 +12,8 @@ from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
 from jaxgd.solvers.scale import equilibrated, or_slope, rescaled, scale_at
 
+FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
+
 
 class Curvature(Protocol):
     """What a model knows of the curvature, kept from step to step in a memory whose first field is the scale."""
@@ -76,11 +78,11 @@ class Exact:
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the Hessian where the trial was moved to."""
-        del before
+        foreseen = before.grad + jnp.matmul(memory.hessian, trial.params - before.params, precision="highest")
 
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            most = jnp.maximum(memory.most, jnp.abs(jnp.diagonal(hessian)))
+            most = _largest(memory.most, jnp.abs(jnp.diagonal(hessian)), foreseen, before)
             return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
@@ -93,6 +95,11 @@ class Exact:
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that make a Hessian."""
         return moved * step.move.size
+
+
+def _largest(most: jax.Array, curvatures: jax.Array, foreseen: jax.Array, before: Point) -> jax.Array:
+    """Return the largest curvatures seen, anew where the model led to a slope of 0: nothing is lost at a minimum."""
+    return jnp.where(jnp.abs(foreseen) <= FORESEEN * jnp.abs(before.grad), curvatures, jnp.maximum(most, curvatures))
 
 
 class Pair(NamedTuple):
@@ -133,8 +140,8 @@ class SumOfSquares:
             square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial.norm)
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
             curvatures = jnp.diagonal(square)
-            scale, most = rescaled(memory.scale, curvatures, forget=1), jnp.maximum(memory.most, curvatures)
-            return Pair(scale, jnp.stack([square, hessian]), most, choice)
+            most = _largest(memory.most, curvatures, off[memory.choice] + trial.grad, before)
+            return Pair(rescaled(memory.scale, curvatures, forget=1), jnp.stack([square, hessian]), most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 

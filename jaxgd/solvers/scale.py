@@ -60,15 +60,15 @@ def equilibrated(matrix: jax.Array) -> jax.Array:
 
 
 def or_slope(hessian: jax.Array, slope: jax.Array) -> jax.Array:
-    """Return the Hessian made symmetric; where it overflows, one that makes the model little but a slope.
+    """Return the Hessian made symmetric; where it is not finite, one that makes the model little but a slope.
 
     Rows that are no larger than what makes them differ from their columns are rounding alone: they are 0.
     """
-    finite = jnp.all(jnp.isfinite(hessian))
+    finite = jnp.isfinite(hessian)
+    hessian = jnp.where(finite, hessian, slope * jnp.eye(len(hessian), dtype=hessian.dtype))
     rounding = jnp.max(jnp.abs(hessian - hessian.T), axis=0)
     known = jnp.max(jnp.abs(hessian), axis=0) > NOISY * rounding
-    hessian = jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
-    return jnp.where(finite, hessian, slope * jnp.eye(len(hessian), dtype=hessian.dtype))
+    return jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
 
 
 def scaling_of(size: int) -> int:
