@@ -33,6 +33,7 @@ class Evidence(NamedTuple):
     quiet: jax.Array  # evaluations since the last progress
     calm: jax.Array  # moves in a row that met the test of `tol`
     hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
+    claim: jax.Array  # the success that a test step is to confirm, a `Status`; 0: none
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
 
     @classmethod
@@ -64,6 +65,7 @@ class Facts(NamedTuple):
     ahead: Any  # how far the minimum of the solver's model is, where it has one
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
+    told: jax.Array  # the decrease that they tell
     steep: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
@@ -160,15 +162,40 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
     return rounding(point.loss) + jnp.where(point.blur < size, 4 * point.blur, 0)
 
 
-def at_floor(seen: Evidence, facts: Facts) -> Any:
-    """Return whether no step lowers the loss, and what was seen of rounding explains it."""
-    size = jnp.abs(facts.point.loss) + seen.lately
+def _measured(seen: Evidence, point: Point) -> Any:
+    """Return what rounding does to the loss, as far as it was measured or is known."""
+    size = jnp.abs(point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
-    measured = jnp.maximum(noise, hidden_by_rounding(facts.point, seen.made))
+    return jnp.maximum(noise, hidden_by_rounding(point, seen.made))
+
+
+def at_floor(seen: Evidence, facts: Facts) -> Any:
+    """Return whether no step lowers the loss, and what was seen of rounding explains it."""
+    measured = _measured(seen, facts.point)
     # A trial that changed the loss by more than that says that there is more to be found on a shorter step.
     resting = (seen.quiet >= PATIENCE) & (jnp.abs(facts.before.loss - facts.trial.loss) <= 4 * measured)
-    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= measured)
+    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= 4 * measured)
+
+
+def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
+    """Return whether a test step from the best point lowered the loss by more than is `left`, and rounding."""
+    drop = facts.best.loss - facts.trial.loss
+    # What the slopes at both ends tell alike is no rounding, whatever was taken for it.
+    sure = jnp.abs(drop - facts.told) <= facts.told / 2
+    noise = jnp.where(sure, hidden_by_rounding(facts.best, seen.made), _measured(seen, facts.best))
+    return drop > 4 * jnp.maximum(left, noise)
+
+
+def beside(point: Point) -> jax.Array:
+    """Return params for a test step: each changed down its slope, by its last two thirds of the digits at most.
+
+    The units of the params do not matter.
+    """
+    size = jnp.abs(point.params)
+    part = point.residual / jnp.where(point.size > 0, point.size, 1) * size
+    largest = jnp.max(jnp.abs(part))
+    return point.params - jnp.cbrt(jnp.finfo(size.dtype).eps) * size * (part / jnp.where(largest > 0, largest, 1))
 
 
 def on_a_ray(seen: Evidence, facts: Facts) -> Any:

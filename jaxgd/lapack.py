@@ -129,8 +129,14 @@ def _batched(args: Any, axes: Any, *, call: Call) -> Any:
     return found, [0] * len(found)
 
 
+def _at_once(*args: Any, call: Call) -> list[Any]:
+    """Return what the call returns for values, compiled also where the user has turned that off."""
+    with jax.disable_jit(disable=False):
+        return jax.jit(partial(lapack_p.bind, call=call))(*args)
+
+
 lapack_p.def_abstract_eval(lambda *args, call: jax.make_jaxpr(call)(*args).out_avals)
-lapack_p.def_impl(lambda *args, call: jax.jit(partial(lapack_p.bind, call=call))(*args))
+lapack_p.def_impl(_at_once)
 ad.primitive_jvps[lapack_p] = _pushed
 ad.primitive_transposes[lapack_p] = _pulled
 batching.primitive_batchers[lapack_p] = _batched

@@ -77,9 +77,13 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
     """Tell the solver what was found where it asked, and judge."""
     state = solver.step(problem, run.state, trial)
     counts, seen, better = stop.judge(solver, run, trial, state)
+    best = choose(better, trial, run.best)
+    if not getattr(solver, "computed", False):
+        aim = evidence.beside(best) if problem.term is None else problem.term.inside(evidence.beside(best))
+        state = state._replace(trial=jnp.where(evidence.Evidence.unpack(seen).claim > 0, aim, state.trial))
     return Run(
         state=state,
-        best=choose(better, trial, run.best),
+        best=best,
         evidence=seen,
         counts=counts,
         rows=run.rows and _record(run.rows, state, state.moved | (run.evals == 0)),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, weigh
+from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, refuted, weigh
 from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point
 
@@ -143,6 +143,7 @@ class Stop:
             ahead=state.ahead if computed and hasattr(state, "ahead") else None,
             length=root(square, jnp.sum(jnp.abs(step))),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
+            told=-(slope + other) / 2,
             steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),
@@ -151,9 +152,27 @@ class Stop:
         if tol is not None:
             tol = worth.demanded(tol, trial.loss.dtype)
         seen = weigh(old, facts, tol, worth.part, computed=computed)
-        status = self._status(solver, trial.params.size, seen, facts, evals + 1)
+        status, seen = self._status(solver, trial.params.size, seen, facts, evals + 1), seen.pack()
+        if not computed:
+            status, seen = self._confirmed(status, Evidence.unpack(seen), old, facts, evals + 1)
         taken = getattr(state, "products", jnp.zeros((), jnp.int32))
-        return pack(status, evals + 1, moves, taken), seen.pack(), better(old, facts, evals)
+        return pack(status, evals + 1, moves, taken), seen, better(old, facts, evals)
+
+    def _confirmed(
+        self, status: jax.Array, seen: Evidence, old: Evidence, facts: Facts, evals: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the status and the evidence where curvature is learnt: a success waits for a test step.
+
+        What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
+        """
+        tested, floor = old.claim > 0, old.claim == Status.PRECISION_FLOOR
+        left = jnp.where(floor, jnp.minimum(old.left, old.model), old.left)
+        verdict = jnp.where(refuted(old, left, facts), int(Status.STUCK), old.claim)
+        claims = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)
+        waits = claims & ~tested & (facts.point.size > 0) & (evals < self.max_evals)
+        new = seen._replace(claim=jnp.where(waits, status, 0).astype(old.claim.dtype))
+        status = jnp.where(tested, verdict.astype(status.dtype), jnp.where(waits, int(Status.RUNNING), status))
+        return status, jnp.where(tested, old._replace(claim=jnp.zeros_like(old.claim)).pack(), new.pack())
 
     def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import equilibrated, or_slope, rescaled, scale_at
+from jaxgd.solvers.scale import balanced, equilibrated, or_slope, rescaled, scale_at
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
 
@@ -56,11 +56,12 @@ class Curvature(Protocol):
 
 
 class Matrix(NamedTuple):
-    """A Hessian kept as it is."""
+    """A Hessian."""
 
     scale: jax.Array  # shape (p,)
-    hessian: jax.Array  # shape (p, p)
-    most: jax.Array  # shape (p,): largest curvature seen along each parameter
+    hessian: jax.Array  # shape (p, p), scaled
+    own: jax.Array  # shape (p,): root of the curvature along each parameter
+    most: jax.Array  # shape (p,): the largest it was
 
 
 @jax.tree_util.register_static
@@ -74,16 +75,17 @@ class Exact:
         """Return zeros."""
         del problem
         zeros = jnp.zeros_like(params)
-        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros)
+        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros, zeros)
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the Hessian where the trial was moved to."""
-        foreseen = before.grad + jnp.matmul(memory.hessian, trial.params - before.params, precision="highest")
+        slope, move = before.grad / _safe(memory.scale), memory.scale * (trial.params - before.params)
+        foreseen = slope + jnp.matmul(memory.hessian, move, precision="highest")
 
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            most = _largest(memory.most, jnp.abs(jnp.diagonal(hessian)), foreseen, before)
-            return Matrix(rescaled(memory.scale, equilibrated(hessian)), hessian, most)
+            scale, own = rescaled(memory.scale, equilibrated(hessian)), jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
+            return Matrix(scale, balanced(hessian, scale), own, _largest(memory.most, own, foreseen, slope))
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
@@ -97,17 +99,22 @@ class Exact:
         return moved * step.move.size
 
 
-def _largest(most: jax.Array, curvatures: jax.Array, foreseen: jax.Array, before: Point) -> jax.Array:
+def _safe(scale: jax.Array) -> jax.Array:
+    return jnp.where(scale > 0, scale, 1)
+
+
+def _largest(most: jax.Array, own: jax.Array, foreseen: jax.Array, slope: jax.Array) -> jax.Array:
     """Return the largest curvatures seen, anew where the model led to a slope of 0: nothing is lost at a minimum."""
-    return jnp.where(jnp.abs(foreseen) <= FORESEEN * jnp.abs(before.grad), curvatures, jnp.maximum(most, curvatures))
+    return jnp.where(jnp.abs(foreseen) <= FORESEEN * jnp.abs(slope), own, jnp.maximum(most, own))
 
 
 class Pair(NamedTuple):
     """Both Hessians of a sum of squares."""
 
     scale: jax.Array  # shape (p,)
-    matrices: jax.Array  # shape (2, p, p): J'J and the Hessian
-    most: jax.Array  # shape (p,): largest curvature seen along each parameter
+    matrices: jax.Array  # shape (2, p, p): J'J and the Hessian, scaled
+    own: jax.Array  # shape (p,): root of the curvature along each parameter
+    most: jax.Array  # shape (p,): the largest it was
     choice: jax.Array  # which of them foretells better, an int32
 
 
@@ -124,24 +131,31 @@ class SumOfSquares:
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
         del problem
-        zeros = jnp.zeros((2, params.size, params.size), params.dtype)
-        return Pair(jnp.zeros_like(params), zeros, jnp.zeros_like(params), jnp.zeros((), jnp.int32))
+        zeros = jnp.zeros_like(params)
+        matrices = jnp.zeros((2, params.size, params.size), params.dtype)
+        return Pair(zeros, matrices, zeros, zeros, jnp.zeros((), jnp.int32))
 
     def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
         """Choose by the trial, and compute both matrices where it was moved to."""
-        move, turn = trial.params - before.params, trial.grad - before.grad
-        off = jnp.matmul(memory.matrices, move, precision="highest") - turn
-        errors = jnp.sum((off / jnp.where(memory.scale > 0, memory.scale, 1)) ** 2, axis=1)
+        move, unit = memory.scale * (trial.params - before.params), _safe(memory.scale)
+        slope, after = before.grad / unit, trial.grad / unit
+        off = slope - after + jnp.matmul(memory.matrices, move, precision="highest")
+        errors = jnp.sum(off**2, axis=1)
         told = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
         choice = jnp.where(told, jnp.argmin(errors).astype(jnp.int32), memory.choice)
 
         def learnt() -> Pair:
+            # Scaled before it is squared, so that squares stay within the range.
             jacobian = problem.jacobian(trial.params)
-            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), trial.norm)
-            hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            curvatures = jnp.diagonal(square)
-            most = _largest(memory.most, curvatures, off[memory.choice] + trial.grad, before)
-            return Pair(rescaled(memory.scale, curvatures, forget=1), jnp.stack([square, hessian]), most, choice)
+            largest = jnp.max(jnp.abs(jacobian), axis=0)
+            own = largest * jnp.sqrt(jnp.sum((jacobian / _safe(largest)) ** 2, axis=0))
+            own = jnp.where(jnp.isfinite(own), own, jnp.sqrt(trial.norm))
+            scale = rescaled(memory.scale, own, forget=1)
+            jacobian = jacobian / scale
+            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), 1)
+            hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
+            most = _largest(memory.most, own, off[memory.choice] + after, slope)
+            return Pair(scale, jnp.stack([square, hessian]), own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 

@@ -23,27 +23,26 @@ class Dense(NamedTuple):
 
     grad: jax.Array
     scale: jax.Array
-    hessian: jax.Array  # shape (p, p)
+    hessian: jax.Array  # shape (p, p), scaled
 
     def times(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`."""
-        return jnp.matmul(steps, self.hessian, precision="highest")
+        return self.scale * jnp.matmul(self.scale * steps, self.hessian, precision="highest")
 
     def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return the exact minimizer."""
-        scaled = self.hessian / (self.scale[:, None] * self.scale)
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
         free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
-        matrix = jnp.where(free[:, None] * free > 0, scaled, jnp.eye(free.size, dtype=scaled.dtype))
+        matrix = jnp.where(free[:, None] * free > 0, self.hessian, jnp.eye(free.size, dtype=grad.dtype))
         step = _minimized(matrix, free * grad / self.scale, radius)
         return step._replace(move=free * step.move / self.scale, newton=free * step.newton / self.scale)
 
     def across(self, normal: jax.Array, bend: Any) -> "Dense":
         """Return the model on the face; along the normal its curvature is that of the scale."""
-        inner = inward(normal, self.scale)
-        bent = self.hessian + bend * jnp.eye(normal.size, dtype=normal.dtype)
+        inner, normal = self.scale * inward(normal, self.scale), normal / self.scale
+        bent = self.hessian + bend * jnp.diag(self.scale**-2)
         turned = jnp.matmul(bent, inner, precision="highest")
-        square = jnp.sum(inner * turned) + jnp.sum((self.scale * inner) ** 2)
+        square = jnp.sum(inner * turned) + jnp.sum(inner**2)
         mixed = normal[:, None] * (turned - square / 2 * normal)
         return Dense(self.grad, self.scale, bent - mixed - mixed.T)
 

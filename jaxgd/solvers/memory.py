@@ -60,10 +60,15 @@ class LimitedMemory:
         first = moved & ~jnp.isfinite(before.loss)
         guess = 1 if self.scaled and scaling_of(s.size) else _steep(memory, trial)
         base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
-        after = Pairs(memory.scale, memory.units, append(memory.s, s), append(memory.y, y), base)
+        # Where the curvature is negative, what was learnt elsewhere does not hold; its size still tells how far to go.
+        anew = moved & ~first & jnp.isfinite(y_y) & (s_y < 0)
+        size = jnp.clip(-s_y / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
+        pairs = jnp.where(anew, 0, jnp.stack([append(memory.s, s), append(memory.y, y)]))
+        after = Pairs(memory.scale, memory.units, *pairs, jnp.where(anew, size, base))
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
-        return after._replace(scale=rescaled(memory.scale, memory.units**2 * jnp.abs(curvatures), behind=jnp.inf))
+        own = memory.units * jnp.sqrt(jnp.abs(curvatures))
+        return after._replace(scale=rescaled(memory.scale, own, behind=jnp.inf))
 
     def forget(self, memory: Pairs, point: Point, lost: jax.Array) -> tuple[Pairs, Any]:
         """Drop the moves remembered where no step was found; say whether there were any."""

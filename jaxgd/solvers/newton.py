@@ -137,7 +137,7 @@ class TrustRegion:
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
-            lost=jnp.any(_lost(model, memory.most, point, problem.term)) if self.whole else jnp.zeros((), bool),
+            lost=jnp.any(_lost(memory, point, problem.term)) if self.whole else jnp.zeros((), bool),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,
@@ -156,14 +156,14 @@ def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope:
     return step, allowed.prox(point.params + step.move), slope
 
 
-def _lost(model: Any, most: jax.Array, point: Point, term: Any) -> jax.Array:
+def _lost(memory: Any, point: Point, term: Any) -> jax.Array:
     """Return which parameters, free to move, the loss no longer depends on as it did, shape `(p,)`.
 
     Their curvature has gone below the rounding of what it was, and a change by all their size changes the loss by no
     more than rounding.
     """
-    curvatures, eps = jnp.abs(jnp.diagonal(model.hessian)), jnp.finfo(most.dtype).eps
-    gone = (curvatures < eps**2 * most) & (curvatures * point.params**2 <= rounding(point.loss))
+    eps = jnp.finfo(memory.most.dtype).eps
+    gone = (memory.own < eps * memory.most) & ((memory.own * point.params) ** 2 <= rounding(point.loss))
     if isinstance(term, Box):
         gone = gone & (point.params > term.lower) & (point.params < term.upper)
     return gone

@@ -158,9 +158,15 @@ def _to_edge(far: jax.Array, along: jax.Array, length: jax.Array, radius: jax.Ar
     return jnp.where(along > 0, room / (along + root), (root - along) / length)
 
 
+def _twice_over(vector: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return the vector over the square of the scale; XLA would compute the square, which may be 0."""
+    inverse = 1 / scale
+    return vector * inverse * inverse
+
+
 def inward(normal: jax.Array, scale: jax.Array) -> jax.Array:
     """Return the step of least scaled length that a normal's product with is 1; zeros where the normal is."""
-    step = normal / scale**2
+    step = _twice_over(normal, scale)
     along = _dot(normal, step)
     return step / jnp.where(along > 0, along, 1)
 
@@ -225,12 +231,12 @@ def _face(model: Model, hold: Hold, grad: jax.Array) -> _Face:
     """Return what moves where the model's gradient is `grad`, as it is held."""
     free = jnp.where(hold.free, 1, 0)
     if hold.normal is None:
-        return _Face(model, free, grad, -free * grad / model.scale**2, TRIES)
+        return _Face(model, free, grad, -free * _twice_over(grad, model.scale), TRIES)
     normal = free * hold.normal
     # What joins all params compares them, as if they had one unit.
     unit = jnp.full_like(grad, jnp.max(model.scale))
     slopes, flat = (grad - normal * _dot(inward(normal, scale), grad) for scale in (model.scale, unit))
-    return _Face(model.across(normal, hold.bend), free, slopes, -free * flat / unit**2, CURVED)
+    return _Face(model.across(normal, hold.bend), free, slopes, -free * _twice_over(flat, unit), CURVED)
 
 
 def _length(model: Model, steps: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """Scales of the params, in which their curvatures are alike."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Units(NamedTuple):
 
 
 def equilibrated(matrix: jax.Array) -> jax.Array:
-    """Return the squares of the diagonal D for which the rows of D^-1 |matrix| D^-1 are as long as each other.
+    """Return the diagonal D for which the rows of D^-1 |matrix| D^-1 are as long as each other, shape `(p,)`.
 
     Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices (2001). The diagonal of the matrix
     itself would vanish where the matrix is indefinite.
@@ -56,10 +56,10 @@ def equilibrated(matrix: jax.Array) -> jax.Array:
 
     inverse = jax.lax.fori_loop(0, BALANCES, refine, jnp.ones_like(root))
     root = root * jax.lax.rsqrt(inverse)
-    return jnp.where(rows > 0, root**2, 0)
+    return jnp.where(rows > 0, root, 0)
 
 
-def or_slope(hessian: jax.Array, slope: jax.Array) -> jax.Array:
+def or_slope(hessian: jax.Array, slope: Any) -> jax.Array:
     """Return the Hessian made symmetric; where it is not finite, one that makes the model little but a slope.
 
     Rows that are no larger than what makes them differ from their columns are rounding alone: they are 0.
@@ -69,6 +69,12 @@ def or_slope(hessian: jax.Array, slope: jax.Array) -> jax.Array:
     rounding = jnp.max(jnp.abs(hessian - hessian.T), axis=0)
     known = jnp.max(jnp.abs(hessian), axis=0) > NOISY * rounding
     return jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
+
+
+def balanced(matrix: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return D^-1 matrix D^-1, with D the scale."""
+    inverse = 1 / scale  # of two divisions XLA makes one, by a product that may be 0
+    return matrix * inverse[:, None] * inverse
 
 
 def scaling_of(size: int) -> int:
@@ -84,12 +90,11 @@ def scale_at(problem: Problem, params: jax.Array) -> jax.Array:
     return rescaled(jnp.zeros_like(params), equilibrated(hessian))
 
 
-def rescaled(scale: jax.Array, curvatures: jax.Array, forget: float = FORGET, behind: float = BEHIND) -> jax.Array:
-    """Return the scale of the parameters: roots of their curvatures, which may rise at once but fall slowly.
+def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: float = BEHIND) -> jax.Array:
+    """Return the scale of the parameters: the roots of their curvatures, `own`, but falling slowly.
 
     It is `behind` the root of its own curvature by no more than that factor, so that rounding of others does not hide
     it. It stays where there is no curvature, and is 1 for a param of which none was ever seen.
     """
-    own = jnp.sqrt(curvatures)
     root = jnp.where(own > 0, jnp.clip(forget**0.5 * scale, own, behind * own), scale)
     return jnp.where(root > 0, root, 1)
