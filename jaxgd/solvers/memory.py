@@ -64,7 +64,7 @@ class LimitedMemory:
         anew = moved & ~first & jnp.isfinite(y_y) & (s_y < 0)
         size = jnp.clip(-s_y / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
         pairs = jnp.where(anew, 0, jnp.stack([append(memory.s, s), append(memory.y, y)]))
-        after = Pairs(memory.scale, memory.units, *pairs, jnp.where(anew, size, base))
+        after = Pairs(memory.scale, memory.units, pairs[0], pairs[1], jnp.where(anew, size, base))
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
         own = memory.units * jnp.sqrt(jnp.abs(curvatures))
