@@ -24,7 +24,8 @@ from benchmarks.timing import header, table
 
 FOLDER = Path(__file__).parent / "data" / "nist"
 CERTIFIED = 11  # digits
-TARGETS = {"least_squares": 9, "minimize": 6}  # digits that count as solved
+# Digits that count as solved.
+TARGETS = {"float64": {"least_squares": 9, "minimize": 6}, "float32": {"least_squares": 6, "minimize": 4}}
 AGREE = 1e-6  # relative; a model whose sum of squares at the certified values is further off is not the file's
 
 
@@ -163,7 +164,7 @@ class Fit:
         return self.regression.digits(self.b)
 
 
-def fits(regression: Regression) -> Iterator[Fit]:
+def fits(regression: Regression, dtype: str) -> Iterator[Fit]:
     """Yield the fits of the solvers from both starts, nothing but the type asked for."""
     data = (regression.x, regression.y)
 
@@ -174,8 +175,8 @@ def fits(regression: Regression) -> Iterator[Fit]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
             found = {
-                "least_squares": jaxgd.least_squares(regression.residuals, data, start, dtype="float64"),
-                "minimize": jaxgd.minimize(squares, data, start, dtype="float64"),
+                "least_squares": jaxgd.least_squares(regression.residuals, data, start, dtype=dtype),
+                "minimize": jaxgd.minimize(squares, data, start, dtype=dtype),
             }
         for solver, result in found.items():
             yield Fit(solver, i, regression, np.asarray(result.params), int(result.evals), result.status.name)
@@ -209,17 +210,17 @@ def by_scipy(regression: Regression, start: np.ndarray) -> tuple[np.ndarray, int
     return found.x, found.nfev, str(found.status)
 
 
-def show(regressions: Sequence[Regression], found: Sequence[Fit]) -> None:
+def show(regressions: Sequence[Regression], found: Sequence[Fit], dtype: str) -> None:
     """Print a row for each regression, what missed, and how many reach the targets."""
     fit = {(fit.regression.name, fit.solver, fit.start): fit for fit in found}
     scipy = any(fit.solver == "scipy" for fit in found)
     columns = ["data set", "p", "n", "level"]
-    for solver in TARGETS:
+    for solver in TARGETS[dtype]:
         columns += [f"{solver}, digits", "evals", "status"]
     rows = []
     for one in regressions:
         row: list[object] = [one.name, one.certified.size, one.y.size, one.level]
-        for solver in TARGETS:
+        for solver in TARGETS[dtype]:
             both = [fit[one.name, solver, start] for start in (1, 2)]
             row += [_both(f"{fit.digits:.1f}" for fit in both), _both(fit.evals for fit in both)]
             row += [" / ".join(dict.fromkeys(fit.status for fit in both))]
@@ -228,19 +229,19 @@ def show(regressions: Sequence[Regression], found: Sequence[Fit]) -> None:
             row += [_both(f"{fit.digits:.1f}" for fit in both), _both(fit.evals for fit in both)]
         rows.append(row)
     columns += ["SciPy lm, digits", "evals"] if scipy else []
-    table("Certified digits from start 1 / start 2, float64", columns, rows)
-    misses(found)
+    table(f"Certified digits from start 1 / start 2, {dtype}", columns, rows)
+    misses(found, TARGETS[dtype])
     print()
-    for solver, target in TARGETS.items():
+    for solver, target in TARGETS[dtype].items():
         reached = sum(all(fit[one.name, solver, start].digits >= target for start in (1, 2)) for one in regressions)
         print(f"{solver}: {reached} of {len(regressions)} data sets reach {target} digits from both starts")
 
 
-def misses(found: Sequence[Fit]) -> None:
+def misses(found: Sequence[Fit], targets: dict[str, int]) -> None:
     """Print, of each fit short of its target, how far off it is in the loss and in standard deviations."""
     rows = []
     for fit in found:
-        if fit.digits >= TARGETS.get(fit.solver, 0):
+        if fit.digits >= targets.get(fit.solver, 0):
             continue
         one = fit.regression
         above = fit.regression.squares(fit.b) / one.squares(one.certified) - 1
@@ -284,10 +285,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nist", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="these data sets alone")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the official files are")
+    parser.add_argument("--dtype", choices=list(TARGETS), default="float64", help="of ours; SciPy's is float64")
     args = parser.parse_args()
     print(header(" ".join(["benchmarks.nist", *sys.argv[1:]])), flush=True)
     regressions = [one for one in known(args.folder) if not args.only or one.name in args.only]
-    show(regressions, [fit for one in regressions for fit in fits(one)])
+    show(regressions, [fit for one in regressions for fit in fits(one, args.dtype)], args.dtype)
 
 
 if __name__ == "__main__":

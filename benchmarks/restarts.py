@@ -149,7 +149,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 for curve in options.curves:
                     rows.append(row(curve, loss, run, dtype, options.losses, options.seed))
                     print(rows[-1], file=sys.stderr, flush=True)
-    print(table(HEAD, rows))
+    table("Successes, and those that a solve begun at the answer refutes", HEAD, rows)
     for dtype in options.dtypes:
         own = [line for line in rows if line[3] == dtype]
         claims, refuted = (sum(int(line[i]) for line in own) for i in (5, 6))

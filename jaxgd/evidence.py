@@ -55,6 +55,7 @@ class Facts(NamedTuple):
     trial: Point
     best: Point  # before the step
     moved: jax.Array
+    onwards: Any  # to where the model, known in every direction, says that the loss is lower
     stuck: jax.Array
     saddle: Any
     lost: Any  # a parameter has lost its influence on the loss
@@ -145,10 +146,11 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
 
 
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
-    """Lower, or equal to rounding with a shorter gradient; the start is taken whatever it is."""
-    noise = rounding(facts.best.loss)
+    """Lower, or equal to rounding and nearer to the minimum by gradient or model; the start is taken whatever it is."""
+    noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
     finite = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
-    level = (facts.trial.loss <= facts.best.loss + noise) & (facts.trial.norm < facts.best.norm)
+    level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
+    level = level | (facts.onwards & (rise <= _measured(old, facts.best)))
     level = level & (facts.trial.loss <= old.first)
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 

@@ -68,6 +68,25 @@ def root(square: jax.Array, size: jax.Array) -> jax.Array:
     return jnp.where(inside, jnp.sqrt(square), size)
 
 
+def triangle(matrix: jax.Array) -> jax.Array:
+    """Return R of the QR factorization of a matrix, shape `(n, p)`, as shape `(p, p)`.
+
+    By modified Gram-Schmidt, whose R is as true as Householder's (Bjorck, BIT 7, 1967); no LAPACK in lanes.
+    """
+    size = matrix.shape[1]
+
+    def peel(column: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        rest, rows = carry
+        own = rest[:, column]
+        length = root(jnp.sum(own**2), jnp.sum(jnp.abs(own)))
+        unit = own / jnp.where(length > 0, length, 1)
+        row = jnp.where(jnp.arange(size) > column, jnp.sum(unit[:, None] * rest, axis=0), 0)
+        return rest - unit[:, None] * row, rows.at[column].set(row.at[column].set(length))
+
+    blank = jnp.zeros((size, size), matrix.dtype)
+    return jax.lax.fori_loop(0, size, peel, (matrix, blank))[1]
+
+
 def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the eigenvalues of a symmetric matrix, the lowest first, and its eigenvectors as columns."""
     # In closed form where there is one: LAPACK would be called for each lane.

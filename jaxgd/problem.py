@@ -192,15 +192,16 @@ class Problem:
             return lambda vector: jax.vjp(grad, params)[1](vector)[0]
         return lambda vector: jax.jvp(grad, (params,), (vector,))[1]
 
-    def jacobian(self, params: jax.Array) -> jax.Array:
-        """Return the Jacobian of the residuals of a least-squares loss, shape `(n, p)`.
+    def linearized(self, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the Jacobian of the residuals of a least-squares loss, shape `(n, p)`, and these, shape `(n,)`.
 
         The root of the ridge is the slope of one more residual a param.
         """
-        jacobian = jax.jacfwd(self._residuals)(params)
+        jacobian, residuals = jax.jacfwd(lambda x: (self._residuals(x),) * 2, has_aux=True)(params)
         if self.ridge is None:
-            return jacobian
-        return jnp.concatenate([jacobian, jnp.sqrt(self.ridge) * jnp.eye(params.size, dtype=params.dtype)])
+            return jacobian, residuals
+        roots = jnp.sqrt(self.ridge) * jnp.ones_like(params)
+        return jnp.concatenate([jacobian, jnp.diag(roots)]), jnp.concatenate([residuals, roots * params])
 
     def _residuals(self, params: jax.Array) -> jax.Array:
         aux = self.bare(params)[1]

@@ -133,6 +133,7 @@ class Stop:
             trial=trial,
             best=run.best,
             moved=state.moved,
+            onwards=state.moved if getattr(solver, "whole", False) else np.False_,
             stuck=state.stuck,
             saddle=getattr(state, "saddle", np.False_),
             lost=getattr(state, "lost", np.False_),

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxgd.flat import pack, triangle
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import balanced, equilibrated, or_slope, rescaled, scale_at
+from jaxgd.solvers.scale import balanced, equilibrated, or_slope, rescaled, scale_at, scaling_of
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
+CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it
 
 
 class Curvature(Protocol):
@@ -113,6 +115,7 @@ class Pair(NamedTuple):
 
     scale: jax.Array  # shape (p,)
     matrices: jax.Array  # shape (2, p, p): J'J and the Hessian, scaled
+    triangle: jax.Array  # shape (p, p + 1): R of the QR factorization of J, scaled, and Q'r; (0, p + 1) for many params
     own: jax.Array  # shape (p,): root of the curvature along each parameter
     most: jax.Array  # shape (p,): the largest it was
     choice: jax.Array  # which of them foretells better, an int32
@@ -133,7 +136,8 @@ class SumOfSquares:
         del problem
         zeros = jnp.zeros_like(params)
         matrices = jnp.zeros((2, params.size, params.size), params.dtype)
-        return Pair(zeros, matrices, zeros, zeros, jnp.zeros((), jnp.int32))
+        triangle = jnp.zeros((scaling_of(params.size), params.size + 1), params.dtype)
+        return Pair(zeros, matrices, triangle, zeros, zeros, jnp.zeros((), jnp.int32))
 
     def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
         """Choose by the trial, and compute both matrices where it was moved to."""
@@ -142,27 +146,40 @@ class SumOfSquares:
         off = slope - after + jnp.matmul(memory.matrices, move, precision="highest")
         errors = jnp.sum(off**2, axis=1)
         told = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
-        choice = jnp.where(told, jnp.argmin(errors).astype(jnp.int32), memory.choice)
+        clearly = errors[1] < CLEARLY * errors[0]
+        choice = jnp.where(told, clearly.astype(jnp.int32), memory.choice)
 
         def learnt() -> Pair:
             # Scaled before it is squared, so that squares stay within the range.
-            jacobian = problem.jacobian(trial.params)
+            jacobian, residuals = problem.linearized(trial.params)
             largest = jnp.max(jnp.abs(jacobian), axis=0)
             own = largest * jnp.sqrt(jnp.sum((jacobian / _safe(largest)) ** 2, axis=0))
             own = jnp.where(jnp.isfinite(own), own, jnp.sqrt(trial.norm))
             scale = rescaled(memory.scale, own, forget=1)
             jacobian = jacobian / scale
-            square = or_slope(jnp.matmul(jacobian.T, jacobian, precision="highest"), 1)
+            rows = triangle(jnp.column_stack([jacobian, residuals]))[:-1] if len(memory.triangle) else memory.triangle
+            half = rows[:, :-1] if len(rows) else jacobian
+            square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
             most = _largest(memory.most, own, off[memory.choice] + after, slope)
-            return Pair(scale, jnp.stack([square, hessian]), own, most, choice)
+            return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
+
+    def doubt(self, memory: Pair, point: Point, trial: Point) -> jax.Array:
+        """Return what rounding of the residuals does to the loss, and to the decrease that the slopes tell, shape (2,).
+
+        The terms of a residual are as large as its slopes times the params, however small it is itself.
+        """
+        length = jnp.sqrt(2 * jnp.maximum(point.loss, 0))
+        sizes = jnp.abs(pack(point.params, trial.params - point.params))
+        return jnp.finfo(length.dtype).eps * length * jnp.sum(memory.own * sizes, axis=1)
 
     def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
         """Return the model around the point."""
         del problem
-        return Dense(point.grad, memory.scale, memory.matrices[memory.choice])
+        chosen = jnp.where(memory.choice == 0, memory.triangle, jnp.nan)
+        return Dense(point.grad, memory.scale, memory.matrices[memory.choice], chosen)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that make a Hessian and a Jacobian."""

@@ -1,5 +1,6 @@
 """A quadratic model whose Hessian is a matrix, minimized within a distance by its spectrum."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
 spectrum = one_by_one(flat.spectrum)
+singular = one_by_one(partial(jnp.linalg.svd, full_matrices=False))
 
 
 class Dense(NamedTuple):
@@ -24,6 +26,8 @@ class Dense(NamedTuple):
     grad: jax.Array
     scale: jax.Array
     hessian: jax.Array  # shape (p, p), scaled
+    # Of a sum of squares, shape (p, p + 1): R and Q'r, with R'R = H and R'Q'r = g, scaled; nan where H is another.
+    triangle: jax.Array | None = None
 
     def times(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`."""
@@ -34,7 +38,12 @@ class Dense(NamedTuple):
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
         free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
         matrix = jnp.where(free[:, None] * free > 0, self.hessian, jnp.eye(free.size, dtype=grad.dtype))
-        step = _minimized(matrix, free * grad / self.scale, radius)
+        if self.triangle is None or not len(self.triangle):
+            step = _minimized(matrix, free * grad / self.scale, radius)
+        else:
+            # What the slopes are beside those of the triangle, where the step so far has changed them.
+            rows = self.triangle * jnp.append(free, 1)
+            step = _minimized(matrix, free * grad / self.scale, radius, rows, free * (grad - self.grad) / self.scale)
         return step._replace(move=free * step.move / self.scale, newton=free * step.newton / self.scale)
 
     def across(self, normal: jax.Array, bend: Any) -> "Dense":
@@ -48,21 +57,53 @@ class Dense(NamedTuple):
 
 
 @custom_vmap
-def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
+def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array, *squares: jax.Array) -> Step:
     """Return the minimizer of slopes's + s'matrix s / 2 over |s| <= radius.
 
     Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
     algorithm 7.3.1.
     """
-    return _by_spectrum(*spectrum(matrix), slopes, radius)
+    return _by_spectrum(_spectrum(matrix, slopes, *squares), radius)
 
 
-def _by_spectrum(curvatures: jax.Array, basis: jax.Array, slopes: jax.Array, radius: jax.Array) -> Step:
-    slopes = jnp.matmul(slopes, basis, precision="highest")
-    eps, tiny = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny
-    largest = jnp.max(jnp.abs(curvatures))
-    # Curvatures below this are rounding of the largest.
-    blur = eps * slopes.size * jnp.maximum(largest, tiny / eps)
+class _Spectrum(NamedTuple):
+    """A model in the basis of its eigenvectors."""
+
+    curvatures: jax.Array  # shape (p,), the lowest first
+    basis: jax.Array  # shape (p, p): eigenvectors as columns
+    slopes: jax.Array  # shape (p,), along these
+    blur: jax.Array  # curvatures below this are rounding of the largest
+
+
+def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spectrum:
+    """Return the spectrum of a model; of a sum of squares, to all digits of the Jacobian, which its square has not."""
+    eps, tiny, size = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny, slopes.size
+
+    def found(curvatures: jax.Array, basis: jax.Array, along: jax.Array, part: float) -> _Spectrum:
+        largest = jnp.maximum(jnp.max(jnp.abs(curvatures)), tiny / eps)
+        return _Spectrum(curvatures, basis, along, part * largest)
+
+    def plain() -> _Spectrum:
+        curvatures, basis = spectrum(matrix)
+        return found(curvatures, basis, jnp.matmul(slopes, basis, precision="highest"), eps * size)
+
+    if not squares:
+        return plain()
+    rows, beyond = squares
+
+    def of_squares() -> _Spectrum:
+        left, values, right = singular(rows[:, :-1])
+        basis, values = right[::-1].T, values[::-1]
+        along = values * jnp.matmul(left.T, rows[:, -1], precision="highest")[::-1]
+        along = along + jnp.matmul(beyond, basis, precision="highest")
+        return found(values**2, basis, along, (eps * size) ** 2)
+
+    return jax.lax.cond(jnp.all(jnp.isfinite(rows)), of_squares, plain)
+
+
+def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
+    curvatures, basis, slopes, blur = model
+    eps, largest = jnp.finfo(slopes.dtype).eps, jnp.max(jnp.abs(curvatures))
     newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
     far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
     curved = (far > 0) & (largest > 0)
@@ -105,12 +146,14 @@ def _length(vector: jax.Array) -> jax.Array:
 def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, Any]:
     """Solve by elimination where the minimum of the model is near, as it mostly is, and by the spectrum elsewhere."""
     full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
-    step, sure = _by_elimination(*full)
-    step = jax.lax.platform_dependent(*full, step, sure, cpu=_by_blocks, default=_together)
+    step, sure = _by_elimination(*full[:3])
+    step = jax.lax.platform_dependent(step, sure, *full, cpu=_by_blocks, default=_together)
     return step, jax.tree.map(lambda _: True, step)
 
 
-def _by_blocks(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
+def _by_blocks(
+    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, *squares: Any
+) -> Step:
     """Solve by the spectrum where the step is not sure, some lanes at a time.
 
     A spectrum costs as much as several evaluations of a small loss: no more are found than are asked for.
@@ -120,26 +163,31 @@ def _by_blocks(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: S
     def onwards(carry: tuple[jax.Array, Step]) -> tuple[jax.Array, Step]:
         unsure, step = carry
         block = jnp.nonzero(unsure, size=min(BLOCK, lanes), fill_value=lanes)[0]
-        own = [leaf.at[block].get(mode="clip") for leaf in (matrices, slopes, radii)]
+        radius, *own = (leaf.at[block].get(mode="clip") for leaf in (radii, matrices, slopes, *squares))
 
-        def find(at: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, spectrum(own[0][at]))
+        def find(at: jax.Array, found: _Spectrum) -> _Spectrum:
+            return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, _spectrum(*(leaf[at] for leaf in own)))
 
-        blank = (jnp.zeros_like(own[1]), jnp.zeros_like(own[0]))
+        blank = _Spectrum(
+            jnp.zeros_like(own[1]), jnp.zeros_like(own[0]), jnp.zeros_like(own[1]), jnp.zeros_like(radius)
+        )
         count = jnp.minimum(jnp.sum(unsure), len(block))
-        spectra = jax.vmap(spectrum)(own[0]) if size <= CLOSED else jax.lax.fori_loop(0, count, find, blank)
-        solved = jax.vmap(_by_spectrum)(*spectra, *own[1:])
+        closed = size <= CLOSED and not squares
+        spectra = jax.vmap(_spectrum)(*own) if closed else jax.lax.fori_loop(0, count, find, blank)
+        solved = jax.vmap(_by_spectrum)(spectra, radius)
         step = jax.tree.map(lambda rows, new: rows.at[block].set(new, mode="drop"), step, solved)
         return unsure.at[block].set(False, mode="drop"), step
 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), onwards, (~sure, step))[1]
 
 
-def _together(matrices: jax.Array, slopes: jax.Array, radii: jax.Array, step: Step, sure: jax.Array) -> Step:
+def _together(
+    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, *squares: Any
+) -> Step:
     """Solve by the spectrum, all lanes if any is not sure."""
 
     def again() -> Step:
-        other = jax.vmap(lambda *one: _by_spectrum(*spectrum(one[0]), *one[1:]))(matrices, slopes, radii)
+        other = jax.vmap(_by_spectrum)(jax.vmap(_spectrum)(matrices, slopes, *squares), radii)
         return jax.tree.map(lambda a, b: jnp.where(beside(sure, a), a, b), step, other)
 
     return jax.lax.cond(jnp.all(sure), lambda: step, again)

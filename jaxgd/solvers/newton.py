@@ -108,7 +108,10 @@ class TrustRegion:
 
     def step(self, problem: Problem, state: RegionState, trial: Point) -> RegionState:
         """Accept the trial or not, set the radius by how well the model foretold the loss, and solve the model."""
-        verdict = judge(state.point, trial, state.promised, state.slope)
+        doubt = (0, 0)
+        if isinstance(self.curvature, SumOfSquares):
+            doubt = self.curvature.doubt(state.memory, state.point, trial)
+        verdict = judge(state.point, trial, state.promised, state.slope, doubt)
         moved = verdict.moved
         point = choose(moved, trial, state.point)
         memory: Any = self.curvature.learn(problem, state.memory, state.point, trial, moved)
@@ -226,14 +229,20 @@ class Verdict(NamedTuple):
         return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 
-def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array) -> Verdict:
-    """Say whether to move from the point to the trial; the start, reached from nowhere, is taken if it is finite."""
+def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array, doubt: Any = (0, 0)) -> Verdict:
+    """Say whether to move from the point to the trial; the start, reached from nowhere, is taken if it is finite.
+
+    `doubt`: what rounding does to the loss, where that is known to be more than its own, and to the decrease that the
+    slopes tell; below both the model is believed.
+    """
     move = trial.params - point.params
     slopes = products(pack(point.grad + slope, trial.grad + slope), move[None])[:, 0]
     gain, drop = -jnp.sum(slopes) / 2, point.loss - trial.loss
     # Where rounding hides the decrease, the slopes at both ends still tell it.
-    sure = jnp.where(jnp.abs(drop) > rounding(point.loss), drop, gain)
+    clear = jnp.abs(drop) > jnp.maximum(rounding(point.loss), doubt[0])
+    sure = jnp.where(clear, drop, gain)
     ratio = sure / jnp.where(promised > 0, promised, jnp.inf)
+    ratio = jnp.where(~clear & (jnp.abs(gain) <= doubt[1]) & (promised > 0), 1, ratio)
     fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
     first = ~jnp.isfinite(point.loss)
     moved = fine & (first | (ratio > ACCEPT))
