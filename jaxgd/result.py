@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxgd.evidence import Evidence
 from jaxgd.problem import rounding
-from jaxgd.sentences import SENTENCES, shown
+from jaxgd.sentences import SENTENCES, about, shown
 from jaxgd.stop import Status, succeeded
 from jaxgd.trace import Trace, columns_of, frame
 
@@ -208,7 +208,8 @@ class Result:
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
             noise = max(float(seen.noise), float(rounding(self.loss)))
-            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise) + self.note
+            words = about(np.asarray(self.loss))
+            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise, **words) + self.note
 
     def check(self) -> "Result":
         """Return the result itself; raise `NotConverged` with the message if it did not converge."""

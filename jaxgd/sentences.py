@@ -24,15 +24,16 @@ SENTENCES = {
         " Raise it with `stop=Stop(max_evals=...)`, or ask for less with `tol`."
     ),
     Status.STUCK: (
-        "no step along the gradient lowers the loss any more, though its largest component is {r.grad_norm:.2g}."
-        " The loss may not be smooth here (a kink, a custom derivative), or float32 too coarse: try `dtype='float64'`."
+        "no step of the method lowers the loss any more, though the gradient's largest component is {r.grad_norm:.2g}."
+        " The loss may not be smooth here (a kink, a custom derivative){coarse}; or try another method from"
+        " `init=result.params`."
     ),
     Status.DIVERGED: (
         "the steps led to where the loss is not finite, or above that at the start, after {r.evals} evaluations; the"
         " best point seen is returned."
         " Use a smaller step size, or `method='auto'`, which needs none."
     ),
-    Status.BAD_START: "the loss or its gradient is not finite at the start: loss {r.loss}. Pass another `init`.",
+    Status.BAD_START: "{bad} not finite at the start: loss {r.loss}. Pass another `init`{range}.",
     Status.UNBOUNDED: (
         "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
         " Add what bounds it from below, such as a penalty on the parameters."
@@ -64,6 +65,16 @@ SENTENCES = {
     ),
     Status.STOPPED: "a watcher stopped it after {r.evals} evaluations; the best point so far is returned.",
 }
+
+
+def about(loss: np.ndarray) -> dict[str, str]:
+    """Return what sentences say of a loss: which of loss and gradient is not finite, and what a wider type would do."""
+    narrow = loss.dtype == np.float32
+    return {
+        "bad": "the gradient is" if np.isfinite(loss) else "the loss is",
+        "coarse": ", or float32 too coarse: try `dtype='float64'`" if narrow else "",
+        "range": ", or `dtype='float64'` if it exceeds the range of float32" if narrow and not np.isnan(loss) else "",
+    }
 
 
 def shown(tree: Any, most: int = 8) -> str:
