@@ -10,6 +10,7 @@ from jaxgd.flat import pack
 from jaxgd.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
+ROUGHLY = 4  # how far off what is left may be estimated where curvature is learnt; a test step confirms it
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than this part of their mean, near a minimum
 
@@ -172,12 +173,12 @@ def _measured(seen: Evidence, point: Point) -> Any:
     return jnp.maximum(noise, hidden_by_rounding(point, seen.made))
 
 
-def at_floor(seen: Evidence, facts: Facts) -> Any:
+def at_floor(seen: Evidence, facts: Facts, *, computed: bool) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
     measured = _measured(seen, facts.point)
     # A trial that changed the loss by more than that says that there is more to be found on a shorter step.
     resting = (seen.quiet >= PATIENCE) & (jnp.abs(facts.before.loss - facts.trial.loss) <= 4 * measured)
-    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= 4 * measured)
+    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= (1 if computed else ROUGHLY) * measured)
 
 
 def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:

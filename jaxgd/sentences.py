@@ -16,8 +16,8 @@ SENTENCES = {
     Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",
     Status.SMALL_DECREASE: "the last move lowered the loss by {e.recent[0]:.2g}, within ftol {s.ftol:.2g} of its size.",
     Status.PRECISION_FLOOR: (
-        "no step lowers the loss, and what may be left, {e.model:.1e}, is less than the {noise:.1e} by which rounding"
-        " was seen to change it."
+        "no step lowers the loss, and what may be left, about {e.model:.1e}, is hidden by rounding, which was seen to"
+        " change it by {noise:.1e}."
     ),
     Status.MAX_EVALS: (
         "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."

@@ -178,12 +178,13 @@ class Stop:
     def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
         calm, agree = getattr(solver, "calm", CALM), getattr(solver, "tols", TOL).agree
+        computed = getattr(solver, "computed", False)
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
         # On one parameter, refused trials have closed in on the minimum from both sides, if squares are finite.
         pinned = facts.stuck & (size == 1) & (seen.quiet > 1) & fine & jnp.isfinite(facts.norm**2)
-        floor = here & (at_floor(seen, facts) | pinned)
+        floor = here & (at_floor(seen, facts, computed=computed) | pinned)
         done = flat | (here & (seen.hidden >= min(agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
