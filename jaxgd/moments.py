@@ -11,7 +11,7 @@ import numpy as np
 from jaxgd import closure
 from jaxgd.flat import nudge
 from jaxgd.pool import Lanes
-from jaxgd.problem import Problem, as_vector
+from jaxgd.problem import Problem
 from jaxgd.program import Inputs, Program
 from jaxgd.terms import L1, Box
 from jaxgd.tiles import Span, Tiles, rows_of_tile
@@ -102,10 +102,9 @@ def _held(term: Any, flat: jax.Array) -> jax.Array:
 
 def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
     """Return the moments of a sum of squares, whose Hessian is taken as J'J."""
-    aux = problem.bare(flat)[1]
-    residuals = as_vector(aux[0] if problem.has_aux else aux, flat.dtype)
-    jacobian = problem.jacobian(flat)
+    jacobian, residuals = problem.linearized(flat)
     numbers = observations(problem.aux[0] if problem.has_aux else problem.aux)
+    residuals = residuals[: numbers.size]
     own = jacobian[: residuals.size] * (problem.sign * residuals)[:, None]
     slopes = jax.ops.segment_sum(own, numbers, num_segments=int(numbers[-1]) + 1)
     # What is held is determined by itself.

@@ -207,9 +207,8 @@ class Result:
         # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
-            noise = max(float(seen.noise), float(rounding(self.loss)))
-            words = about(np.asarray(self.loss))
-            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, noise=noise, **words) + self.note
+            told = about(self.loss) | {"noise": max(float(seen.noise), float(rounding(self.loss)))}
+            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, **told) + self.note
 
     def check(self) -> "Result":
         """Return the result itself; raise `NotConverged` with the message if it did not converge."""

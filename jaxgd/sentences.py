@@ -67,9 +67,9 @@ SENTENCES = {
 }
 
 
-def about(loss: np.ndarray) -> dict[str, str]:
+def about(loss: Any) -> dict[str, str]:
     """Return what sentences say of a loss: which of loss and gradient is not finite, and what a wider type would do."""
-    narrow = loss.dtype == np.float32
+    narrow = np.asarray(loss).dtype == np.float32
     return {
         "bad": "the gradient is" if np.isfinite(loss) else "the loss is",
         "coarse": ", or float32 too coarse: try `dtype='float64'`" if narrow else "",

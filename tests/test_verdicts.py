@@ -193,3 +193,75 @@ def test_nobody_waits_for_digits_that_the_loss_does_not_have():
 def test_a_tolerance_that_asks_for_nothing_or_too_much_is_refused(tol):
     with warnings.catch_warnings(), pytest.raises(ValueError, match="`tol` must be at least 5e-32 and below 1"):
         minimize(jaxgd.losses.mse, [1.0, 2.0], tol=tol)
+
+
+@DTYPES
+def test_squares_of_terms_that_are_nearly_alike_keep_their_digits(dtype):
+    """Sums of three exponentials: the Jacobian's singular values span more than its square can tell apart."""
+    x = np.linspace(0, 1.15, 24)
+    y = 0.0951 * np.exp(-x) + 0.8607 * np.exp(-3 * x) + 1.5576 * np.exp(-5 * x)
+
+    def residuals(p, d):
+        return d[1] - sum(p[i] * jnp.exp(-p[i + 1] * d[0]) for i in (0, 2, 4))
+
+    for start in ((0.5, 0.7, 3.6, 4.2, 4.0, 6.3), (1.2, 0.3, 5.6, 5.5, 6.5, 7.6)):
+        fit = least_squares(residuals, (x, y), np.array(start), dtype=dtype).check()
+        assert fit.loss < {"float32": 1e-13, "float64": 1e-28}[dtype]
+        assert np.allclose(
+            fit.params, [0.0951, 1, 0.8607, 3, 1.5576, 5], rtol={"float32": 1e-2, "float64": 1e-9}[dtype]
+        )
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e-21])
+def test_columns_whose_squares_leave_the_range(unit):
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 1, (30, 5))
+    right = np.array([1.0, 2, 0, 3, 0])
+    fit = least_squares(
+        lambda p, d: d[0] @ p - d[1],
+        (features * unit, features @ right),
+        np.zeros(5),
+        bounds=(0, None),
+        dtype="float32",
+    )
+    assert np.allclose(fit.params * unit, right, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "lbfgsb"])
+@DTYPES
+def test_learnt_curvature_claims_nothing_that_a_step_refutes(method, dtype):
+    for seed in (2, 6):
+        rng = np.random.default_rng(seed)
+        features = np.column_stack([np.ones(100), rng.normal(size=(100, 3))])
+        y = np.exp(features @ np.full(4, 0.7)) + 0.3 * rng.normal(size=100)
+
+        def loss(b, data):
+            return jnp.sum((data[1] - jnp.exp(data[0] @ b)) ** 2)
+
+        lowest = minimize(loss, (features, y), np.zeros(4), dtype="float64").check().loss
+        for start in (0.0, 3.0, 5.0):
+            result = minimize(loss, (features, y), np.full(4, start), method=method, dtype=dtype)
+            assert not result.converged or result.loss <= lowest * (1 + 1e-5)
+
+
+@DTYPES
+def test_an_answer_without_second_derivative_is_no_plateau(dtype):
+    def loss(p):
+        return jnp.sum(jnp.abs(p["z"] - 1 - 2j) ** 2) + (p["a"] - 1) ** 2
+
+    result = minimize(loss, None, {"z": np.zeros(2, complex), "a": 0.0}, dtype=dtype).check()
+    assert np.allclose(result.params["z"], 1 + 2j)
+
+
+def test_the_start_that_is_bad_is_named():
+    def loss(p):
+        return jnp.sqrt(p["a"]) + p["b"] ** 2
+
+    message = minimize(loss, None, {"a": 0.0, "b": 1.0}, dtype="float64").message
+    assert message == (
+        "the gradient is not finite at the start: loss 1.0. Pass another `init`."
+        " Not finite: the gradient by `init['a']`."
+    )
+    beyond = minimize(lambda p: jnp.exp(p) ** 2, None, 80.0).message
+    assert "the loss is not finite" in beyond
+    assert "dtype='float64'" in beyond

@@ -44,7 +44,10 @@ class Dense(NamedTuple):
             # What the slopes are beside those of the triangle, where the step so far has changed them.
             rows = self.triangle * jnp.append(free, 1)
             step = _minimized(matrix, free * grad / self.scale, radius, rows, free * (grad - self.grad) / self.scale)
-        return step._replace(move=free * step.move / self.scale, newton=free * step.newton / self.scale)
+        unknown = jnp.maximum(step.unknown - jnp.sum(1 - free), 0)
+        return step._replace(
+            move=free * step.move / self.scale, newton=free * step.newton / self.scale, unknown=unknown
+        )
 
     def across(self, normal: jax.Array, bend: Any) -> "Dense":
         """Return the model on the face; along the normal its curvature is that of the scale."""
@@ -73,15 +76,16 @@ class _Spectrum(NamedTuple):
     basis: jax.Array  # shape (p, p): eigenvectors as columns
     slopes: jax.Array  # shape (p,), along these
     blur: jax.Array  # curvatures below this are rounding of the largest
+    unknown: jax.Array  # directions in which columns depend on each other; nan where the model is not one of squares
 
 
 def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spectrum:
     """Return the spectrum of a model; of a sum of squares, to all digits of the Jacobian, which its square has not."""
     eps, tiny, size = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny, slopes.size
 
-    def found(curvatures: jax.Array, basis: jax.Array, along: jax.Array, part: float) -> _Spectrum:
+    def found(curvatures: jax.Array, basis: jax.Array, along: jax.Array, part: Any) -> _Spectrum:
         largest = jnp.maximum(jnp.max(jnp.abs(curvatures)), tiny / eps)
-        return _Spectrum(curvatures, basis, along, part * largest)
+        return _Spectrum(curvatures, basis, along, part * largest, jnp.full_like(largest, jnp.nan))
 
     def plain() -> _Spectrum:
         curvatures, basis = spectrum(matrix)
@@ -96,13 +100,16 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
         basis, values = right[::-1].T, values[::-1]
         along = values * jnp.matmul(left.T, rows[:, -1], precision="highest")[::-1]
         along = along + jnp.matmul(beyond, basis, precision="highest")
-        return found(values**2, basis, along, (eps * size) ** 2)
+        # Where columns depend on each other, what is left of one is rounding, and so is its slope.
+        known = values > NOISY * eps * size * values[-1]
+        model = found(jnp.where(known, values, 0) ** 2, basis, jnp.where(known, along, 0), (eps * size) ** 2)
+        return model._replace(unknown=jnp.sum(1 - known.astype(along.dtype)))
 
     return jax.lax.cond(jnp.all(jnp.isfinite(rows)), of_squares, plain)
 
 
 def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
-    curvatures, basis, slopes, blur = model
+    curvatures, basis, slopes, blur, unknown = model
     eps, largest = jnp.finfo(slopes.dtype).eps, jnp.max(jnp.abs(curvatures))
     newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
     far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
@@ -134,7 +141,7 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
     promised = -jnp.sum(along * (slopes + curvatures * along / 2))
     newton = jnp.where(jnp.abs(curvatures) > blur, -newton, 0)
     move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
-    return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton)
+    return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton, unknown)
 
 
 def _length(vector: jax.Array) -> jax.Array:
@@ -168,9 +175,8 @@ def _by_blocks(
         def find(at: jax.Array, found: _Spectrum) -> _Spectrum:
             return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, _spectrum(*(leaf[at] for leaf in own)))
 
-        blank = _Spectrum(
-            jnp.zeros_like(own[1]), jnp.zeros_like(own[0]), jnp.zeros_like(own[1]), jnp.zeros_like(radius)
-        )
+        zeros = [jnp.zeros_like(leaf) for leaf in (own[1], own[0], own[1], radius, radius)]
+        blank = _Spectrum(*zeros)
         count = jnp.minimum(jnp.sum(unsure), len(block))
         closed = size <= CLOSED and not squares
         spectra = jax.vmap(_spectrum)(*own) if closed else jax.lax.fori_loop(0, count, find, blank)
@@ -216,4 +222,4 @@ def _by_elimination(matrices: jax.Array, slopes: jax.Array, radii: jax.Array) ->
     clear = lowest > jnp.where(limited, 4 * size * eps, jnp.sqrt(eps)) * largest
     sure = clear & jnp.isfinite(length) & (~limited | (length <= radii)) & (largest > 0)
     radii = jnp.where(limited, radii, jnp.where(length > 0, length, 1))
-    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32), moves), sure
+    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32), moves, jnp.zeros_like(radii)), sure

@@ -34,7 +34,8 @@ class RegionState(NamedTuple):
     stepsize: jax.Array  # scaled length of the last step
     products: jax.Array  # Hessian-vector products so far, an int32
     saddle: jax.Array  # the model has a direction of negative curvature
-    lost: jax.Array  # a parameter has lost its influence on the loss
+    lost: jax.Array  # a parameter, or a direction, has lost its influence on the loss
+    unknown: jax.Array  # fewest directions, so far, whose curvature was rounding
     ahead: jax.Array  # how far the model's minimum is
     radius: jax.Array
     promised: jax.Array  # decrease of the model at the trial
@@ -99,6 +100,7 @@ class TrustRegion:
             products=jnp.full((), scaling_of(params.size) if self.curvature.scaled else 0, jnp.int32),
             saddle=no,
             lost=no,
+            unknown=point.loss,
             ahead=zero,
             radius=point.loss,
             promised=zero,
@@ -129,6 +131,9 @@ class TrustRegion:
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, again = self.curvature.forget(memory, point, lost)
+        gone = jnp.zeros((), bool)
+        if self.whole:
+            gone = (step.unknown > state.unknown) | jnp.any(_lost(memory, point, problem.term))
         return RegionState(
             point=point,
             trial=aim,
@@ -140,7 +145,8 @@ class TrustRegion:
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
-            lost=jnp.any(_lost(memory, point, problem.term)) if self.whole else jnp.zeros((), bool),
+            lost=gone,
+            unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             promised=step.promised,
             slope=slope,

@@ -28,6 +28,7 @@ class Step(NamedTuple):
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
     products: jax.Array  # with the Hessian, an int32
     newton: jax.Array  # shape (p,): to the model's minimum, as far as curvature tells where it is
+    unknown: jax.Array  # directions free to move whose curvature is rounding; nan where that is not known
 
     def at_edge(self, scale: jax.Array) -> jax.Array:
         """Return whether it is the radius that keeps the step short, not the model."""
@@ -99,7 +100,7 @@ class Implicit:
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
         left = jnp.where(ended > 0, jnp.inf, promised)
         move = at / self.scale
-        return Step(move, promised, left, radius, taken.astype(jnp.int32), move)
+        return Step(move, promised, left, radius, taken.astype(jnp.int32), move, zero)
 
     def across(self, normal: jax.Array, bend: Any) -> "Implicit":
         """Return the model on the face."""
@@ -159,8 +160,7 @@ def _to_edge(far: jax.Array, along: jax.Array, length: jax.Array, radius: jax.Ar
 
 
 def _twice_over(vector: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return the vector over the square of the scale; XLA would compute the square, which may be 0."""
-    inverse = 1 / scale
+    inverse = 1 / scale  # over the square of the scale, which XLA would compute, and may be 0
     return vector * inverse * inverse
 
 
@@ -209,10 +209,9 @@ def within_set(
         met = jnp.any(end != at + step.move) & (best > 0)
         return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
 
-    zero, none = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32)
-    still = jnp.zeros_like(params)
-    first = Step(still, zero, zero, zero, none, still)
-    start = _Sweep(jnp.zeros_like(params), gradient, zero, first, none, jnp.zeros((), bool))
+    zero, none, still = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(params)
+    first = Step(still, zero, zero, zero, none, still, zero)
+    start = _Sweep(still, gradient, zero, first, none, jnp.zeros((), bool))
     last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
     return last.first._replace(move=last.at, promised=last.promised)
 
