@@ -13,7 +13,7 @@ from jaxgd.solvers.scale import equilibrated, or_slope, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
-REST = 3  # moves that are given to the corrections before; four times as many each time
+REST, LONGEST = 3, 100  # moves that are given to the corrections before; four times as many each time, but no more
 
 
 class Learnt(NamedTuple):
@@ -54,7 +54,7 @@ class Sampled:
         scale = jnp.where(memory.scale > 0, memory.scale, 1)
         wrong = jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2)
         # What was made twice and is wrong again is left to the moves for longer.
-        rested = memory.moves >= REST * 4.0 ** (memory.made - 1)
+        rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.made - 1), LONGEST)
         anew = (known & (memory.moves < 0)) | (moved & ((memory.made == 0) | (memory.moves < 0) | (wrong & rested)))
         eps = jnp.finfo(s_y.dtype).eps
         take = known & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y)) & (s_b > 0)
