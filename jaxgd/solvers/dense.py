@@ -153,7 +153,9 @@ def _length(vector: jax.Array) -> jax.Array:
 def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, Any]:
     """Solve by elimination where the minimum of the model is near, as it mostly is, and by the spectrum elsewhere."""
     full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
-    step, sure = _by_elimination(*full[:3])
+    matrices, slopes, radii, *squares = full
+    step, sure = _by_elimination(matrices, slopes, radii)
+    step = step if squares else step._replace(unknown=step.unknown + jnp.nan)
     step = jax.lax.platform_dependent(step, sure, *full, cpu=_by_blocks, default=_together)
     return step, jax.tree.map(lambda _: True, step)
 

@@ -110,9 +110,8 @@ class TrustRegion:
 
     def step(self, problem: Problem, state: RegionState, trial: Point) -> RegionState:
         """Accept the trial or not, set the radius by how well the model foretold the loss, and solve the model."""
-        doubt = (0, 0)
-        if isinstance(self.curvature, SumOfSquares):
-            doubt = self.curvature.doubt(state.memory, state.point, trial)
+        rule, old = self.curvature, state.memory
+        doubt: Any = rule.doubt(old, state.point, trial) if isinstance(rule, SumOfSquares) else (0, 0)
         verdict = judge(state.point, trial, state.promised, state.slope, doubt)
         moved = verdict.moved
         point = choose(moved, trial, state.point)
@@ -131,9 +130,7 @@ class TrustRegion:
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, again = self.curvature.forget(memory, point, lost)
-        gone = jnp.zeros((), bool)
-        if self.whole:
-            gone = (step.unknown > state.unknown) | jnp.any(_lost(memory, point, problem.term))
+        gone = _lost(memory, point, problem.term) if self.whole else jnp.zeros((), bool)
         return RegionState(
             point=point,
             trial=aim,
@@ -145,7 +142,7 @@ class TrustRegion:
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
-            lost=gone,
+            lost=(step.unknown > state.unknown) | jnp.any(gone),
             unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             promised=step.promised,
