@@ -205,11 +205,11 @@ def beside(point: Point) -> jax.Array:
 
 def on_a_ray(seen: Evidence, facts: Facts) -> Any:
     """Return whether the moves have not shrunk, as they do near a minimum: the parameters run to infinity."""
-    ahead = seen.last if facts.ahead is None else facts.ahead
-    # Or most of the way, and as far as the params are large, was made where rounding hides what it brings.
+    if facts.ahead is None:
+        return (seen.lowered >= MANY) & (seen.last * seen.lowered > SHRUNK * seen.path)
+    # Or a model made most of the way, as far as the params are large, where rounding hides what it brings.
     astray = (seen.astray > seen.path) & (seen.astray > SHRUNK * facts.point.extent)
-    far = (ahead * seen.lowered > SHRUNK * seen.path) | astray
-    return (seen.lowered >= MANY) & far
+    return (seen.lowered >= MANY) & ((facts.ahead * seen.lowered > SHRUNK * seen.path) | astray)
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:
