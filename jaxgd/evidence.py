@@ -108,8 +108,8 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     )
     seen = _estimated(seen, facts, computed=computed)
     # A trial that was refused for more than rounding refutes the model.
-    refuted = known & ~moved & (jnp.abs(drop) > 4 * resolution)
-    below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~refuted
+    wrong = known & ~moved & (jnp.abs(drop) > 4 * resolution)
+    below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~wrong
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
@@ -192,7 +192,7 @@ def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     return drop > 4 * jnp.maximum(left, noise)
 
 
-def beside(point: Point) -> jax.Array:
+def probe(point: Point) -> jax.Array:
     """Return params for a test step: each changed down its slope, by its last two thirds of the digits at most.
 
     The units of the params do not matter.

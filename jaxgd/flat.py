@@ -69,7 +69,7 @@ def root(square: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def triangle(matrix: jax.Array) -> jax.Array:
-    """Return R of the QR factorization of a matrix, shape `(n, p)`, as shape `(p, p)`.
+    """Return R of the QR factorization of a matrix, shape `(n, p)`, but for its last row, shape `(p - 1, p)`.
 
     By modified Gram-Schmidt, whose R is as true as Householder's (Bjorck, BIT 7, 1967); no LAPACK in lanes.
     """
@@ -83,8 +83,8 @@ def triangle(matrix: jax.Array) -> jax.Array:
         row = jnp.where(jnp.arange(size) > column, jnp.sum(unit[:, None] * rest, axis=0), 0)
         return rest - unit[:, None] * row, rows.at[column].set(row.at[column].set(length))
 
-    blank = jnp.zeros((size, size), matrix.dtype)
-    return jax.lax.fori_loop(0, size, peel, (matrix, blank))[1]
+    blank = jnp.zeros((size - 1, size), matrix.dtype)
+    return jax.lax.fori_loop(0, size - 1, peel, (matrix, blank))[1]
 
 
 def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -44,7 +44,7 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     source, first = One(whole.program, given, rows, ask.dtype), whole.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
-        return program, Solved(first._replace(counts=counts)), note + blame(given, whole.own.not_finite(), first.grad)
+        return program, Solved(first._replace(counts=counts)), note + blame(given, whole.own.not_finite(), first)
     descent = _Descent((program, own), whole, batches, rows, ask)
     of = [float(first.loss), whole.own.total]
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})

@@ -79,8 +79,8 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
     counts, seen, better = stop.judge(solver, run, trial, state)
     best = choose(better, trial, run.best)
     if not getattr(solver, "computed", False):
-        aim = evidence.beside(best) if problem.term is None else problem.term.inside(evidence.beside(best))
-        state = state._replace(trial=jnp.where(evidence.Evidence.unpack(seen).claim > 0, aim, state.trial))
+        claims = evidence.Evidence.unpack(seen).claim > 0
+        state = state._replace(trial=jnp.where(claims, problem.inside(evidence.probe(best)), state.trial))
     return Run(
         state=state,
         best=best,

@@ -67,7 +67,7 @@ SENTENCES = {
 }
 
 
-def about(loss: Any) -> dict[str, str]:
+def wording(loss: Any) -> dict[str, str]:
     """Return what sentences say of a loss: which of loss and gradient is not finite, and what a wider type would do."""
     narrow = np.asarray(loss).dtype == np.float32
     return {

@@ -122,7 +122,7 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
         given = without_derivatives(given)
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
-        return answer, counts, blame(given, found, answer.grad)
+        return answer, counts, blame(given, found, answer)
     if counts[0] != Status.ZERO_GRADIENT:
         return answer, counts, ""
     status = Status.CONVERGED
@@ -144,10 +144,10 @@ def aside(program: Program, init: Any, side: int) -> Any:
     return layout.unflatten(start + side * nudge(start))
 
 
-def blame(given: Inputs, data: list[str], grad: Any) -> str:
-    """Say which inputs are not finite, of the start and of what was found in the data; or else, which slopes."""
+def blame(given: Inputs, data: list[str], answer: Answer) -> str:
+    """Say which inputs are not finite, of the start and of what was found in the data; or else, which slopes alone."""
     found = inputs.not_finite(given.init, "init") + data
     if found:
         return f" Not finite: {', '.join(found)}; drop or fill what is missing."
-    slopes = inputs.not_finite(grad, "init")
+    slopes = inputs.not_finite(answer.grad, "init") if np.isfinite(answer.loss) else []
     return f" Not finite: the gradient by {', '.join(slopes)}." if slopes else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, refuted, weigh
 from jaxgd.flat import pack, products, root
-from jaxgd.problem import Point
+from jaxgd.problem import Point, choose
 
 CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
 
@@ -153,15 +153,15 @@ class Stop:
         if tol is not None:
             tol = worth.demanded(tol, trial.loss.dtype)
         seen = weigh(old, facts, tol, worth.part, computed=computed)
-        status, seen = self._status(solver, trial.params.size, seen, facts, evals + 1), seen.pack()
+        status = self._status(solver, trial.params.size, seen, facts, evals + 1)
         if not computed:
-            status, seen = self._confirmed(status, Evidence.unpack(seen), old, facts, evals + 1)
+            status, seen = self._confirmed(status, seen, old, facts, evals + 1)
         taken = getattr(state, "products", jnp.zeros((), jnp.int32))
-        return pack(status, evals + 1, moves, taken), seen, better(old, facts, evals)
+        return pack(status, evals + 1, moves, taken), seen.pack(), better(old, facts, evals)
 
     def _confirmed(
         self, status: jax.Array, seen: Evidence, old: Evidence, facts: Facts, evals: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Evidence]:
         """Return the status and the evidence where curvature is learnt: a success waits for a test step.
 
         What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
@@ -173,7 +173,7 @@ class Stop:
         waits = claims & ~tested & (facts.point.size > 0) & (evals < self.max_evals)
         new = seen._replace(claim=jnp.where(waits, status, 0).astype(old.claim.dtype))
         status = jnp.where(tested, verdict.astype(status.dtype), jnp.where(waits, int(Status.RUNNING), status))
-        return status, jnp.where(tested, old._replace(claim=jnp.zeros_like(old.claim)).pack(), new.pack())
+        return status, choose(tested, old._replace(claim=new.claim), new)
 
     def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""

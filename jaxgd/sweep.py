@@ -59,7 +59,7 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
     begin = partial(_begun, program, samples, first, advance)
     solved = in_bursts(program, bare, begin, advance, watch, stage)
     if int(solved.answer.counts[0]) == Status.BAD_START:
-        note = blame(given, own.not_finite(), solved.answer.grad)
+        note = blame(given, own.not_finite(), solved.answer)
     return solved, note
 
 

@@ -236,8 +236,7 @@ def test_not_finite_leaf_of_init():
 
 def test_finite_inputs_are_not_blamed():
     result = unsolved(Status.BAD_START, jnp.log, init=0.0)
-    assert "Not finite: the gradient by `init`." in result.message
-    assert "drop or fill" not in result.message
+    assert "Not finite" not in result.message
     assert "Pass another `init`" in result.message
 
 

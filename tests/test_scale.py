@@ -82,6 +82,7 @@ def test_equilibration_survives_squares_that_overflow():
 def test_a_hessian_that_is_not_finite_or_is_rounding():
     for bad in (np.inf, np.nan):
         assert np.array_equal(or_slope(jnp.array([[bad, bad], [bad, 1.0]]), jnp.float32(3)), [[3, 0], [0, 1]])
+        assert np.array_equal(or_slope(jnp.array([[1.0, bad], [bad, 1.0]]), jnp.float32(3)), np.eye(2))
     noisy = jnp.array([[1.0, 1e-8], [-1e-8, 0.0]])
     assert np.array_equal(or_slope(noisy, jnp.float32(3)), [[1, 0], [0, 0]])
     assert np.array_equal(or_slope(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.float32(3)), [[2, 1], [1, 2]])

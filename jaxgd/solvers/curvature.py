@@ -11,7 +11,7 @@ from jaxgd.flat import pack, triangle
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import balanced, equilibrated, or_slope, rescaled, scale_at, scaling_of
+from jaxgd.solvers.scale import balanced, equilibrated, or_one, or_slope, rescaled, scale_at, scaling_of
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
 CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it
@@ -81,7 +81,7 @@ class Exact:
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the Hessian where the trial was moved to."""
-        slope, move = before.grad / _safe(memory.scale), memory.scale * (trial.params - before.params)
+        slope, move = before.grad / or_one(memory.scale), memory.scale * (trial.params - before.params)
         foreseen = slope + jnp.matmul(memory.hessian, move, precision="highest")
 
         def learnt() -> Matrix:
@@ -99,10 +99,6 @@ class Exact:
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that make a Hessian."""
         return moved * step.move.size
-
-
-def _safe(scale: jax.Array) -> jax.Array:
-    return jnp.where(scale > 0, scale, 1)
 
 
 def _largest(most: jax.Array, own: jax.Array, foreseen: jax.Array, slope: jax.Array) -> jax.Array:
@@ -136,12 +132,12 @@ class SumOfSquares:
         del problem
         zeros = jnp.zeros_like(params)
         matrices = jnp.zeros((2, params.size, params.size), params.dtype)
-        triangle = jnp.zeros((scaling_of(params.size), params.size + 1), params.dtype)
-        return Pair(zeros, matrices, triangle, zeros, zeros, jnp.zeros((), jnp.int32))
+        rows = jnp.zeros((scaling_of(params.size), params.size + 1), params.dtype)
+        return Pair(zeros, matrices, rows, zeros, zeros, jnp.zeros((), jnp.int32))
 
     def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
         """Choose by the trial, and compute both matrices where it was moved to."""
-        move, unit = memory.scale * (trial.params - before.params), _safe(memory.scale)
+        move, unit = memory.scale * (trial.params - before.params), or_one(memory.scale)
         slope, after = before.grad / unit, trial.grad / unit
         off = slope - after + jnp.matmul(memory.matrices, move, precision="highest")
         errors = jnp.sum(off**2, axis=1)
@@ -153,11 +149,11 @@ class SumOfSquares:
             # Scaled before it is squared, so that squares stay within the range.
             jacobian, residuals = problem.linearized(trial.params)
             largest = jnp.max(jnp.abs(jacobian), axis=0)
-            own = largest * jnp.sqrt(jnp.sum((jacobian / _safe(largest)) ** 2, axis=0))
+            own = largest * jnp.sqrt(jnp.sum((jacobian / or_one(largest)) ** 2, axis=0))
             own = jnp.where(jnp.isfinite(own), own, jnp.sqrt(trial.norm))
             scale = rescaled(memory.scale, own, forget=1)
             jacobian = jacobian / scale
-            rows = triangle(jnp.column_stack([jacobian, residuals]))[:-1] if len(memory.triangle) else memory.triangle
+            rows = triangle(jnp.column_stack([jacobian, residuals])) if len(memory.triangle) else memory.triangle
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)

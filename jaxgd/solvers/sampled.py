@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxgd.flat import pack, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Implicit, Step
-from jaxgd.solvers.scale import equilibrated, or_slope, rescaled
+from jaxgd.solvers.scale import equilibrated, or_one, or_slope, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
@@ -51,7 +51,7 @@ class Sampled:
         (s_s, s_y, s_b), (_, y_y, _), _ = products(three, three)
         known = jnp.isfinite(before.loss)
         # In the scale of the params, so that their units do not matter.
-        scale = jnp.where(memory.scale > 0, memory.scale, 1)
+        scale = or_one(memory.scale)
         wrong = jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2)
         # What was made twice and is wrong again is left to the moves for longer.
         rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.made - 1), LONGEST)

@@ -71,6 +71,11 @@ def or_slope(hessian: jax.Array, slope: Any) -> jax.Array:
     return jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
 
 
+def or_one(scale: jax.Array) -> jax.Array:
+    """Return the scale, 1 where none is known yet."""
+    return jnp.where(scale > 0, scale, 1)
+
+
 def balanced(matrix: jax.Array, scale: jax.Array) -> jax.Array:
     """Return D^-1 matrix D^-1, with D the scale."""
     inverse = 1 / scale  # of two divisions XLA makes one, by a product that may be 0
@@ -97,4 +102,4 @@ def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: f
     it. It stays where there is no curvature, and is 1 for a param of which none was ever seen.
     """
     root = jnp.where(own > 0, jnp.clip(forget**0.5 * scale, own, behind * own), scale)
-    return jnp.where(root > 0, root, 1)
+    return or_one(root)
