@@ -29,7 +29,6 @@ class Evidence(NamedTuple):
     lowered: jax.Array  # moves that lowered the loss by more than rounding
     last: jax.Array  # length of the last of these
     path: jax.Array  # of all these together
-    astray: jax.Array  # of all other moves together
     steepest: jax.Array  # longest gradient of the later half of the moves
     steeper: jax.Array  # likewise, since the next half has begun
     quiet: jax.Array  # evaluations since the last progress
@@ -103,7 +102,6 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
         lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(lower, facts.length, 0),
-        astray=old.astray + jnp.where(moved & ~lower, facts.length, 0),
         quiet=jnp.where(lower, 0, old.quiet + 1),
     )
     seen = _estimated(seen, facts, computed=computed)
@@ -205,11 +203,8 @@ def probe(point: Point) -> jax.Array:
 
 def on_a_ray(seen: Evidence, facts: Facts) -> Any:
     """Return whether the moves have not shrunk, as they do near a minimum: the parameters run to infinity."""
-    if facts.ahead is None:
-        return (seen.lowered >= MANY) & (seen.last * seen.lowered > SHRUNK * seen.path)
-    # Or a model made most of the way, as far as the params are large, where rounding hides what it brings.
-    astray = (seen.astray > seen.path) & (seen.astray > SHRUNK * facts.point.extent)
-    return (seen.lowered >= MANY) & ((facts.ahead * seen.lowered > SHRUNK * seen.path) | astray)
+    ahead = seen.last if facts.ahead is None else facts.ahead
+    return (seen.lowered >= MANY) & (ahead * seen.lowered > SHRUNK * seen.path)
 
 
 def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:

@@ -225,6 +225,8 @@ def test_columns_whose_squares_leave_the_range(unit):
         dtype="float32",
     )
     assert np.allclose(fit.params * unit, right, atol=1e-4)
+    assert fit.converged or unit < 1e-19  # where squares leave the range, the Hessian is 0, and STUCK the status
+    assert fit.evals < 50
 
 
 @pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "lbfgsb"])

@@ -245,7 +245,9 @@ def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array, dou
     clear = jnp.abs(drop) > jnp.maximum(rounding(point.loss), doubt[0])
     sure = jnp.where(clear, drop, gain)
     ratio = sure / jnp.where(promised > 0, promised, jnp.inf)
-    ratio = jnp.where(~clear & (jnp.abs(gain) <= doubt[1]) & (promised > 0), 1, ratio)
+    # A move of no length is none, or the same would be made for ever.
+    believed = ~clear & (jnp.abs(gain) <= doubt[1]) & (promised > 0) & jnp.any(move != 0)
+    ratio = jnp.where(believed, 1, ratio)
     fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
     first = ~jnp.isfinite(point.loss)
     moved = fine & (first | (ratio > ACCEPT))
