@@ -61,9 +61,9 @@ def in_bursts(
                 kept.append(_filled(*program.rows(given, run.rows)))
                 run = run._replace(rows=emptied(run.rows))
             if not int(run.status) and (status := watch.look(seen())):
-                run = _ended(run, status)
+                run = ended(run, status)
     except KeyboardInterrupt:
-        run = _ended(run, watch.interrupted())
+        run = ended(run, watch.interrupted())
     watch.look(seen())
     trace = kept and (*_joined(kept), int(run.moves) + 1)
     held = save() if watch and resumable(Status(int(run.status))) else None
@@ -80,12 +80,13 @@ def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[A
     run = together("run", arrays, shapes)
     status = Status(int(run.status))
     if status in ENDED_FROM_OUTSIDE or not same:
-        run = _ended(run, Status.RUNNING)
+        run = ended(run, Status.RUNNING)
     rows = None if run.rows is None else together("trace", arrays, jax.eval_shape(program.rows, given, shapes.rows)[:4])
     return run, [] if rows is None else [rows]
 
 
-def _ended(run: Run, status: Status) -> Run:
+def ended(run: Run, status: Status) -> Run:
+    """Return the run with a status given from outside."""
     counts = np.array(run.counts)
     counts[0] = status
     return run._replace(counts=counts)

@@ -14,7 +14,7 @@ from jaxgd.program import Inputs, Program
 from jaxgd.resume import about
 from jaxgd.rows import Rows
 from jaxgd.run import Run
-from jaxgd.solve import Solved, blame, in_bursts
+from jaxgd.solve import Solved, blame, ended, in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
 from jaxgd.stop import Status
 from jaxgd.stream import Stream
@@ -49,10 +49,10 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
     def advance(run: Run, _: int) -> Run:
         nonlocal note
         try:
-            return program.learn(samples.other, run, own(np.asarray(run.state.trial)))
+            return _learnt(program, samples.other, run, own(np.asarray(run.state.trial)))
         except OSError as error:
             note = f" Reading failed: {error}."
-            return run._replace(counts=run.counts.at[0].set(Status.INTERRUPTED))
+            return ended(run, Status.INTERRUPTED)
 
     watch.together = jax.process_count() > 1
     stage = watch.stage(lambda: about(program, bare, data=_told(own, first)))
@@ -61,6 +61,12 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
     if int(solved.answer.counts[0]) == Status.BAD_START:
         note = blame(given, own.not_finite(), solved.answer)
     return solved, note
+
+
+def _learnt(program: Program, sample: Inputs, run: Run, slopes: Any) -> Run:
+    """Return the run told what all rows say; its counts are on the host, where they are looked at several times."""
+    run = program.learn(sample, run, slopes)
+    return run._replace(counts=np.asarray(run.counts))
 
 
 def _told(own: Pass, first: np.ndarray) -> list[float]:
@@ -74,7 +80,7 @@ def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Calla
     if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
         ahead = _on_sample(program, samples)
         run = _with_memory(run, ahead)
-    run = program.learn(samples.other, run, first)
+    run = _learnt(program, samples.other, run, first)
     if ahead is not None and not int(run.status):
         run = _from_sample(program, samples.other, run, ahead, advance)
     return run
@@ -88,10 +94,9 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
         state = state._replace(memory=state.memory._replace(moves=np.int32(ANEW)))
     there = advance(run._replace(state=state), 1)
     gained = float(run.best.loss) - float(there.state.point.loss)
-    counts, seen = np.array(there.counts), np.array(there.evidence)
     if not gained > 0:
-        counts[0] = int(run.status)
-        return run._replace(counts=counts)
+        return run._replace(counts=np.append(run.counts[:1], there.counts[1:]))
+    seen = np.array(there.evidence)
     seen[[MADE, LATELY]] += gained
     return there._replace(evidence=seen)
 
@@ -107,7 +112,7 @@ def _on_sample(program: Program, samples: Samples) -> Run:
     lowest, waited, run = np.inf, 0, program.begin(samples.other)
     tol, found = float(program.tols.demanded(CLOSE, program.dtype)), run
     while not int(run.status) and waited < PATIENCE:
-        run = program.learn(samples.other, run, program.slopes(samples.first, run.state.trial))
+        run = _learnt(program, samples.other, run, program.slopes(samples.first, run.state.trial))
         seen = np.asarray(run.evidence)
         if seen[LEFT] <= tol * seen[MADE]:
             break
@@ -122,7 +127,7 @@ def descended(program: Program, given: Inputs, own: Pass, count: int, evals: int
     sample = _samples(program, given, own, count).other
     run = program.begin(sample)
     while not int(run.status) and int(run.evals) < evals:
-        run = program.learn(sample, run, own(np.asarray(run.state.trial)))
+        run = _learnt(program, sample, run, own(np.asarray(run.state.trial)))
         if int(run.evals) > 1:
             yield run
 

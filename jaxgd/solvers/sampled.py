@@ -52,7 +52,7 @@ class Sampled:
         known = jnp.isfinite(before.loss)
         # In the scale of the params, so that their units do not matter.
         scale = or_one(memory.scale)
-        wrong = jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2)
+        wrong = known & (jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2))
         # What was made twice and is wrong again is left to the moves for longer.
         rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.made - 1), LONGEST)
         anew = (known & (memory.moves < 0)) | (moved & ((memory.made == 0) | (memory.moves < 0) | (wrong & rested)))
