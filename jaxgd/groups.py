@@ -21,7 +21,8 @@ from jaxgd.program import Program
 from jaxgd.traced import name_of
 from jaxgd.watching import Watching
 
-SIZES = 4  # different lengths to which groups are filled up, at most: one program each
+SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile
+WASTE = 1.25  # times the fewest rows that so many lengths come to, what fewer lengths may
 APART = 1e-3  # relative difference between a loss and its mean over rows that rounding does not explain
 
 
@@ -138,7 +139,7 @@ def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcom
 
 
 def lengths(counts: np.ndarray) -> list[int]:
-    """Return the lengths to which groups of so many rows are filled up, so that few rows are filled in.
+    """Return the lengths to which groups of so many rows are filled up: few, and few rows are filled in.
 
     Found by dynamic programming over the different counts, of which many are thinned out first.
     """
@@ -155,7 +156,9 @@ def lengths(counts: np.ndarray) -> list[int]:
                 for cost, chosen in [best.get((first, parts - 1), (np.inf, []))]
             ]
             best[last, parts] = min(options, key=lambda option: option[0])
-    return min((best[many_ - 1, parts] for parts in range(1, SIZES + 1)), key=lambda option: option[0])[1]
+    found = [best[many_ - 1, parts] for parts in range(1, SIZES + 1)]
+    fewest = min(rows for rows, _ in found)
+    return next(chosen for rows, chosen in found if rows <= WASTE * fewest)
 
 
 def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:

@@ -149,9 +149,10 @@ class Solve:
         self._todo[held[held >= 0]] = False
         return shares
 
-    def _filled(self, shared: list[Any], width: int, share: np.ndarray) -> Pool:
+    def _filled(self, shared: list[Any], width: int, share: np.ndarray, device: Any) -> Pool:
         """Return a pool with the lanes of a share on their way."""
-        pool = self.lanes.empty(shared, self.batch.block(0, width // PART), width)
+        # Committed to the device as what a turn returns, or the second turn would be compiled anew.
+        pool = jax.device_put(self.lanes.empty(shared, self.batch.block(0, width // PART), width), device)
         if not len(share):
             return pool
         owner, runs = self._begun[0][share], jax.tree.map(lambda leaf: leaf[share], self._begun[1])
@@ -194,7 +195,7 @@ class Solve:
         lanes, most, exact, mine = self.lanes, width // PART, self._exact, worker if self._exact else 0
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
         turn = max(1, min(TURN, TURNED // max(1, width * sum(leaf.nbytes // most for leaf in idle))))
-        pool, ticks, tail = self._filled(shared, width, share), turn if exact else 16, 0
+        pool, ticks, tail = self._filled(shared, width, share, device), turn if exact else 16, 0
         held = int(np.sum(self._begun[0][share] >= 0))
         while True:
             self._pools.hand_over(worker, pool, self._next[mine])

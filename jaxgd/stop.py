@@ -77,9 +77,10 @@ class Stop:
     """Stop at the first test that is met; a test that is None is not made. With no test given, `tol` is.
 
     `tol`: the decrease still to come is estimated at no more than `tol` times the decrease that the later half of the
-    moves has brought; above 0 and below 1. Scaling or shifting the loss does not change it. Where no test is given,
-    `tol` is 0, which stands for 1e-60 in float64 and 1e-30 in float32 for methods with a model of the curvature, and
-    for 1e-14 and 1e-10 for the others; whatever is asked for, a solve ends where no more is left than rounding hides.
+    moves has brought, or times the loss itself where that is less; above 0 and below 1. The unit of the loss does not
+    matter. Where no test is given, `tol` is 0, which stands for 1e-60 in float64 and 1e-30 in float32 for methods with
+    a model of the curvature, and for 1e-14 and 1e-10 for the others; whatever is asked for, a solve ends where no more
+    is left than rounding hides.
     `gtol`: no component of the gradient is larger than `gtol`.
     `xtol`: no parameter changed by as much as `xtol` in a move (the rule of the textbook).
     `ftol`: a move lowered the loss by no more than `ftol * max(|loss|, 1)`.

@@ -1,5 +1,6 @@
 """Many problems at once: lanes do not know of each other, whatever pool they are in."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -448,3 +449,16 @@ def test_starts_find_the_lowest_of_several_minima():
     assert minimize(wavy, init=np.array([7.0, 13.0]), starts=1).loss == pytest.approx(alone.loss)
     top = jaxgd.maximize(lambda x: -wavy(x), init=np.array([7.0, 13.0]), starts=32)
     assert top.loss == pytest.approx(0, abs=1e-6)
+
+
+def test_a_pool_is_compiled_once(caplog):
+    def loss(x, d):
+        return (x - d) ** 2
+
+    jax.config.update("jax_log_compiles", True)  # in all threads
+    try:
+        minimize_many(loss, np.arange(1.0, 25.0), 0.0, method=jaxgd.GradientDescent(0.3), tol=1e-3)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = re.compile(r"Finished XLA compilation of jit\((called|_turn)\)")
+    assert len([record for record in caplog.records if compiled.match(record.getMessage())]) == 1

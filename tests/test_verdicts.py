@@ -229,6 +229,49 @@ def test_columns_whose_squares_leave_the_range(unit):
     assert fit.evals < 50
 
 
+@pytest.mark.parametrize("size", [3, 50])
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgs", "bfgs", "cg", "lbfgsb", "steepest", "bb"])
+def test_the_unit_of_the_loss_is_nothing_to_a_method(method, size):
+    """In float32 the squares of slopes as large or as small as these leave the range."""
+
+    def loss(x, unit):
+        return unit * jnp.sum((x - 1) ** 2 + (x - 1) ** 4 + 0.3 * jnp.cos(x))
+
+    right = minimize(loss, 1.0, np.zeros(size), dtype="float64").check().params
+    for unit in (1e-20, 1.0, 1e20):
+        result = minimize(loss, np.float32(unit), np.zeros(size), method=method, dtype="float32").check()
+        assert np.allclose(result.params, right, rtol=1e-2)
+        assert result.evals <= 50
+
+
+def test_a_far_start_leaves_a_scale_behind_that_the_answer_does_not_need():
+    """There squares of scaled slopes leave the range of float32 (Newton-CG), or decreases dwarf the loss (FISTA)."""
+    for seed in (2, 4):
+        rng = np.random.default_rng(seed)
+        features = np.column_stack([np.ones(100), rng.normal(size=(100, 3))])
+        y = np.exp(features @ np.full(4, 0.7)) + 0.3 * rng.normal(size=100)
+
+        def loss(b, data):
+            return jnp.sum((data[1] - jnp.exp(data[0] @ b)) ** 2)
+
+        lowest = minimize(loss, (features, y), np.zeros(4), dtype="float64").check().loss
+        newton = minimize(loss, (features, y), np.full(4, 5.0), method="newton-cg", dtype="float32").check()
+        assert newton.loss <= lowest * (1 + 1e-5)
+        assert newton.evals < 100
+        fista = minimize(loss, (features, y), np.full(4, 5.0), method="fista", dtype="float64")
+        assert not fista.converged or fista.loss <= lowest * (1 + 1e-6)
+
+
+@DTYPES
+def test_a_minimum_foretold_far_away_may_be_where_nothing_depends_on_a_param(dtype):
+    """Jennrich and Sampson's function from ten times the usual start: one param leaps to where its exponentials end."""
+    i = np.arange(1.0, 11)
+    fit = least_squares(
+        lambda p, i: 2 + 2 * i - jnp.exp(i * p[0]) - jnp.exp(i * p[1]), i, np.array([3.0, 4.0]), dtype=dtype
+    )
+    assert fit.status == Status.NO_INFLUENCE or fit.check().loss == pytest.approx(124.36218 / 2, rel=1e-6)
+
+
 @pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "lbfgsb"])
 @DTYPES
 def test_learnt_curvature_claims_nothing_that_a_step_refutes(method, dtype):

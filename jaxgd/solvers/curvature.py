@@ -7,11 +7,20 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, triangle
+from jaxgd.flat import pack, products, triangle
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import balanced, equilibrated, or_one, or_slope, rescaled, scale_at, scaling_of
+from jaxgd.solvers.scale import (
+    balanced,
+    equilibrated,
+    or_one,
+    or_slope,
+    rescaled,
+    scale_at,
+    scale_of_slopes,
+    scaling_of,
+)
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
 CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it
@@ -87,7 +96,8 @@ class Exact:
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
             scale, own = rescaled(memory.scale, equilibrated(hessian)), jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
-            return Matrix(scale, balanced(hessian, scale), own, _largest(memory.most, own, foreseen, slope))
+            most = _largest(memory.most, own, foreseen, slope, before, trial)
+            return Matrix(scale, balanced(hessian, scale), own, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
@@ -101,9 +111,15 @@ class Exact:
         return moved * step.move.size
 
 
-def _largest(most: jax.Array, own: jax.Array, foreseen: jax.Array, slope: jax.Array) -> jax.Array:
-    """Return the largest curvatures seen, anew where the model led to a slope of 0: nothing is lost at a minimum."""
-    return jnp.where(jnp.abs(foreseen) <= FORESEEN * jnp.abs(slope), own, jnp.maximum(most, own))
+def _largest(
+    most: jax.Array, own: jax.Array, foreseen: jax.Array, slope: jax.Array, before: Point, trial: Point
+) -> jax.Array:
+    """Return the largest curvatures seen, anew where the model led to a slope of 0: nothing is lost at a minimum.
+
+    One that is further away than all the size of a param may lie where nothing depends on that.
+    """
+    near = jnp.abs(trial.params - before.params) <= jnp.abs(before.params)
+    return jnp.where(near & (jnp.abs(foreseen) < FORESEEN * jnp.abs(slope)), own, jnp.maximum(most, own))
 
 
 class Pair(NamedTuple):
@@ -157,7 +173,7 @@ class SumOfSquares:
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
-            most = _largest(memory.most, own, off[memory.choice] + after, slope)
+            most = _largest(memory.most, own, off[memory.choice] + after, slope, before, trial)
             return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
@@ -202,9 +218,14 @@ class Products:
         return Diagonal(scale_at(problem, params))
 
     def learn(self, problem: Problem, memory: Diagonal, before: Point, trial: Point, moved: jax.Array) -> Diagonal:
-        """Return the same."""
-        del problem, before, trial, moved
-        return memory
+        """Return the scale in which the curvature along the move is 1, so that squares stay within the range."""
+        del problem
+        change = pack(memory.scale * (trial.params - before.params), (trial.grad - before.grad) / memory.scale)
+        length, bend = products(change, change[:1])[:, 0]
+        first = ~jnp.isfinite(before.loss)
+        known = moved & jnp.isfinite(bend / length) & (bend > 0) & ~first
+        scale = memory.scale * jnp.sqrt(jnp.where(known, bend / length, 1))
+        return Diagonal(scale if scaling_of(trial.params.size) else jnp.where(first, scale_of_slopes(trial), scale))
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""

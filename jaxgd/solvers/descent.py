@@ -28,7 +28,7 @@ class DescentState(NamedTuple):
     stepsize: jax.Array  # of the last step
     norm: jax.Array  # length of the gradient, scaled
     products: jax.Array  # Hessian-vector products so far, an int32
-    units: Units | None  # of the params: what follows is in them
+    units: Units  # of the params: what follows is in them
     direction: jax.Array
     line: jax.Array  # what the search knows, packed in one vector: XLA compiles and runs one operation, not twelve
     memory: Any  # what the direction remembers
@@ -72,7 +72,7 @@ class Descent:
             stepsize=zero,
             norm=zero,
             products=jnp.full((), taken, jnp.int32),
-            units=Units.at(problem, params) if taken else None,
+            units=Units.at(problem, params) if taken else Units.unknown(params),
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),
             memory=self.direction.begin(params),
@@ -81,21 +81,20 @@ class Descent:
     def step(self, problem: Problem, state: DescentState, trial: Point) -> DescentState:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
-        old, new = _in(state.units, state.point.vectors), _in(state.units, trial.vectors)
+        units = state.units.begun(trial, ~jnp.isfinite(state.point.loss))
+        old, new = _in(units, state.point.vectors), _in(units, trial.vectors)
         slope = products(new, state.direction[None])[1, 0]
         line = self.search.unpack(state.line)
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
         # Where no line has an answer, not even along the gradient, the scale is tried that the user gave.
         lost = failed & (state.memory.taken == 0)
-        units, stuck = (None, lost) if state.units is None else state.units.dropped(lost)
+        units, stuck = units.dropped(lost)
         over, point = moved | failed, choose(moved, trial, state.point)
         here = _in(units, point.vectors)
-        grad, norm, first = here[1], point.norm, 1 / point.norm
-        if units is not None:
-            norm = units.length(grad)
-            # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-            first = jnp.where(units.known, 1, 1 / norm)
+        grad, norm = here[1], units.length(here[1])
+        # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
+        first = jnp.where(units.known, 1, 1 / norm)
         memory = state.memory._replace(
             scale=jnp.where((state.memory.scale == 0) | lost, first, state.memory.scale),
             taken=jnp.where(failed, 0, state.memory.taken),
@@ -106,7 +105,7 @@ class Descent:
         packed = choose(over, self.search.start(line, point.loss, descent).pack(), after.pack())
         return DescentState(
             point=point,
-            trial=point.params + packed[0] * (direction if units is None else direction / units.scale),
+            trial=point.params + packed[0] * (direction / units.scale),
             moved=moved,
             stuck=stuck,
             left=self.direction.left(memory, here[0], norm, descent),
@@ -121,9 +120,9 @@ class Descent:
         )
 
 
-def _in(units: Units | None, vectors: jax.Array) -> jax.Array:
+def _in(units: Units, vectors: jax.Array) -> jax.Array:
     """Return params and gradient in the units."""
-    return vectors if units is None else pack(units.scale, 1 / units.scale) * vectors
+    return pack(units.scale, 1 / units.scale) * vectors
 
 
 def LBFGS(memory: int = 10) -> Descent:  # noqa: N802 - a method is named as in the literature

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.flat import combination, products
 from jaxgd.problem import Point, Problem
 from jaxgd.solvers.region import Implicit, Step
-from jaxgd.solvers.scale import rescaled, scale_at, scaling_of
+from jaxgd.solvers.scale import rescaled, scale_at, scale_of_slopes, scaling_of
 from jaxgd.stop import CALM
 
 
@@ -47,6 +47,9 @@ class LimitedMemory:
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
         """Take the change along the trial, moved to or not, where its curvature is positive."""
         del problem
+        first = moved & ~jnp.isfinite(before.loss)
+        if not (self.scaled and scaling_of(trial.params.size)):
+            memory = memory._replace(units=jnp.where(first, scale_of_slopes(trial), memory.units))
         s, y = memory.units * (trial.params - before.params), (trial.grad - before.grad) / memory.units
         s_s, s_y, y_y = products(jnp.stack([s, s, y]), jnp.stack([s, y, y])).diagonal()
         eps = jnp.finfo(s.dtype).eps
@@ -56,10 +59,8 @@ class LimitedMemory:
         def append(rows: jax.Array, row: jax.Array) -> jax.Array:
             return jnp.where(take, jnp.concatenate([rows[1:], norm * row[None]]), rows)
 
-        # The first curvature is 1, as scaled; where nothing is known, the first step is of length 1.
-        first = moved & ~jnp.isfinite(before.loss)
-        guess = 1 if self.scaled and scaling_of(s.size) else _steep(memory, trial)
-        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, guess, memory.base))
+        # The first curvature is 1, as scaled.
+        base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, 1, memory.base))
         # Where the curvature is negative, what was learnt elsewhere does not hold; its size still tells how far to go.
         anew = moved & ~first & jnp.isfinite(y_y) & (s_y < 0)
         size = jnp.clip(-s_y / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
@@ -70,10 +71,10 @@ class LimitedMemory:
         own = memory.units * jnp.sqrt(jnp.abs(curvatures))
         return after._replace(scale=rescaled(memory.scale, own, behind=jnp.inf))
 
-    def forget(self, memory: Pairs, point: Point, lost: jax.Array) -> tuple[Pairs, Any]:
+    def forget(self, memory: Pairs, lost: jax.Array) -> tuple[Pairs, Any]:
         """Drop the moves remembered where no step was found; say whether there were any."""
         kept = jnp.where(lost, 0, jnp.stack([memory.s, memory.y]))
-        base = jnp.where(lost, _steep(memory, point), memory.base)
+        base = jnp.where(lost, 1, memory.base)
         return memory._replace(s=kept[0], y=kept[1], base=base), jnp.any(memory.s != 0)
 
     def model(self, problem: Problem, memory: Pairs, point: Point) -> Implicit:
@@ -96,11 +97,6 @@ class LimitedMemory:
         """Return 0: the products are with what was learnt."""
         del step, moved
         return 0
-
-
-def _steep(memory: Pairs, point: Point) -> jax.Array:
-    """Return the length of the gradient, scaled; as a curvature it makes the step along it of length 1."""
-    return jnp.sqrt(jnp.sum((point.grad / memory.units) ** 2))
 
 
 def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:

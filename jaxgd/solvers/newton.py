@@ -129,7 +129,7 @@ class TrustRegion:
             left = self.curvature.left(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
-            memory, again = self.curvature.forget(memory, point, lost)
+            memory, again = self.curvature.forget(memory, lost)
         gone = _lost(memory, point, problem.term) if self.whole else jnp.zeros((), bool)
         return RegionState(
             point=point,

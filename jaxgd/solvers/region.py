@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgd.flat import pack, products
 from jaxgd.joint import Ball, Simplex
+from jaxgd.solvers.scale import or_one
 from jaxgd.terms import Box, Hold, residual
 
 TRIES = 0.25 ** np.arange(2)  # points on each projected path, beside the one where it meets its first bound
@@ -81,7 +82,10 @@ class Implicit:
 
         Truncated conjugate gradients: Steihaug, SIAM J. Numer. Anal. 20 (1983), section 2.
         """
+        # In units of the steepest slope, so that no square leaves the range.
         slopes = free * grad / self.scale
+        unit = or_one(jnp.max(jnp.abs(slopes)))
+        slopes, radius = slopes / unit, radius / unit
         steep = _dot(slopes, slopes)
         most = min(2 * slopes.size, MOST_PRODUCTS)
         limited = jnp.isfinite(radius)
@@ -95,12 +99,12 @@ class Implicit:
         first = _Conjugate(start, pack(steep, zero, zero, steep, zero, zero, zero))
         search = jax.lax.while_loop(going, lambda search: self._onwards(search, free, radius), first)
         (at, rest, _), (_, far, *_, ended, taken) = search.vectors, search.scalars
-        promised = -_dot(at, slopes + rest) / 2
+        promised = -_dot(at, slopes + rest) / 2 * unit * unit
         far = jnp.sqrt(far)
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
         left = jnp.where(ended > 0, jnp.inf, promised)
-        move = at / self.scale
-        return Step(move, promised, left, radius, taken.astype(jnp.int32), move, zero)
+        move = unit * at / self.scale
+        return Step(move, promised, left, unit * radius, taken.astype(jnp.int32), move, zero)
 
     def across(self, normal: jax.Array, bend: Any) -> "Implicit":
         """Return the model on the face."""

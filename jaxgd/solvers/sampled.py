@@ -70,9 +70,8 @@ class Sampled:
         moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
         return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))
 
-    def forget(self, memory: Learnt, point: Point, lost: jax.Array) -> tuple[Learnt, Any]:
+    def forget(self, memory: Learnt, lost: jax.Array) -> tuple[Learnt, Any]:
         """Have the Hessian made anew, where no step was found; say whether there is a use: not if it is new."""
-        del point
         stale = memory.moves > 0
         return memory._replace(moves=jnp.where(lost & stale, ANEW, memory.moves)), stale
 

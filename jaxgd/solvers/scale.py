@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, root
-from jaxgd.problem import Problem
+from jaxgd.problem import Point, Problem
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
@@ -19,12 +19,22 @@ class Units(NamedTuple):
     """The units that a method measures the params in."""
 
     scale: jax.Array  # shape (p,): what is measured is scale * params
-    known: jax.Array  # the scale tells curvatures; else it is 1
+    known: jax.Array  # the scale tells the size of curvatures; else it is 1
 
     @classmethod
     def at(cls, problem: Problem, params: jax.Array) -> "Units":
         """Return those that the Hessian tells."""
         return cls(scale_at(problem, params), jnp.ones((), bool))
+
+    @classmethod
+    def unknown(cls, params: jax.Array) -> "Units":
+        """Return those of the user."""
+        return cls(jnp.ones_like(params), jnp.zeros((), bool))
+
+    def begun(self, point: Point, first: jax.Array) -> "Units":
+        """Return those that the slopes at the start tell, where no Hessian has."""
+        told = first & ~self.known
+        return Units(jnp.where(told, scale_of_slopes(point), self.scale), self.known | told)
 
     def dropped(self, lost: jax.Array) -> tuple["Units", jax.Array]:
         """Return those of the user where all is lost in these, and whether it is lost in those as well."""
@@ -93,6 +103,14 @@ def scale_at(problem: Problem, params: jax.Array) -> jax.Array:
         return jnp.ones_like(params)
     hessian = or_slope(problem.hessian(params), jnp.zeros((), params.dtype))
     return rescaled(jnp.zeros_like(params), equilibrated(hessian))
+
+
+def scale_of_slopes(point: Point) -> jax.Array:
+    """Return the scale in which a curvature of 1 makes a Newton step of length 1 in the user's units, shape `(p,)`.
+
+    In it, squares stay within the range whatever the unit of the loss.
+    """
+    return jnp.full_like(point.params, jnp.sqrt(or_one(point.norm)))
 
 
 def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: float = BEHIND) -> jax.Array:

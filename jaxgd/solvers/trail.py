@@ -74,7 +74,7 @@ class Conjugate:
         rows = pack(grad, move.change[1], move.direction)
         (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
         if self.beta == "hager-zhang":
-            beta = jnp.maximum((g_y - 2 * g_d * y_y / d_y) / d_y, 0.4 * move.slope / d_d)
+            beta = jnp.maximum(g_y / d_y - 2 * (g_d / d_y) * (y_y / d_y), 0.4 * move.slope / d_d)
         else:
             beta = jnp.maximum(0, g_y / move.norm**2) / memory.scale
         slope = beta * g_d - g_g
@@ -82,8 +82,8 @@ class Conjugate:
         slope, beta = jnp.where(good, slope, -g_g), jnp.where(good, beta, 0)
         s_s, squared = move.stepsize**2 * d_d, beta * (beta * d_d - 2 * g_d) + g_g
         # The same decrease as the last line's minimum gave, but no step that its curvature calls absurd.
-        scale = -(move.slope**2 * move.stepsize**2) / (move.curvature * slope)
-        known = -slope * s_s / (move.curvature * squared)
+        scale = -(move.slope / move.curvature) * (move.slope / slope) * move.stepsize**2
+        known = -(slope / squared) * (s_s / move.curvature)
         memory = memory.learn(move, s_s, y_y, jnp.clip(scale, 0.1 * known, 10 * known))
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - grad), move.direction)
 
