@@ -35,8 +35,8 @@ SENTENCES = {
     ),
     Status.BAD_START: "{bad} not finite at the start: loss {r.loss}. Pass another `init`{range}.",
     Status.UNBOUNDED: (
-        "the loss fell to {r.loss:.2g} and goes on falling as the parameters grow: it has no minimum."
-        " Add what bounds it from below, such as a penalty on the parameters."
+        "the loss falls without end, as the parameters grow or beside a pole: it has no minimum. The best point seen,"
+        " of loss {r.loss:.2g}, is returned. Add what bounds it from below: a penalty, or bounds on the parameters."
     ),
     Status.NO_INFLUENCE: (
         "the loss no longer depends on some parameters where the solve ended, as it did at the start: its lowest value"

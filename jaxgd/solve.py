@@ -10,12 +10,15 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
+from jaxgd.covariance import names_of
 from jaxgd.flat import nudge, without_derivatives
+from jaxgd.problem import rounding
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
+from jaxgd.solvers.scale import scaling_of
 from jaxgd.stop import Status
 from jaxgd.tiles import Span
 from jaxgd.watching import LONGEST, Stage, Watching, resumable
@@ -124,6 +127,8 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
         return answer, counts, blame(given, found, answer)
+    if counts[0] == Status.NO_INFLUENCE:
+        return answer, counts, _where_to(program, without_derivatives(given), answer)
     if counts[0] != Status.ZERO_GRADIENT:
         return answer, counts, ""
     status = Status.CONVERGED
@@ -136,6 +141,27 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
         # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
         status = status if Status(counts[0]).converged else Status.ZERO_GRADIENT
     return answer, np.array([status, counts[1], 0, counts[3]]), ""
+
+
+def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
+    """Say which params have lost their influence, or along which the solve ran on, where they are few."""
+    if not scaling_of(program.size):
+        return ""
+    layout, roots = program.layout(given.init), program.compiled(_curvatures)
+    params, names = np.asarray(layout.flatten(answer.params)), np.array(names_of(answer.params))[program.free]
+    before, after = np.asarray(roots(given, given.init)), np.asarray(roots(given, answer.params))
+    eps = np.finfo(params.dtype).eps
+    gone = (after < eps * before) & ((after * params) ** 2 <= rounding(np.asarray(answer.loss)))
+    if gone.any():
+        return f" Without influence: {', '.join(names[gone])}."
+    moves = before * np.abs(params - np.asarray(layout.flatten(given.init)))
+    return f" On the way to infinity: {', '.join(names[moves >= moves.max() / 2])}."
+
+
+def _curvatures(program: Program, given: Inputs, params: Any) -> jax.Array:
+    """Return the roots of the curvatures along the params at a place, shape `(p,)`."""
+    flat = program.layout(given.init).flatten(params)
+    return jnp.sqrt(jnp.abs(jnp.diagonal(program.bind(given)[0].hessian(flat))))
 
 
 def aside(program: Program, init: Any, side: int) -> Any:

@@ -140,7 +140,7 @@ def test_no_success_at_infinity(dtype, method):
     data = np.array([[1.0, 0], [1, 0.5], [1, 2], [1, 3]]), np.array([1.0, 1, 0, 0])  # a line separates the classes
     result = minimize(jaxgd.losses.logistic, data, method=method, dtype=dtype)
     assert result.status == Status.NO_INFLUENCE
-    assert "infinity" in result.message
+    assert "infinity: params[0], params[1]" in result.message
 
 
 def test_no_success_where_a_param_has_lost_its_influence():
@@ -269,7 +269,8 @@ def test_a_minimum_foretold_far_away_may_be_where_nothing_depends_on_a_param(dty
     fit = least_squares(
         lambda p, i: 2 + 2 * i - jnp.exp(i * p[0]) - jnp.exp(i * p[1]), i, np.array([3.0, 4.0]), dtype=dtype
     )
-    assert fit.status == Status.NO_INFLUENCE or fit.check().loss == pytest.approx(124.36218 / 2, rel=1e-6)
+    assert fit.status == Status.NO_INFLUENCE
+    assert "Without influence: params[0]." in fit.message
 
 
 @pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "lbfgsb"])
