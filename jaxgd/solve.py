@@ -155,7 +155,7 @@ def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
     if gone.any():
         return f" Without influence: {', '.join(names[gone])}."
     moves = before * np.abs(params - np.asarray(layout.flatten(given.init)))
-    return f" On the way to infinity: {', '.join(names[moves >= moves.max() / 2])}."
+    return f" On the way to infinity: {', '.join(names[moves >= moves.max() / 10])}."
 
 
 def _curvatures(program: Program, given: Inputs, params: Any) -> jax.Array:

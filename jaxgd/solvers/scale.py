@@ -110,7 +110,9 @@ def scale_of_slopes(point: Point) -> jax.Array:
 
     In it, squares stay within the range whatever the unit of the loss.
     """
-    return jnp.full_like(point.params, jnp.sqrt(or_one(point.norm)))
+    grad, bare = point.grad, len(point.vectors) == 2  # noqa: PLR2004 - no term: the length is known
+    length = point.norm if bare else root(jnp.sum(grad**2), jnp.sum(jnp.abs(grad)))
+    return jnp.full_like(grad, jnp.sqrt(or_one(length)))
 
 
 def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: float = BEHIND) -> jax.Array:
