@@ -60,6 +60,7 @@ class Facts(NamedTuple):
     stuck: jax.Array
     saddle: Any
     lost: Any  # a parameter has lost its influence on the loss
+    doubt: Any  # what the solver knows that rounding does to the loss, beside its own
     norm: jax.Array  # length of the residual after the step, in the solver's own scale
     left: jax.Array  # the solver's prediction of the decrease left
     gain: jax.Array  # decrease in the step as the slopes tell it
@@ -153,7 +154,7 @@ def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
     finite = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
     level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
-    level = level | (facts.onwards & (rise <= _measured(old, facts.best)))
+    level = level | (facts.onwards & (rise <= jnp.maximum(_measured(old, facts.best), facts.doubt)))
     level = level & (facts.trial.loss <= old.first)
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 

@@ -138,6 +138,7 @@ class Stop:
             stuck=state.stuck,
             saddle=getattr(state, "saddle", np.False_),
             lost=getattr(state, "lost", np.False_),
+            doubt=getattr(state, "doubt", 0.0),
             norm=getattr(state, "norm", point.norm),
             left=state.left,
             gain=state.gain,

@@ -37,6 +37,7 @@ class RegionState(NamedTuple):
     lost: jax.Array  # a parameter, or a direction, has lost its influence on the loss
     unknown: jax.Array  # fewest directions, so far, whose curvature was rounding
     ahead: jax.Array  # how far the model's minimum is
+    doubt: jax.Array  # what rounding of the residuals of a sum of squares does to the loss
     radius: jax.Array
     promised: jax.Array  # decrease of the model at the trial
     slope: jax.Array  # of the term, on the face of it that the trial lies on, shape (p,); 0 where there is no term
@@ -102,6 +103,7 @@ class TrustRegion:
             lost=no,
             unknown=point.loss,
             ahead=zero,
+            doubt=zero,
             radius=point.loss,
             promised=zero,
             slope=zero if problem.term is None else jnp.zeros_like(params),
@@ -142,6 +144,7 @@ class TrustRegion:
             products=state.products + self.curvature.cost(step, moved),
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
+            doubt=jnp.asarray(doubt[0], trial.loss.dtype),
             lost=(step.unknown > state.unknown) | jnp.any(gone),
             unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
