@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, triangle
-from jaxgd.problem import Point, Problem
+from jaxgd.problem import Point, Problem, rounding
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
 from jaxgd.solvers.scale import (
@@ -96,7 +96,7 @@ class Exact:
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
             scale, own = rescaled(memory.scale, equilibrated(hessian)), jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
-            most = _largest(memory.most, own, foreseen, slope, before, trial)
+            most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
             return Matrix(scale, balanced(hessian, scale), own, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
@@ -111,15 +111,25 @@ class Exact:
         return moved * step.move.size
 
 
-def _largest(
-    most: jax.Array, own: jax.Array, foreseen: jax.Array, slope: jax.Array, before: Point, trial: Point
-) -> jax.Array:
-    """Return the largest curvatures seen, anew where the model led to a slope of 0: nothing is lost at a minimum.
+class _Foretold(NamedTuple):
+    """What the last model said of a trial."""
 
-    One that is further away than all the size of a param may lie where nothing depends on that.
-    """
-    near = jnp.abs(trial.params - before.params) <= jnp.abs(before.params)
-    return jnp.where(near & (jnp.abs(foreseen) < FORESEEN * jnp.abs(slope)), own, jnp.maximum(most, own))
+    slope: jax.Array  # where it was made, scaled, shape (p,)
+    after: jax.Array  # at the trial
+    move: jax.Array  # to there
+
+    def largest(self, memory: Any, own: jax.Array, before: Point, trial: Point) -> jax.Array:
+        """Return the largest curvatures seen, anew where it led to a slope of 0: nothing is lost at a minimum.
+
+        A decrease that it did not foretell as well is no minimum: it may lead where nothing depends on a param. What is
+        lost there stays lost.
+        """
+        promised = -jnp.sum((self.slope + self.after) * self.move) / 2
+        off = jnp.abs(before.loss - trial.loss - promised)
+        true = off <= FORESEEN * promised + rounding(before.loss)
+        ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
+        there = memory.own >= jnp.finfo(own.dtype).eps * memory.most
+        return jnp.where(true & ended & there, own, jnp.maximum(memory.most, own))
 
 
 class Pair(NamedTuple):
@@ -173,7 +183,7 @@ class SumOfSquares:
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
-            most = _largest(memory.most, own, off[memory.choice] + after, slope, before, trial)
+            most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
             return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
