@@ -12,15 +12,15 @@ from jax.core import Tracer
 from jaxgd import inputs
 from jaxgd.covariance import names_of
 from jaxgd.flat import nudge, without_derivatives
-from jaxgd.problem import rounding
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.solvers.scale import scaling_of
+from jaxgd.solvers.scale import scaling_of, without_influence
 from jaxgd.stop import Status
 from jaxgd.tiles import Span
+from jaxgd.traced import Derivatives
 from jaxgd.watching import LONGEST, Stage, Watching, resumable
 
 
@@ -144,17 +144,16 @@ def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndar
 
 
 def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
-    """Say which params have lost their influence, or along which the solve ran on, where they are few."""
-    if not scaling_of(program.size):
+    """Say which params have lost their influence, or along which the solve ran on, where few and curvatures known."""
+    if not scaling_of(program.size) or program.recipe.derivatives is Derivatives.FIRST:
         return ""
     layout, roots = program.layout(given.init), program.compiled(_curvatures)
-    params, names = np.asarray(layout.flatten(answer.params)), np.array(names_of(answer.params))[program.free]
-    before, after = np.asarray(roots(given, given.init)), np.asarray(roots(given, answer.params))
-    eps = np.finfo(params.dtype).eps
-    gone = (after < eps * before) & ((after * params) ** 2 <= rounding(np.asarray(answer.loss)))
+    names, term = np.array(names_of(answer.params))[program.free], program.bind(given)[0].term
+    (before, start), (after, end) = ((roots(given, at), layout.flatten(at)) for at in (given.init, answer.params))
+    gone = np.asarray(without_influence(after, before, end, jnp.asarray(answer.loss), term))
     if gone.any():
         return f" Without influence: {', '.join(names[gone])}."
-    moves = before * np.abs(params - np.asarray(layout.flatten(given.init)))
+    moves = np.asarray(before * jnp.abs(end - start))
     return f" On the way to infinity: {', '.join(names[moves >= moves.max() / 10])}."
 
 

@@ -14,7 +14,7 @@ from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.region import Step, within_set
 from jaxgd.solvers.sampled import Sampled
-from jaxgd.solvers.scale import scaling_of
+from jaxgd.solvers.scale import scaling_of, without_influence
 from jaxgd.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.terms import L1, Box
 
@@ -126,13 +126,16 @@ class TrustRegion:
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        again, left = jnp.zeros((), bool), step.left
+        no, left = jnp.zeros((), bool), step.left
+        again: Any = no
         if isinstance(self.curvature, LimitedMemory):
             left = self.curvature.left(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, again = self.curvature.forget(memory, lost)
-        gone = _lost(memory, point, problem.term) if self.whole else jnp.zeros((), bool)
+        gone = no
+        if self.whole:
+            gone = without_influence(memory.own, memory.most, point.params, point.loss, problem.term)
         return RegionState(
             point=point,
             trial=aim,
@@ -163,19 +166,6 @@ def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope:
     allowed, slope = term.face(point.params, point.grad)
     step = within_set(model, slope, radius, point.params, allowed)
     return step, allowed.prox(point.params + step.move), slope
-
-
-def _lost(memory: Any, point: Point, term: Any) -> jax.Array:
-    """Return which parameters, free to move, the loss no longer depends on as it did, shape `(p,)`.
-
-    Their curvature has gone below the rounding of what it was, and a change by all their size changes the loss by no
-    more than rounding.
-    """
-    eps = jnp.finfo(memory.most.dtype).eps
-    gone = (memory.own < eps * memory.most) & ((memory.own * point.params) ** 2 <= rounding(point.loss))
-    if isinstance(term, Box):
-        gone = gone & (point.params > term.lower) & (point.params < term.upper)
-    return gone
 
 
 def Newton() -> TrustRegion:  # noqa: N802 - a method is named as in the literature

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, root
-from jaxgd.problem import Point, Problem
+from jaxgd.problem import Point, Problem, rounding
+from jaxgd.terms import Box
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
@@ -123,3 +124,15 @@ def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: f
     """
     root = jnp.where(own > 0, jnp.clip(forget**0.5 * scale, own, behind * own), scale)
     return or_one(root)
+
+
+def without_influence(own: jax.Array, most: jax.Array, params: jax.Array, loss: Any, term: Any) -> jax.Array:
+    """Return which params, free to move, the loss no longer depends on as it did, shape `(p,)`.
+
+    `own` are the roots of their curvatures, `most` the largest these were. They have gone below the rounding of that,
+    and a change by all the size of a param changes the loss by no more than rounding.
+    """
+    gone = (own < jnp.finfo(most.dtype).eps * most) & ((own * params) ** 2 <= rounding(loss))
+    if isinstance(term, Box):
+        gone = gone & (params > term.lower) & (params < term.upper)
+    return gone
