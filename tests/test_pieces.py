@@ -2,6 +2,7 @@
 
 import weakref
 from functools import partial
+from itertools import combinations
 from types import SimpleNamespace
 
 import jax
@@ -119,8 +120,21 @@ def test_lengths_of_groups(counts):
 
     two = [int(np.median(counts)), counts.max()] if np.median(counts) in counts else [counts.max()]
     assert filled(found) <= WASTE * filled(two)
-    # Fewer would fill in more than that.
-    assert len(found) == 1 or filled(found[1:]) >= filled(found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=12))
+def test_lengths_of_few_groups_are_the_fewest_that_waste_little(counts):
+    *others, longest = sorted(set(counts))
+
+    def filled(sizes):
+        return sum(min(size for size in sizes if size >= count) for count in counts)
+
+    most = range(min(4, len(others) + 1))
+    best = [min(filled([*some, longest]) for some in combinations(others, k)) for k in most]
+    k = next(k for k in most if best[k] <= WASTE * min(best))
+    found = lengths(np.array(counts))
+    assert (len(found), filled(found)) == (k + 1, best[k])
 
 
 def test_groups_of_almost_one_length_are_one_program():
