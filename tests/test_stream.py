@@ -240,6 +240,7 @@ HARD = {
 def test_a_sample_that_misleads_costs_moves_alone(name, dtype):
     loss, data, init, scale = HARD[name]
     result = minimize(loss, Rows(data), init, dtype=dtype).check()
+    assert result.evals <= 150  # with the updates of BFGS up to 10,000
     reference = minimize(loss, data, init, dtype="float64").check()
     if name == "not convex":  # of several minima it finds one
         reference = minimize(loss, data, result.params, dtype="float64").check()

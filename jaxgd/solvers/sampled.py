@@ -13,6 +13,7 @@ from jaxgd.solvers.scale import equilibrated, or_one, or_slope, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
+LEAST = 1e-8  # cosine of the step and what the model missed, below which nothing is learnt
 REST, LONGEST = 3, 100  # moves that are given to the corrections before; four times as many each time, but no more
 
 
@@ -31,8 +32,8 @@ class Sampled:
     """The Hessian of the problem at hand, a sample of the rows, corrected by what the moves show over all rows.
 
     Byrd, Chin, Neveitt and Nocedal, SIAM J. Optim. 21 (2011), take the Hessian from a sample at every move; here it
-    is kept, with the updates of BFGS (Nocedal and Wright, Numerical Optimization (2006), equation 6.19), until it
-    foretells gradients badly.
+    is kept, with symmetric updates of rank one (Nocedal and Wright, Numerical Optimization (2006), equation 6.24),
+    until it foretells gradients badly. Those of BFGS lose what the sample told where few rows were missing in it.
     """
 
     calm, computed, whole, scaled = 2, True, False, False
@@ -45,22 +46,20 @@ class Sampled:
 
     def learn(self, problem: Problem, memory: Learnt, before: Point, trial: Point, moved: jax.Array) -> Learnt:
         """Take the change along the trial; or make the Hessian anew where the model was wrong of it."""
-        change = pack(trial.params - before.params, trial.grad - before.grad)
-        bent = jnp.matmul(memory.hessian, change[0], precision="highest")
-        three = pack(*change, bent)
-        (s_s, s_y, s_b), (_, y_y, _), _ = products(three, three)
+        step = trial.params - before.params
+        off = trial.grad - before.grad - jnp.matmul(memory.hessian, step, precision="highest")
         known = jnp.isfinite(before.loss)
         # In the scale of the params, so that their units do not matter.
         scale = or_one(memory.scale)
-        wrong = known & (jnp.sum(((change[1] - bent) / scale) ** 2) > STALE**2 * jnp.sum((before.grad / scale) ** 2))
+        scaled = pack(scale * step, off / scale, before.grad / scale)
+        (s_s, s_r, _), (_, r_r, _), (*_, g_g) = products(scaled, scaled)
+        wrong = known & (r_r > STALE**2 * g_g)
         # What was made twice and is wrong again is left to the moves for longer.
         rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.made - 1), LONGEST)
         anew = (known & (memory.moves < 0)) | (moved & ((memory.made == 0) | (memory.moves < 0) | (wrong & rested)))
-        eps = jnp.finfo(s_y.dtype).eps
-        take = known & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y)) & (s_b > 0)
-        added = change[1] / jnp.sqrt(jnp.where(take, s_y, 1))
-        taken = bent / jnp.sqrt(jnp.where(take, s_b, 1))
-        corrected = memory.hessian + jnp.where(take, added[:, None] * added - taken[:, None] * taken, 0)
+        least = jnp.maximum(LEAST * jnp.sqrt(s_s) * jnp.sqrt(r_r), jnp.finfo(s_r.dtype).tiny)
+        take = known & jnp.isfinite(r_r) & (jnp.abs(s_r) > least)
+        corrected = memory.hessian + jnp.where(take, off[:, None] * off / jnp.where(take, s_r, 1), 0)
 
         def make() -> Learnt:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
