@@ -107,7 +107,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     )
     seen = _estimated(seen, facts, computed=computed)
     # A trial that was refused for more than rounding refutes the model.
-    wrong = known & ~moved & (jnp.abs(drop) > 4 * resolution)
+    wrong = known & ~moved & (jnp.abs(drop) > 4 * jnp.maximum(resolution, seen.noise))
     below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~wrong
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
@@ -139,7 +139,10 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
     left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
     left = jnp.where(jnp.isnan(facts.left), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
-    if not computed:
+    if computed:
+        # What a model cut short by the radius does not tell, one of the same point did, but none of another.
+        left = model = jnp.where(facts.moved, left, model)
+    else:
         # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
         # rounding has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient
         # has shrunk.

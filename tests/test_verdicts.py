@@ -128,18 +128,44 @@ def test_a_param_that_nothing_depends_on_stays(bounds):
     assert squares.check().params["idle"] == mean.check().params["idle"] == 1000
 
 
-@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgs", "bfgs", "cg"])
-def test_flat_directions_lead_nowhere(method):
-    """The dual of a maximum-entropy model whose features depend on each other: convex, and flat along some lines."""
+def entropy_dual():
+    """Return the dual of a maximum-entropy model whose features depend on each other: convex, flat along some lines."""
     rng = np.random.default_rng(3)
     features = rng.integers(0, 2, size=(6, 4)).astype(float)
     features = np.column_stack([features, features[:, 0] + features[:, 1], np.ones(6)])
     target = rng.dirichlet(np.ones(6)) @ features
-    result = minimize(
-        lambda w: jax.nn.logsumexp(features @ w) - target @ w, None, np.zeros(6), method=method, dtype="float64"
-    ).check()
+    return lambda w: jax.nn.logsumexp(jnp.asarray(features, w.dtype) @ w) - jnp.asarray(target, w.dtype) @ w
+
+
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgs", "bfgs", "cg"])
+def test_flat_directions_lead_nowhere(method):
+    result = minimize(entropy_dual(), None, np.zeros(6), method=method, dtype="float64").check()
     assert result.loss == pytest.approx(1.7476189061874, rel=1e-12)
     assert result.evals < 40
+
+
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb"])
+def test_flat_directions_far_away_make_no_success(method, dtype):
+    dual = entropy_dual()
+    for far in (5, 50, 500):
+        result = minimize(dual, None, far * np.arange(6.0), method=method, dtype=dtype, stop=jaxgd.Stop(max_evals=500))
+        with jax.enable_x64(True):
+            loss = float(dual(jnp.asarray(result.params, "float64")))
+        assert not result.converged or loss < 1.7476189061874 + 1e-4
+
+
+def test_directions_without_curvature_cost_no_patience():
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((500, 9)), rng.integers(0, 10, 500)
+
+    def softmax(w, data):
+        scores = data[0] @ w
+        return jnp.mean(jax.nn.logsumexp(scores, axis=1) - jnp.take_along_axis(scores, data[1][:, None], 1)[:, 0])
+
+    for start in (0.0, 1.0):
+        result = minimize(softmax, (features, labels), start * rng.standard_normal((9, 10)), dtype="float32").check()
+        assert result.evals <= 20
 
 
 @pytest.mark.parametrize(("dtype", "method"), [("float32", "auto"), ("float32", "lbfgs"), ("float64", "lbfgs")])

@@ -239,7 +239,7 @@ class Products:
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         """Return the model around the point."""
-        return Implicit(point.grad, memory.scale, lambda vector: self._product(problem, point.params, vector))
+        return Implicit.around(point, memory.scale, lambda vector: self._product(problem, point.params, vector))
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return the products that solved the model."""

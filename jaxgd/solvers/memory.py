@@ -87,7 +87,7 @@ class LimitedMemory:
             weights = jnp.matmul(middle, products(wings, scaled[None])[:, 0], precision="highest")
             return memory.units * (memory.base * scaled - combination(weights, wings))
 
-        return Implicit(point.grad, memory.scale, product)
+        return Implicit.around(point, memory.scale, product)
 
     def left(self, memory: Pairs, step: Step) -> jax.Array:
         """Return the decrease to the model's minimum; inf while the model is a guess."""

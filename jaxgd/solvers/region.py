@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.flat import pack, products
+from jaxgd.flat import pack, products, root
 from jaxgd.joint import Ball, Simplex
+from jaxgd.problem import Point, rounding
 from jaxgd.solvers.scale import or_one
 from jaxgd.terms import Box, Hold, residual
 
@@ -72,6 +73,15 @@ class Implicit:
     grad: jax.Array
     scale: jax.Array
     product: Callable[[jax.Array], jax.Array]
+    size: jax.Array  # scaled length of the params
+    noise: jax.Array  # changes of the loss that rounding hides
+
+    @classmethod
+    def around(cls, point: Point, scale: jax.Array, product: Callable[[jax.Array], jax.Array]) -> "Implicit":
+        """Return the model around a point."""
+        scaled = scale * point.params
+        size = root(_dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
+        return cls(point.grad, scale, product, size, rounding(point.loss))
 
     def times(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`."""
@@ -85,14 +95,16 @@ class Implicit:
         # In units of the steepest slope, so that no square leaves the range.
         slopes = free * grad / self.scale
         unit = or_one(jnp.max(jnp.abs(slopes)))
-        slopes, radius = slopes / unit, radius / unit
+        slopes, radius, size, noise = slopes / unit, radius / unit, self.size / unit, self.noise / unit / unit
         steep = _dot(slopes, slopes)
         most = min(2 * slopes.size, MOST_PRODUCTS)
         limited = jnp.isfinite(radius)
 
         def going(search: "_Conjugate") -> jax.Array:
-            square, *_, ended, taken = search.scalars
-            return (taken < most) & (ended == 0) & (square > ENOUGH**2 * steep)
+            square, far, *_, ended, taken = search.scalars
+            # What is left of the slope is hidden where it brings no more over all the size of the params.
+            hidden = (taken > 0) & (jnp.sqrt(square) * (size + jnp.sqrt(far)) <= noise)
+            return (taken < most) & (ended == 0) & (square > ENOUGH**2 * steep) & ~hidden
 
         zero = jnp.zeros_like(steep)
         start = pack(jnp.zeros_like(slopes), slopes, -slopes)
@@ -115,7 +127,7 @@ class Implicit:
             bent = self.product(vector) + bend * vector
             return bent - normal * _dot(inner, bent)
 
-        return Implicit(self.grad, self.scale, product)
+        return Implicit(self.grad, self.scale, product, self.size, self.noise)
 
     def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
         """Move to the minimum along the direction, or to the edge, and turn."""

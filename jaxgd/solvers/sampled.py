@@ -82,7 +82,7 @@ class Sampled:
             return jnp.matmul(memory.hessian, vector, precision="highest")
 
         # Conjugate gradients, not LAPACK, whose threads wait for long where other programs run.
-        return Implicit(point.grad, memory.scale, product)
+        return Implicit.around(point, memory.scale, product)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return 0: no product is with the Hessian of all rows."""
