@@ -26,6 +26,9 @@ PROBLEMS = Path(__file__).parent / "data" / "cutest.json"
 SETS = {"u": "Unconstrained", "b": "Bounded"}
 TOLS = (1e-3, 1e-6, 1e-9)
 PEER = "scipy_lbfgsb"  # whose evaluations ours are compared with
+# Of `jaxgd.evidence`; `benchmarks.cutest_worker` knows what stands for each where it is left out.
+PREDICATES = ("noise_seen", "model_refuted", "trend", "as_shrunk", "resting", "pinned", "refuted", "on_a_ray")
+SHOWN = 4  # changes of a verdict that are listed
 
 
 def share(records: Sequence[Record], test: Callable[[Record], bool]) -> str:
@@ -161,6 +164,43 @@ def tolerances(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Name
     table("Asked for tol in float64: is what a polish gains below tol of the decrease made?", columns, rows)
 
 
+def ablate(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace) -> None:
+    """Solve with each predicate of the verdict left out, and print how many verdicts and evaluations that changes."""
+    ways = (None, *PREDICATES)
+
+    def work(workers: Workers, task: Task) -> list[Any]:
+        pairs = [(dtype, method) for dtype in args.dtypes for method in args.methods]
+        return [
+            (way, solved_and_judged(workers, task, known, dtype, method=method, without=way))
+            for dtype, method in pairs
+            for way in ways
+        ]
+
+    found = [(way, record) for way, record in over(tasks, args.jobs, args.limit, work) if isinstance(record, Record)]
+    records: dict[str | None, list[Record]] = {way: [record for of, record in found if of == way] for way in ways}
+    rows = []
+    for way, own in records.items():
+        pairs = list(zip(own, records[None], strict=True))
+        changed = [
+            f"{a.name} {a.solver.split()[-1]} {a.dtype}: {b.status} to {a.status}"
+            for a, b in pairs
+            if a.status != b.status
+        ]
+        rows.append(
+            (
+                way or "nothing",
+                len(own),
+                len(changed),
+                sum(record.false_claim for record in own),
+                sum(record.missed for record in own),
+                sum(record.evals for record in own),
+                "; ".join(changed[:SHOWN]),
+            )
+        )
+    columns = ("left out", "solves", "verdicts changed", "false claims", "missed", "evaluations", "the first changes")
+    table("What each predicate of the verdict does", columns, rows)
+
+
 def evaluations(
     known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace, records: Sequence[Record]
 ) -> None:
@@ -252,6 +292,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="problems at a time")
     parser.add_argument("--limit", type=float, default=120, help="seconds for a solve")
     parser.add_argument("--tol-table", action="store_true", help="instead: is the tolerance asked for delivered?")
+    parser.add_argument("--ablate", action="store_true", help="instead: what does each predicate of a verdict do?")
     parser.add_argument("--evaluations", action="store_true", help="also: evaluations until solved, beside SciPy's")
     parser.add_argument("--out", type=Path, help="folder for the records and two pictures")
     args = parser.parse_args()
@@ -261,6 +302,9 @@ def main() -> None:
     tasks = [(kind, name) for kind in args.sets for name in known[kind] if not args.problems or name in args.problems]
     if args.tol_table:
         tolerances(known, tasks, args)
+        return
+    if args.ablate:
+        ablate(known, tasks, args)
         return
     records = sweep(known, tasks, args)
     if args.evaluations:

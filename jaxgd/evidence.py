@@ -92,22 +92,17 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
     gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.gain)
-    # Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding,
-    # or was a long step across a hill, which is soon forgotten.
-    off = jnp.abs(drop - facts.gain)
-    proven = known & jnp.isfinite(off) & (off > facts.slopes)
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
-        noise=jnp.maximum(jnp.where(proven, off, 0), old.noise / 2),
+        noise=jnp.maximum(jnp.where(known, noise_seen(facts, drop), 0), old.noise / 2),
         lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(lower, facts.length, 0),
         quiet=jnp.where(lower, 0, old.quiet + 1),
     )
     seen = _estimated(seen, facts, computed=computed)
-    # A trial that was refused for more than rounding refutes the model.
-    wrong = known & ~moved & (jnp.abs(drop) > 4 * jnp.maximum(resolution, seen.noise))
+    wrong = known & ~moved & model_refuted(drop, jnp.maximum(resolution, seen.noise))
     below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~wrong
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
@@ -144,12 +139,30 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
         left = model = jnp.where(facts.moved, left, model)
     else:
         # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
-        # rounding has ended it, what the slopes bring if each parameter changes by all its size; and how the gradient
-        # has shrunk.
+        # rounding has ended it, what the slopes bring if each parameter changes by all its size.
         slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
-        shrunk = facts.norm / jnp.where(seen.steepest > 0, seen.steepest, 1)
-        left = jnp.maximum(jnp.maximum(left, jnp.minimum(_trend(seen.recent), slopes)), seen.lately * shrunk**2)
+        left = jnp.maximum(jnp.maximum(left, jnp.minimum(trend(seen.recent), slopes)), as_shrunk(seen, facts.norm))
     return seen._replace(model=model, left=left)
+
+
+def noise_seen(facts: Facts, drop: jax.Array) -> jax.Array:
+    """Return what rounding is seen to do to the loss, whose decrease over the step was the `drop`; 0 where it is not.
+
+    Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding, or
+    was a long step across a hill, which is soon forgotten.
+    """
+    off = jnp.abs(drop - facts.gain)
+    return jnp.where(jnp.isfinite(off) & (off > facts.slopes), off, 0)
+
+
+def model_refuted(drop: jax.Array, noise: Any) -> Any:
+    """Return whether a trial, refused with this decrease, was so for more than rounding."""
+    return jnp.abs(drop) > 4 * noise
+
+
+def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
+    """Return the decrease left if the loss is a parabola on which the gradient has shrunk to this length."""
+    return seen.lately * (norm / jnp.where(seen.steepest > 0, seen.steepest, 1)) ** 2
 
 
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
@@ -182,9 +195,22 @@ def _measured(seen: Evidence, point: Point) -> Any:
 def at_floor(seen: Evidence, facts: Facts, *, computed: bool) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
     measured = _measured(seen, facts.point)
-    # A trial that changed the loss by more than that says that there is more to be found on a shorter step.
-    resting = (seen.quiet >= PATIENCE) & (jnp.abs(facts.before.loss - facts.trial.loss) <= 4 * measured)
-    return (facts.stuck | resting) & (jnp.minimum(seen.left, seen.model) <= (1 if computed else ROUGHLY) * measured)
+    ended = facts.stuck | resting(seen, facts.before.loss - facts.trial.loss, measured)
+    return ended & (jnp.minimum(seen.left, seen.model) <= (1 if computed else ROUGHLY) * measured)
+
+
+def resting(seen: Evidence, drop: jax.Array, noise: Any) -> Any:
+    """Return whether nothing has come of many evaluations.
+
+    A trial that changed the loss by more than rounding says that there is more to be found on a shorter step.
+    """
+    return (seen.quiet >= PATIENCE) & (jnp.abs(drop) <= 4 * noise)
+
+
+def pinned(seen: Evidence, facts: Facts, size: int) -> Any:
+    """Return whether refused trials have closed in on the minimum over one parameter from both sides."""
+    fine = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm) & jnp.isfinite(facts.norm**2)
+    return facts.stuck & (size == 1) & (seen.quiet > 1) & fine
 
 
 def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
@@ -213,7 +239,7 @@ def on_a_ray(seen: Evidence, facts: Facts) -> Any:
     return (seen.lowered >= MANY) & (ahead * seen.lowered > SHRUNK * seen.path)
 
 
-def _trend(recent: tuple[jax.Array, ...]) -> jax.Array:
+def trend(recent: tuple[jax.Array, ...]) -> jax.Array:
     """Return the decrease left if the moves go on shrinking as they do; inf while unknown or not shrinking.
 
     With A the sum of the last moves' decreases and B of those before, the rest is A r / (1 - r), r = A / B.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, refuted, weigh
+from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, pinned, refuted, weigh
 from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point, choose
 
@@ -184,9 +184,7 @@ class Stop:
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
         moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        # On one parameter, refused trials have closed in on the minimum from both sides, if squares are finite.
-        pinned = facts.stuck & (size == 1) & (seen.quiet > 1) & fine & jnp.isfinite(facts.norm**2)
-        floor = here & (at_floor(seen, facts, computed=computed) | pinned)
+        floor = here & (at_floor(seen, facts, computed=computed) | pinned(seen, facts, size))
         done = flat | (here & (seen.hidden >= min(agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
