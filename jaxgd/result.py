@@ -10,7 +10,6 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.evidence import Evidence
-from jaxgd.problem import rounding
 from jaxgd.sentences import SENTENCES, shown, wording
 from jaxgd.stop import Status, succeeded
 from jaxgd.trace import Trace, columns_of, frame
@@ -207,7 +206,7 @@ class Result:
         # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
-            told = wording(self.loss) | {"noise": max(float(seen.noise), float(rounding(self.loss)))}
+            told = wording(self.loss, self.params, seen)
             return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, **told) + self.note
 
     def check(self) -> "Result":

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.evidence import ROUGHLY, Evidence
+from jaxgd.problem import rounding
 from jaxgd.stop import Status
 
 SENTENCES = {
@@ -15,10 +17,7 @@ SENTENCES = {
     Status.SMALL_GRADIENT: "largest gradient component {r.grad_norm:.2g} <= gtol {s.gtol:.2g}.",
     Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",
     Status.SMALL_DECREASE: "the last move lowered the loss by {e.recent[0]:.2g}, within ftol {s.ftol:.2g} of its size.",
-    Status.PRECISION_FLOOR: (
-        "no step lowers the loss, and what may be left, about {e.model:.1e}, is hidden by rounding, which was seen to"
-        " change it by {noise:.1e}."
-    ),
+    Status.PRECISION_FLOOR: "no step lowers the loss{hidden}.",
     Status.MAX_EVALS: (
         "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."
         " Raise it with `stop=Stop(max_evals=...)`, or ask for less with `tol`."
@@ -67,10 +66,18 @@ SENTENCES = {
 }
 
 
-def wording(loss: Any) -> dict[str, str]:
-    """Return what sentences say of a loss: which of loss and gradient is not finite, and what a wider type would do."""
+def wording(loss: Any, params: Any, seen: Evidence) -> dict[str, str]:
+    """Return what sentences say of a loss: what is not finite, what a wider type would do, what rounding hides."""
     narrow = np.asarray(loss).dtype == np.float32
+    noise = max(float(seen.noise), float(rounding(loss)))
+    hidden = (
+        f", and what may be left, about {seen.model:.1e}, is hidden by rounding, which was seen to change it by"
+        f" {noise:.1e}"
+    )
+    # One parameter alone is pinned between trials that were refused, whatever a model says.
+    pinned = sum(map(np.size, jax.tree.leaves(params))) == 1 and seen.model > ROUGHLY * noise
     return {
+        "hidden": ": steps to both sides have closed in on its lowest point" if pinned else hidden,
         "bad": "the gradient is" if np.isfinite(loss) else "the loss is",
         "coarse": ", or float32 too coarse: try `dtype='float64'`" if narrow else "",
         "range": ", or `dtype='float64'` if it exceeds the range of float32" if narrow and not np.isnan(loss) else "",

@@ -346,3 +346,10 @@ def test_the_start_that_is_bad_is_named():
     beyond = minimize(lambda p: jnp.exp(p) ** 2, None, 80.0).message
     assert "the loss is not finite" in beyond
     assert "dtype='float64'" in beyond
+
+
+def test_a_kink_of_one_param_is_closed_in_on_and_said_to_be():
+    result = minimize(lambda t: jnp.abs(t - 1), None, 5.0).check()
+    assert result.status is Status.PRECISION_FLOOR
+    assert result.params == pytest.approx(1)
+    assert "both sides" in result.message
