@@ -107,8 +107,8 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
-    # Far above the minimum, decreases are large whatever the loss comes to.
-    size = jnp.abs(facts.point.loss) + jnp.finfo(gain.dtype).eps * seen.lately
+    # Far above the minimum, decreases are large whatever the loss comes to. Where it comes to 0, the last ones tell.
+    size = jnp.abs(facts.point.loss) + jnp.finfo(gain.dtype).eps * latest(seen)
     return seen._replace(calm=jnp.where(seen.left <= tol * jnp.minimum(seen.lately, size), old.calm + moved, 0))
 
 
@@ -135,8 +135,7 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
     left = jnp.where(jnp.isnan(facts.left), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
     if computed:
-        # What a model cut short by the radius does not tell, one of the same point did, but none of another.
-        left = model = jnp.where(facts.moved, left, model)
+        model = left
     else:
         # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
         # rounding has ended it, what the slopes bring if each parameter changes by all its size.
@@ -165,6 +164,12 @@ def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
     return seen.lately * (norm / jnp.where(seen.steepest > 0, seen.steepest, 1)) ** 2
 
 
+def latest(seen: Evidence) -> jax.Array:
+    """Return the decrease of the last moves, which a far start does not inflate; of the later half while they are few."""
+    made = jnp.asarray(sum(seen.recent))
+    return jnp.where(jnp.isfinite(made), made, seen.lately)
+
+
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     """Lower, or equal to rounding and nearer to the minimum by gradient or model; the start is taken whatever it is."""
     noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
@@ -186,7 +191,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
 
 def _measured(seen: Evidence, point: Point) -> Any:
     """Return what rounding does to the loss, as far as it was measured or is known."""
-    size = jnp.abs(point.loss) + seen.lately
+    size = jnp.abs(point.loss) + latest(seen)
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
     return jnp.maximum(noise, hidden_by_rounding(point, seen.made))

@@ -94,13 +94,16 @@ def test_moves_that_do_not_shrink_are_on_a_ray():
     assert not evidence.on_a_ray(even, facts(ahead=0.1))
 
 
-def test_what_one_point_foretold_holds_for_no_other():
-    model = {"moves": jnp.int32(3), "gain": jnp.float32(0), "slopes": jnp.float32(1), "left": jnp.float32(jnp.inf)}
-    before = seen(left=1e-9, model=1e-9)
-    stays, moves = (
-        evidence.weigh(before, facts(moved=np.bool_(moved), **model), None, 0.01, computed=True)
-        for moved in (False, True)
-    )
-    assert stays.left == pytest.approx(1e-9)
-    assert moves.left == moves.model == jnp.inf
-    assert not evidence.at_floor(moves, facts(stuck=np.True_), computed=True)
+def test_what_a_model_does_not_tell_is_not_taken_from_before():
+    here = {"moves": jnp.int32(3), "gain": jnp.float32(0), "slopes": jnp.float32(1), "left": jnp.float32(jnp.inf)}
+    for moved in (False, True):
+        after = evidence.weigh(
+            seen(left=1e-9, model=1e-9), facts(moved=np.bool_(moved), **here), None, 0.01, computed=True
+        )
+        assert after.left == after.model == jnp.inf
+        assert not evidence.at_floor(after, facts(stuck=np.True_), computed=True)
+
+
+def test_a_far_start_does_not_count_as_what_was_brought_of_late():
+    assert evidence.latest(seen(lately=1e30, recent=(1.0,) * (2 * WINDOW))) == 2 * WINDOW
+    assert evidence.latest(seen(lately=1e30)) == np.float32(1e30)

@@ -34,6 +34,7 @@ class RegionState(NamedTuple):
     stepsize: jax.Array  # scaled length of the last step
     products: jax.Array  # Hessian-vector products so far, an int32
     saddle: jax.Array  # the model has a direction of negative curvature
+    solved: jax.Array  # the model of this point was minimized without a radius
     lost: jax.Array  # a parameter, or a direction, has lost its influence on the loss
     unknown: jax.Array  # fewest directions, so far, whose curvature was rounding
     ahead: jax.Array  # how far the model's minimum is
@@ -100,6 +101,7 @@ class TrustRegion:
             stepsize=zero,
             products=jnp.full((), scaling_of(params.size) if self.curvature.scaled else 0, jnp.int32),
             saddle=no,
+            solved=no,
             lost=no,
             unknown=point.loss,
             ahead=zero,
@@ -126,14 +128,17 @@ class TrustRegion:
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        no, left = jnp.zeros((), bool), step.left
-        again: Any = no
+        solved = (~moved & state.solved) | jnp.isinf(radius) | self.whole
+        left = jnp.where(moved | jnp.isfinite(step.left), step.left, state.left)
+        # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
+        again: Any = lost & ~solved
         if isinstance(self.curvature, LimitedMemory):
             left = self.curvature.left(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
-            memory, again = self.curvature.forget(memory, lost)
-        gone = no
+            memory, other = self.curvature.forget(memory, lost)
+            again = again | other
+        gone: Any = False
         if self.whole:
             gone = without_influence(memory.own, memory.most, point.params, point.loss, problem.term)
         return RegionState(
@@ -148,6 +153,7 @@ class TrustRegion:
             saddle=jnp.isinf(step.left),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
             doubt=jnp.asarray(doubt[0], trial.loss.dtype),
+            solved=solved,
             lost=(step.unknown > state.unknown) | jnp.any(gone),
             unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
