@@ -165,7 +165,7 @@ def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
 
 
 def latest(seen: Evidence) -> jax.Array:
-    """Return the decrease of the last moves, which a far start does not inflate; of the later half while they are few."""
+    """Return the decrease of the last moves, which no far start inflates; of the later half while they are few."""
     made = jnp.asarray(sum(seen.recent))
     return jnp.where(jnp.isfinite(made), made, seen.lately)
 
