@@ -107,8 +107,8 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
-    # Far above the minimum, decreases are large whatever the loss comes to. Where it comes to 0, the last ones tell.
-    size = jnp.abs(facts.point.loss) + jnp.finfo(gain.dtype).eps * latest(seen)
+    # Far above the minimum, decreases are large whatever the loss comes to.
+    size = jnp.abs(facts.point.loss) + jnp.finfo(gain.dtype).eps * seen.lately
     return seen._replace(calm=jnp.where(seen.left <= tol * jnp.minimum(seen.lately, size), old.calm + moved, 0))
 
 
