@@ -164,12 +164,6 @@ def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
     return seen.lately * (norm / jnp.where(seen.steepest > 0, seen.steepest, 1)) ** 2
 
 
-def latest(seen: Evidence) -> jax.Array:
-    """Return the decrease of the last moves, which no far start inflates; of the later half while they are few."""
-    made = jnp.asarray(sum(seen.recent))
-    return jnp.where(jnp.isfinite(made), made, seen.lately)
-
-
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     """Lower, or equal to rounding and nearer to the minimum by gradient or model; the start is taken whatever it is."""
     noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
@@ -191,7 +185,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
 
 def _measured(seen: Evidence, point: Point) -> Any:
     """Return what rounding does to the loss, as far as it was measured or is known."""
-    size = jnp.abs(point.loss) + latest(seen)
+    size = jnp.abs(point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
     return jnp.maximum(noise, hidden_by_rounding(point, seen.made))

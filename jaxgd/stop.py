@@ -201,7 +201,7 @@ class Stop:
         if self.gtol is not None:
             rows += [(Status.SMALL_GRADIENT, facts.largest <= self.gtol)]
         rows += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.steep == 0))]
-        rows += [(Status.NO_INFLUENCE, (floor | done | facts.stuck) & ~first & (facts.lost | on_a_ray(seen, facts)))]
+        rows += [(Status.NO_INFLUENCE, (floor | done) & ~first & (facts.lost | on_a_ray(seen, facts)))]
         huge = float(jnp.finfo(facts.point.loss.dtype).max) ** 0.75
         endless = (facts.trial.loss < -huge) | (moved & (facts.point.extent > huge) & (facts.point.loss < seen.first))
         rows += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]

@@ -102,12 +102,3 @@ def test_what_a_model_does_not_tell_is_not_taken_from_before():
         )
         assert after.left == after.model == jnp.inf
         assert not evidence.at_floor(after, facts(stuck=np.True_), computed=True)
-
-
-def test_a_far_start_does_not_count_as_what_was_brought_of_late():
-    far = seen(lately=1e34, steepest=1.0, recent=(1e-3,) * (2 * WINDOW))
-    assert evidence.latest(far) == pytest.approx(2 * WINDOW * 1e-3)
-    assert evidence.latest(seen(lately=1e34)) == np.float32(1e34)
-    # What changed the loss by a hundredth of it was no rounding, though it was much less than the start's.
-    across = far._replace(noise=1e-2, left=5e-3, model=5e-3)
-    assert not evidence.at_floor(across, facts(stuck=np.True_), computed=True)

@@ -353,3 +353,17 @@ def test_a_kink_of_one_param_is_closed_in_on_and_said_to_be():
     assert result.status is Status.PRECISION_FLOOR
     assert result.params == pytest.approx(1)
     assert "both sides" in result.message
+
+
+def test_a_kink_is_not_said_to_be_a_lost_influence():
+    """A support vector machine: its hinges are no plateau."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 5))
+    labels = np.sign(features @ rng.normal(size=5) + rng.normal(size=100))
+
+    def hinge(w, data):
+        return jnp.mean(jax.nn.relu(1 - data[1] * (data[0] @ w))) + 0.01 * jnp.sum(w**2)
+
+    for start in (0.1, 30.0):
+        result = minimize(hinge, (features, labels), start * rng.normal(size=5), stop=jaxgd.Stop(max_evals=2000))
+        assert result.status is not Status.NO_INFLUENCE
