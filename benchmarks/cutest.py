@@ -20,14 +20,13 @@ from typing import Any
 
 from benchmarks.cutest_jobs import Task, Workers, over
 from benchmarks.cutest_records import TAUS, Record, by_solver, peers
+from benchmarks.cutest_worker import ABLATIONS
 from benchmarks.timing import header, table
 
 PROBLEMS = Path(__file__).parent / "data" / "cutest.json"
 SETS = {"u": "Unconstrained", "b": "Bounded"}
 TOLS = (1e-3, 1e-6, 1e-9)
 PEER = "scipy_lbfgsb"  # whose evaluations ours are compared with
-# Of `jaxgd.evidence`; `benchmarks.cutest_worker` knows what stands for each where it is left out.
-PREDICATES = ("noise_seen", "model_refuted", "trend", "as_shrunk", "resting", "pinned", "refuted", "on_a_ray")
 SHOWN = 4  # changes of a verdict that are listed
 
 
@@ -166,7 +165,7 @@ def tolerances(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Name
 
 def ablate(known: dict[str, Any], tasks: Sequence[Task], args: argparse.Namespace) -> None:
     """Solve with each predicate of the verdict left out, and print how many verdicts and evaluations that changes."""
-    ways = (None, *PREDICATES)
+    ways = (None, *ABLATIONS)
 
     def work(workers: Workers, task: Task) -> list[Any]:
         pairs = [(dtype, method) for dtype in args.dtypes for method in args.methods]

@@ -137,8 +137,10 @@ def left_out(predicate: str | None) -> Iterator[None]:
             if hasattr(module, predicate):
                 patches.enter_context(mock.patch.object(module, predicate, ABLATIONS[predicate]))
         cache.clear()
-        yield
-    cache.clear()
+        try:
+            yield
+        finally:
+            cache.clear()
 
 
 def solve(kind: str, name: str, method: str, tol: float | None = None, without: str | None = None) -> dict[str, Any]:

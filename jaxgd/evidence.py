@@ -132,15 +132,14 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
     """Return the evidence with the decrease that is left, by the solver's model and what the moves say of it."""
     # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
     left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
+    if computed:
+        return seen._replace(model=left, left=left)
     left = jnp.where(jnp.isnan(facts.left), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
-    if computed:
-        model = left
-    else:
-        # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where
-        # rounding has ended it, what the slopes bring if each parameter changes by all its size.
-        slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
-        left = jnp.maximum(jnp.maximum(left, jnp.minimum(trend(seen.recent), slopes)), as_shrunk(seen, facts.norm))
+    # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
+    # has ended it, what the slopes bring if each parameter changes by all its size.
+    slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
+    left = jnp.maximum(jnp.maximum(left, jnp.minimum(trend(seen.recent), slopes)), as_shrunk(seen, facts.norm))
     return seen._replace(model=model, left=left)
 
 

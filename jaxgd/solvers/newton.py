@@ -128,10 +128,12 @@ class TrustRegion:
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        solved = (~moved & state.solved) | jnp.isinf(radius) | self.whole
-        left = jnp.where(moved | jnp.isfinite(step.left), step.left, state.left)
-        # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
-        again: Any = lost & ~solved
+        solved, left = (~moved & state.solved) | jnp.isinf(radius) | self.whole, step.left
+        again: Any = False
+        if self.computed:
+            # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
+            left = jnp.where(moved | jnp.isfinite(left), left, state.left)
+            again = lost & ~solved
         if isinstance(self.curvature, LimitedMemory):
             left = self.curvature.left(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):

@@ -13,7 +13,7 @@ from jaxgd.solvers.scale import equilibrated, or_one, or_slope, rescaled
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew
-LEAST = 1e-8  # cosine of the step and what the model missed, below which nothing is learnt
+LEAST = 1e-8  # cosine of the step and what the model missed, below which nothing is learnt: r of equation 6.26
 REST, LONGEST = 3, 100  # moves that are given to the corrections before; four times as many each time, but no more
 
 
