@@ -71,11 +71,17 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
 
 
 def solve(
-    program: Program, batch: Batch, watch: Watching | None = None, *, rivals: bool = False, last: bool = True
+    program: Program,
+    batch: Batch,
+    watch: Watching | None = None,
+    *,
+    rivals: bool = False,
+    last: bool = True,
+    twice: bool = True,
 ) -> Outcome:
     """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss.
 
-    `last`: no other batch of what is watched follows.
+    `last`: no other batch of what is watched follows. `twice`: starts with no slope are left by a small step.
     """
     watch = watch or Watching()
     key = (batch.structure, batch.mapped)
@@ -96,7 +102,8 @@ def solve(
     running.run()
     answer, rows = running.collected()
     _put_starts(batch, answer)
-    return Outcome(_looked_at_twice(program, batch, answer), rows, running.kept.slots, running.compiling, watch.frozen)
+    answer = _looked_at_twice(program, batch, answer) if twice else answer
+    return Outcome(answer, rows, running.kept.slots, running.compiling, watch.frozen)
 
 
 def _about(program: Program, batch: Batch) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
         neighbours = jax.vmap(lambda start, side=side: aside(program, start, side))(starts)
         leaves = [*map(np.asarray, jax.tree.leaves(neighbours)), *few.leaves[count:]]
         moved = few._replace(leaves=leaves, mapped=(*[True] * count, *few.mapped[count:]))
-        found.append(solve(program, moved).answer)
+        found.append(solve(program, moved, twice=False).answer)
     return _better(program, answer, flat, found)
 
 

@@ -462,3 +462,14 @@ def test_a_pool_is_compiled_once(caplog):
         jax.config.update("jax_log_compiles", False)
     compiled = re.compile(r"Finished XLA compilation of jit\((called|_turn)\)")
     assert len([record for record in caplog.records if compiled.match(record.getMessage())]) == 1
+
+
+def test_lanes_that_begin_on_a_plateau_end_as_single_solves_do():
+    def hill(x, y):
+        return jnp.minimum((x - y) ** 2, 5.0)
+
+    y = np.array([0.0, 1, 100, 200])
+    lanes = quiet(lambda: minimize_many(hill, y, 0.0))
+    singles = [quiet(lambda target=target: minimize(hill, target, 0.0)) for target in y]
+    assert list(lanes.status) == [one.status for one in singles]
+    assert list(lanes.status[2:]) == [Status.ZERO_GRADIENT] * 2
