@@ -11,6 +11,7 @@ from jaxgd.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 ROUGHLY = 4  # how far off what is left may be estimated where curvature is learnt; a test step confirms it
+KINK = 0.01  # the part of a slope beside a minimum, at a test step's length, that is left at one of a smooth loss
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than this part of their mean, near a minimum
 
@@ -56,6 +57,7 @@ class Facts(NamedTuple):
     trial: Point
     best: Point  # before the step
     moved: jax.Array
+    whole: bool
     onwards: Any  # to where the model, known in every direction, says that the loss is lower
     stuck: jax.Array
     saddle: Any
@@ -69,6 +71,7 @@ class Facts(NamedTuple):
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
     told: jax.Array  # the decrease that they tell
+    slope: jax.Array  # at the last point alone
     steep: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
@@ -133,6 +136,7 @@ def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
     # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
     left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
     if computed:
+        left = left if facts.whole else jnp.maximum(left, as_shrunk(seen, facts.norm))
         return seen._replace(model=left, left=left)
     left = jnp.where(jnp.isnan(facts.left), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
@@ -218,6 +222,18 @@ def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     sure = jnp.abs(drop - facts.told) <= facts.told / 2
     noise = jnp.where(sure, hidden_by_rounding(facts.best, seen.made), _measured(seen, facts.best))
     return drop > 4 * jnp.maximum(left, noise)
+
+
+def on_a_kink(seen: Evidence, facts: Facts) -> Any:
+    """Return whether the loss changed over a test step by other than its slopes say, and neither of them is small.
+
+    Where it is smooth, the slope at a minimum is small beside that at the other end.
+    """
+    drop, other = facts.best.loss - facts.trial.loss, -2 * facts.told - facts.slope
+    # The step leads down the slope of the best point, whatever it was at the last.
+    slope = -jnp.abs(facts.slope)
+    off = jnp.abs(drop + (slope + other) / 2)
+    return (-slope > KINK * jnp.abs(other)) & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
 
 
 def probe(point: Point) -> jax.Array:

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxgd import inputs
 from jaxgd.covariance import names_of
-from jaxgd.flat import nudge, without_derivatives
+from jaxgd.flat import nudge, pack, without_derivatives
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
@@ -150,7 +150,8 @@ def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
     layout, roots = program.layout(given.init), program.compiled(_curvatures)
     names, term = np.array(names_of(answer.params))[program.free], program.bind(given)[0].term
     (before, start), (after, end) = ((roots(given, at), layout.flatten(at)) for at in (given.init, answer.params))
-    gone = np.asarray(without_influence(after, before, end, jnp.asarray(answer.loss), term))
+    ends = pack(end, layout.flatten(answer.grad))
+    gone = np.asarray(without_influence(after, before, ends, jnp.asarray(answer.loss), term))
     if gone.any():
         return f" Without influence: {', '.join(names[gone])}."
     moves = np.asarray(before * jnp.abs(end - start))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_ray, pinned, refuted, weigh
+from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_kink, on_a_ray, pinned, refuted, weigh
 from jaxgd.flat import pack, products, root
 from jaxgd.problem import Point, choose
 
@@ -134,6 +134,7 @@ class Stop:
             trial=trial,
             best=run.best,
             moved=state.moved,
+            whole=getattr(solver, "whole", False),
             onwards=state.moved if getattr(solver, "whole", False) else np.False_,
             stuck=state.stuck,
             saddle=getattr(state, "saddle", np.False_),
@@ -143,10 +144,11 @@ class Stop:
             left=state.left,
             gain=state.gain,
             moves=moves,
-            ahead=state.ahead if computed and hasattr(state, "ahead") else None,
+            ahead=state.ahead if getattr(solver, "whole", False) else None,
             length=root(square, jnp.sum(jnp.abs(step))),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
             told=-(slope + other) / 2,
+            slope=slope,
             steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),
@@ -170,7 +172,8 @@ class Stop:
         """
         tested, floor = old.claim > 0, old.claim == Status.PRECISION_FLOOR
         left = jnp.where(floor, jnp.minimum(old.left, old.model), old.left)
-        verdict = jnp.where(refuted(old, left, facts), int(Status.STUCK), old.claim)
+        false = refuted(old, left, facts) | on_a_kink(old, facts)
+        verdict = jnp.where(false, int(Status.STUCK), old.claim)
         claims = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)
         waits = claims & ~tested & (facts.point.size > 0) & (evals < self.max_evals)
         new = seen._replace(claim=jnp.where(waits, status, 0).astype(old.claim.dtype))

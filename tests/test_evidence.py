@@ -86,6 +86,16 @@ def test_a_test_step_refutes_a_claim_that_it_beats():
     assert not evidence.refuted(seen(), jnp.float32(0.0), facts(trial=point(1 - EPS)))
 
 
+def test_slopes_of_a_kink_do_not_tell_how_the_loss_changed():
+    kink = facts(trial=point(1.1), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))  # the slope after it is 0.1
+    assert evidence.on_a_kink(seen(), kink)
+    assert evidence.on_a_kink(seen(), kink._replace(told=jnp.float32(-0.08), slope=jnp.float32(0.06)))
+    parabola = facts(trial=point(1.02), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))
+    assert not evidence.on_a_kink(seen(), parabola)
+    quartic = facts(trial=point(1.1), told=jnp.float32(-0.2), slope=jnp.float32(-1e-4))
+    assert not evidence.on_a_kink(seen(), quartic)
+
+
 def test_moves_that_do_not_shrink_are_on_a_ray():
     even = seen(lowered=float(MANY), last=1.0, path=float(MANY))
     assert evidence.on_a_ray(even, facts())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 import jaxgd
 from jaxgd import Status, least_squares, minimize
@@ -148,7 +149,7 @@ def test_flat_directions_lead_nowhere(method):
 @pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb"])
 def test_flat_directions_far_away_make_no_success(method, dtype):
     dual = entropy_dual()
-    for far in (5, 50, 500):
+    for far in (5, 50, 100, 500):
         result = minimize(dual, None, far * np.arange(6.0), method=method, dtype=dtype, stop=jaxgd.Stop(max_evals=500))
         with jax.enable_x64(True):
             loss = float(dual(jnp.asarray(result.params, "float64")))
@@ -166,6 +167,54 @@ def test_directions_without_curvature_cost_no_patience():
     for start in (0.0, 1.0):
         result = minimize(softmax, (features, labels), start * rng.standard_normal((9, 10)), dtype="float32").check()
         assert result.evals <= 20
+
+
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "lbfgs", "newton-cg"])
+def test_a_slope_that_rounds_to_zero_is_no_minimum(dtype, method):
+    features, labels = np.array([[1.0, -2], [1, -1], [1, 1], [1, 2]]), np.array([0.0, 0, 1, 1])  # a line separates them
+
+    def loss(w, data):
+        scores = data[0] @ w
+        return jnp.sum(jnp.logaddexp(0, scores) - data[1] * scores) + data[2]
+
+    for shift in (0.0, 1.0, 100.0):
+        result = minimize(loss, (features, labels, shift), np.zeros(2), method=method, dtype=dtype)
+        assert result.status in (Status.NO_INFLUENCE, Status.STUCK)
+
+
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "lbfgs", "lbfgsb"])
+def test_a_loss_that_falls_in_a_straight_line_is_no_plateau(dtype, method):
+    def huber(x):
+        off = jnp.abs(x - 3)
+        return jnp.sum(jnp.where(off < 1, off**2 / 2, off - 0.5))
+
+    def exponential(x):
+        return jnp.sum(jnp.exp(x - 3) - x)
+
+    for loss, start in ((huber, 1e4), (huber, [1e4, -30.0]), (exponential, 40.0)):
+        result = minimize(loss, init=np.array(start), method=method, dtype=dtype).check()
+        assert result.params == pytest.approx(3, abs=1e-3)
+        assert result.evals < 1000
+
+
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "lbfgs", "bfgs", "cg", "bb", "steepest", "lbfgsb"])
+def test_no_success_on_a_kink_above_the_lowest(dtype, method):
+    def absolute(w, data):
+        return jnp.sum(jnp.abs(data[0] @ w - data[1]))
+
+    stop = jaxgd.Stop(max_evals=1000)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        features = rng.normal(size=(15, 5)).astype(np.float32).astype(float)
+        y = (features @ rng.normal(size=5) + rng.normal(size=15)).astype(np.float32).astype(float)
+        cost, both = np.r_[np.zeros(5), np.ones(15)], np.vstack([features, -features])
+        lowest = linprog(cost, np.hstack([both, -np.vstack([np.eye(15)] * 2)]), np.r_[y, -y], bounds=(None, None)).fun
+        result = minimize(absolute, (features, y), method=method, dtype=dtype, stop=stop)
+        reached = np.abs(features @ np.asarray(result.params, float) - y).sum()
+        assert not result.converged or reached < lowest * (1 + 1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "method"), [("float32", "auto"), ("float32", "lbfgs"), ("float64", "lbfgs")])

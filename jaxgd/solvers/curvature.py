@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, triangle
-from jaxgd.problem import Point, Problem, rounding
+from jaxgd.problem import Point, Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
 from jaxgd.solvers.scale import (
@@ -20,6 +20,7 @@ from jaxgd.solvers.scale import (
     scale_at,
     scale_of_slopes,
     scaling_of,
+    without_influence,
 )
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
@@ -96,7 +97,7 @@ class Exact:
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
             scale, own = rescaled(memory.scale, equilibrated(hessian)), jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
-            most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
+            most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial.grad / or_one(memory.scale))
             return Matrix(scale, balanced(hessian, scale), own, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
@@ -118,18 +119,17 @@ class _Foretold(NamedTuple):
     after: jax.Array  # at the trial
     move: jax.Array  # to there
 
-    def largest(self, memory: Any, own: jax.Array, before: Point, trial: Point) -> jax.Array:
+    def largest(self, memory: Any, own: jax.Array, before: Point, found: jax.Array) -> jax.Array:
         """Return the largest curvatures seen, anew where it led to a slope of 0: nothing is lost at a minimum.
 
-        A decrease that it did not foretell as well is no minimum: it may lead where nothing depends on a param. What is
-        lost there stays lost.
+        Where the slope that was `found` is not the one foretold, it is no minimum: it may lead where nothing depends on
+        a param. What is lost there stays lost.
         """
         promised = -jnp.sum((self.slope + self.after) * self.move) / 2
-        off = jnp.abs(before.loss - trial.loss - promised)
-        true = off <= FORESEEN * promised + rounding(before.loss)
+        true = jnp.abs(jnp.sum((found - self.after) * self.move)) <= FORESEEN * promised
         ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
-        there = memory.own >= jnp.finfo(own.dtype).eps * memory.most
-        return jnp.where(true & ended & there, own, jnp.maximum(memory.most, own))
+        gone = without_influence(memory.own, memory.most, before.vectors, before.loss, None)
+        return jnp.where(true & ended & ~gone, own, jnp.maximum(memory.most, own))
 
 
 class Pair(NamedTuple):
@@ -183,7 +183,7 @@ class SumOfSquares:
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
-            most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
+            most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, after)
             return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))

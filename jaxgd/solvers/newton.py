@@ -142,7 +142,7 @@ class TrustRegion:
             again = again | other
         gone: Any = False
         if self.whole:
-            gone = without_influence(memory.own, memory.most, point.params, point.loss, problem.term)
+            gone = without_influence(memory.own, memory.most, point.vectors, point.loss, problem.term)
         return RegionState(
             point=point,
             trial=aim,

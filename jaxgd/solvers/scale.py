@@ -126,13 +126,16 @@ def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: f
     return or_one(root)
 
 
-def without_influence(own: jax.Array, most: jax.Array, params: jax.Array, loss: Any, term: Any) -> jax.Array:
+def without_influence(own: jax.Array, most: jax.Array, vectors: jax.Array, loss: Any, term: Any) -> jax.Array:
     """Return which params, free to move, the loss no longer depends on as it did, shape `(p,)`.
 
-    `own` are the roots of their curvatures, `most` the largest these were. They have gone below the rounding of that,
-    and a change by all the size of a param changes the loss by no more than rounding.
+    `own` are the roots of their curvatures, `most` the largest these were, `vectors` begins with params and slopes. The
+    roots have gone below the rounding of that, and a change by all the size of a param changes the loss by no more than
+    rounding; or the slope is 0, which tells nothing where the curvature is below the rounding of what it was.
     """
-    gone = (own < jnp.finfo(most.dtype).eps * most) & ((own * params) ** 2 <= rounding(loss))
+    eps, (params, slopes) = jnp.finfo(most.dtype).eps, vectors[:2]
+    gone = (own < eps * most) & ((own * params) ** 2 <= rounding(loss))
+    gone = gone | ((slopes == 0) & (own < jnp.sqrt(NOISY * eps) * most))
     if isinstance(term, Box):
         gone = gone & (params > term.lower) & (params < term.upper)
     return gone
