@@ -104,6 +104,7 @@ def find(
     terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
     if init is None:
         start, note = added.started(start, terms), ""  # moved on its own account
+    note += ask.stop.unresolved(program.dtype)
     return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
 

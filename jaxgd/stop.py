@@ -116,6 +116,16 @@ class Stop:
         if all(value is None for name, value in given.items() if name != "max_evals"):
             object.__setattr__(self, "tol", 0.0)
 
+    def unresolved(self, dtype: Any) -> str:
+        """Return what to say of a `tol` below what rounding of a loss of this type hides; nothing of any other."""
+        least = 4 * float(np.finfo(dtype).eps)
+        if not (isinstance(self.tol, float) and 0 < self.tol < least):
+            return ""
+        more = ' `dtype="float64"` resolves more.' if np.dtype(dtype) == np.float32 else ""
+        return (
+            f" `tol` is {self.tol:.1e}: {dtype} resolves no less than {least:.1e} of a loss that stays above 0.{more}"
+        )
+
     def judge(self, solver: Any, run: Any, trial: Point, state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the counts after a step, the evidence, and whether the trial is the best point yet.
 

@@ -416,3 +416,14 @@ def test_a_kink_is_not_said_to_be_a_lost_influence():
     for start in (0.1, 30.0):
         result = minimize(hinge, (features, labels), start * rng.normal(size=5), stop=jaxgd.Stop(max_evals=2000))
         assert result.status is not Status.NO_INFLUENCE
+
+
+def test_a_tol_below_what_the_type_resolves_is_said():
+    def mse(theta, y):
+        return jnp.mean((y - theta) ** 2)
+
+    y = np.arange(9.0)
+    assert "`tol` is 1.0e-09: float32 resolves no less than 4.8e-07" in minimize(mse, y, tol=1e-9).message
+    assert "resolves" not in minimize(mse, y, tol=1e-6).message
+    assert "resolves" not in minimize(mse, y, tol=1e-9, dtype="float64").message
+    assert "resolves" not in minimize(mse, y).message
