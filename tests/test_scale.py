@@ -9,8 +9,8 @@ from test_inputs import refused
 import jaxgd
 from jaxgd import least_squares, minimize
 from jaxgd.flat import Layout, root
-from jaxgd.problem import Problem
-from jaxgd.solvers.scale import FEW, balanced, equilibrated, or_slope, scale_at
+from jaxgd.problem import Point, Problem
+from jaxgd.solvers.scale import FEW, balanced, equilibrated, or_slope, scale_at, visible
 from jaxgd.stop import TOL_LEARNT
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -183,3 +183,23 @@ def test_newton_is_refused_where_there_is_no_curvature():
         ["`method` trust-region Newton", "not the second ones", "'lbfgs'"],
         lambda: minimize(on_the_host, init=np.zeros(3, np.float32), method="newton"),
     )
+
+
+def test_rounding_of_other_curvatures_tells_no_scale():
+    here = Point(jnp.array([[1.0, 1, 0, 0], [0.5, 1e-9, 1e-9, 0.5]]), jnp.ones(5), ())
+    assert visible(jnp.array([1.0, 1e-5, 1e-5, 1e-5]), here).tolist() == pytest.approx([1, 0, 0, 1e-5])
+
+
+@DTYPES
+def test_a_param_that_nothing_depends_on_but_by_rounding_stays_near(dtype):
+    def model(w, data):
+        return jax.nn.logsumexp(data[0] @ w["slope"] + w["level"]) - data[1] @ w["slope"] - w["level"]
+
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        features = rng.normal(size=(7, 3))
+        data = features, rng.dirichlet(np.ones(7)) @ features
+        for far in (1.0, 5.0, 20.0):
+            start = {"slope": far * rng.normal(size=3), "level": far}
+            result = minimize(model, data, start, dtype=dtype).check()
+            assert abs(result.params["level"] - far) < 5

@@ -145,6 +145,14 @@ def test_flat_directions_lead_nowhere(method):
     assert result.evals < 40
 
 
+def test_flat_directions_are_left_alone_from_every_start():
+    dual = entropy_dual()
+    for far in (1, 2, 3, 5, 10, 20, 50):
+        result = minimize(dual, None, far * np.arange(6.0), dtype="float64").check()
+        assert result.loss == pytest.approx(1.7476189061874, rel=1e-12)
+        assert np.abs(result.params).max() < 1000
+
+
 @DTYPES
 @pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgsb"])
 def test_flat_directions_far_away_make_no_success(method, dtype):

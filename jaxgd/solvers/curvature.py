@@ -20,6 +20,7 @@ from jaxgd.solvers.scale import (
     scale_at,
     scale_of_slopes,
     scaling_of,
+    visible,
     without_influence,
 )
 
@@ -96,8 +97,9 @@ class Exact:
 
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            scale, own = rescaled(memory.scale, equilibrated(hessian)), jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
-            most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial.grad / or_one(memory.scale))
+            scale = rescaled(memory.scale, visible(equilibrated(hessian), trial))
+            own = jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
+            most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
             return Matrix(scale, balanced(hessian, scale), own, most)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
@@ -119,17 +121,19 @@ class _Foretold(NamedTuple):
     after: jax.Array  # at the trial
     move: jax.Array  # to there
 
-    def largest(self, memory: Any, own: jax.Array, before: Point, found: jax.Array) -> jax.Array:
+    def largest(self, memory: Any, own: jax.Array, before: Point, trial: Point) -> jax.Array:
         """Return the largest curvatures seen, anew where it led to a slope of 0: nothing is lost at a minimum.
 
-        Where the slope that was `found` is not the one foretold, it is no minimum: it may lead where nothing depends on
-        a param. What is lost there stays lost.
+        A decrease that it did not foretell as well is no minimum: it may lead where nothing depends on a param. Nor is
+        a place where the curvature falls on, from much less than it was. What is lost there stays lost.
         """
         promised = -jnp.sum((self.slope + self.after) * self.move) / 2
-        true = jnp.abs(jnp.sum((found - self.after) * self.move)) <= FORESEEN * promised
+        true = jnp.abs(before.loss - trial.loss - promised) <= FORESEEN * promised
         ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
+        known = (jnp.abs(own - memory.own) <= FORESEEN * own) | (memory.own >= FORESEEN * memory.most)
         gone = without_influence(memory.own, memory.most, before.vectors, before.loss, None)
-        return jnp.where(true & ended & ~gone, own, jnp.maximum(memory.most, own))
+        seen = visible(own, trial)
+        return jnp.where(true & ended & known & ~gone, seen, jnp.maximum(memory.most, seen))
 
 
 class Pair(NamedTuple):
@@ -183,7 +187,7 @@ class SumOfSquares:
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
-            most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, after)
+            most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
             return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
