@@ -71,7 +71,7 @@ class Facts(NamedTuple):
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
     told: jax.Array  # the decrease that they tell
-    slope: jax.Array  # at the last point alone
+    slope: Any  # at the last point alone; nan where a term makes kinks of its own
     steep: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it

@@ -158,7 +158,7 @@ class Stop:
             length=root(square, jnp.sum(jnp.abs(step))),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
             told=-(slope + other) / 2,
-            slope=slope,
+            slope=slope if bare else jnp.nan,
             steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.flat import pack, products, triangle
-from jaxgd.problem import Point, Problem
+from jaxgd.problem import Point, Problem, rounding
 from jaxgd.solvers.dense import Dense
 from jaxgd.solvers.region import Implicit, Model, Step
 from jaxgd.solvers.scale import (
@@ -97,7 +97,11 @@ class Exact:
 
         def learnt() -> Matrix:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            scale = rescaled(memory.scale, visible(equilibrated(hessian), trial))
+            known = visible(equilibrated(hessian), trial)
+            scale = rescaled(memory.scale, known)
+            # What never was seen is taken to be as stiff as the stiffest.
+            seen = (known > 0) | (memory.most > 0)
+            scale = jnp.where(seen, scale, or_one(jnp.max(jnp.where(seen, scale, 0))))
             own = jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
             most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
             return Matrix(scale, balanced(hessian, scale), own, most)
@@ -128,7 +132,7 @@ class _Foretold(NamedTuple):
         a place where the curvature falls on, from much less than it was. What is lost there stays lost.
         """
         promised = -jnp.sum((self.slope + self.after) * self.move) / 2
-        true = jnp.abs(before.loss - trial.loss - promised) <= FORESEEN * promised
+        true = jnp.abs(before.loss - trial.loss - promised) <= FORESEEN * promised + rounding(before.loss)
         ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
         known = (jnp.abs(own - memory.own) <= FORESEEN * own) | (memory.own >= FORESEEN * memory.most)
         gone = without_influence(memory.own, memory.most, before.vectors, before.loss, None)

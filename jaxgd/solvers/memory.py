@@ -62,10 +62,8 @@ class LimitedMemory:
         # The first curvature is 1, as scaled.
         base = jnp.where(take, y_y / jnp.where(take, s_y, 1), jnp.where(first, 1, memory.base))
         # Where the curvature is negative, what was learnt elsewhere does not hold; its size still tells how far to go.
-        # So it does where nothing was learnt, as on a straight line.
-        bent = (s_y < 0) | (~take & ~jnp.any(memory.s[-1] != 0))
-        anew = moved & ~first & jnp.isfinite(y_y) & bent
-        size = jnp.clip(jnp.abs(s_y) / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
+        anew = moved & ~first & jnp.isfinite(y_y) & (s_y < 0)
+        size = jnp.clip(-s_y / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
         pairs = jnp.where(anew, 0, jnp.stack([append(memory.s, s), append(memory.y, y)]))
         after = Pairs(memory.scale, memory.units, pairs[0], pairs[1], jnp.where(anew, size, base))
         wings, middle = _compact(after)
