@@ -51,6 +51,7 @@ ABLATIONS: dict[str, Callable[..., Any]] = {
     "pinned": lambda *_: np.False_,
     "refuted": lambda *_: np.False_,
     "on_a_ray": lambda *_: np.False_,
+    "on_a_kink": lambda *_: np.False_,
 }
 
 

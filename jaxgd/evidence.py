@@ -57,8 +57,8 @@ class Facts(NamedTuple):
     trial: Point
     best: Point  # before the step
     moved: jax.Array
-    whole: bool
-    onwards: Any  # to where the model, known in every direction, says that the loss is lower
+    whole: bool  # the curvature of the solver's model is computed in every direction
+    bare: bool  # no term is added to the loss, which makes kinks of its own
     stuck: jax.Array
     saddle: Any
     lost: Any  # a parameter has lost its influence on the loss
@@ -71,7 +71,7 @@ class Facts(NamedTuple):
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
     told: jax.Array  # the decrease that they tell
-    slope: Any  # at the last point alone; nan where a term makes kinks of its own
+    slope: jax.Array  # at the last point alone
     steep: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
@@ -172,7 +172,9 @@ def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
     finite = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
     level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
-    level = level | (facts.onwards & (rise <= jnp.maximum(_measured(old, facts.best), facts.doubt)))
+    # Where the curvature is known in every direction, the model says that the loss is lower there.
+    onwards = facts.moved & facts.whole
+    level = level | (onwards & (rise <= jnp.maximum(_measured(old, facts.best), facts.doubt)))
     level = level & (facts.trial.loss <= old.first)
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 
@@ -233,7 +235,8 @@ def on_a_kink(seen: Evidence, facts: Facts) -> Any:
     # The step leads down the slope of the best point, whatever it was at the last.
     slope = -jnp.abs(facts.slope)
     off = jnp.abs(drop + (slope + other) / 2)
-    return (-slope > KINK * jnp.abs(other)) & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
+    steep = facts.bare & (-slope > KINK * jnp.abs(other))
+    return steep & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
 
 
 def probe(point: Point) -> jax.Array:

@@ -134,7 +134,7 @@ class Stop:
         """
         (_, evals, moves, _), old = run.counts, Evidence.unpack(run.evidence)
         moves = moves + (state.moved & (evals > 0))
-        computed, tol = getattr(solver, "computed", False), self.tol
+        computed, whole, tol = getattr(solver, "computed", False), getattr(solver, "whole", False), self.tol
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
         step = trial.params - before.params
         slope, other, square = products(pack(before.grad, trial.grad, step), step[None])[:, 0]
@@ -144,8 +144,8 @@ class Stop:
             trial=trial,
             best=run.best,
             moved=state.moved,
-            whole=getattr(solver, "whole", False),
-            onwards=state.moved if getattr(solver, "whole", False) else np.False_,
+            whole=whole,
+            bare=bare,
             stuck=state.stuck,
             saddle=getattr(state, "saddle", np.False_),
             lost=getattr(state, "lost", np.False_),
@@ -154,11 +154,11 @@ class Stop:
             left=state.left,
             gain=state.gain,
             moves=moves,
-            ahead=state.ahead if getattr(solver, "whole", False) else None,
+            ahead=state.ahead if whole else None,
             length=root(square, jnp.sum(jnp.abs(step))),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
             told=-(slope + other) / 2,
-            slope=slope if bare else jnp.nan,
+            slope=slope,
             steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),

@@ -30,7 +30,14 @@ def facts(**fields):
     """Return what a step showed that led nowhere, but for what is given."""
     here = point()
     still = dict.fromkeys(Facts._fields, 0.0) | {"before": here, "point": here, "trial": here, "best": here}
-    still |= {"moved": np.False_, "onwards": np.False_, "stuck": np.False_, "saddle": np.False_, "lost": np.False_}
+    still |= {
+        "moved": np.False_,
+        "whole": False,
+        "bare": True,
+        "stuck": np.False_,
+        "saddle": np.False_,
+        "lost": np.False_,
+    }
     return Facts(**still | {"ahead": None, "largest": None, "change": None} | fields)
 
 
@@ -94,6 +101,7 @@ def test_slopes_of_a_kink_do_not_tell_how_the_loss_changed():
     assert not evidence.on_a_kink(seen(), parabola)
     quartic = facts(trial=point(1.1), told=jnp.float32(-0.2), slope=jnp.float32(-1e-4))
     assert not evidence.on_a_kink(seen(), quartic)
+    assert not evidence.on_a_kink(seen(), kink._replace(bare=False))
 
 
 def test_moves_that_do_not_shrink_are_on_a_ray():

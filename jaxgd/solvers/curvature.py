@@ -100,8 +100,8 @@ class Exact:
             known = visible(equilibrated(hessian), trial)
             scale = rescaled(memory.scale, known)
             # What never was seen is taken to be as stiff as the stiffest.
-            seen = (known > 0) | (memory.most > 0)
-            scale = jnp.where(seen, scale, or_one(jnp.max(jnp.where(seen, scale, 0))))
+            ever = (known > 0) | (memory.most > 0)
+            scale = jnp.where(ever, scale, or_one(jnp.max(jnp.where(ever, scale, 0))))
             own = jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
             most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
             return Matrix(scale, balanced(hessian, scale), own, most)
