@@ -16,8 +16,8 @@ from jaxgd.cache import clock
 from jaxgd.flat import without_derivatives
 from jaxgd.frames import Frame, is_table
 from jaxgd.groups import Groups
-from jaxgd.known import Part
 from jaxgd.origin import Many, One
+from jaxgd.pool import Part
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
@@ -56,7 +56,8 @@ def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
             raise ValueError(msg)
         return _in_loop(*prepare(ask), watch)
     if ask.batch_size is not None:
-        return minibatch.solve(ask, rows, watch)
+        program, solved, note, over_all = minibatch.solve(ask, rows, watch)
+        return program, solved._replace(source=One(*over_all, rows, ask.dtype)), note
     program, given, note = prepare_rows.prepare(ask, rows)
     if not program.recipe.sampled:
         return _in_loop(program, given, note, watch)

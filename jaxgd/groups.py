@@ -13,9 +13,8 @@ from jaxgd import added, inputs, many
 from jaxgd.columns import check_there
 from jaxgd.flat import beside
 from jaxgd.frames import Frame, is_table
-from jaxgd.known import Part
 from jaxgd.mean import weighted as of_rows
-from jaxgd.pool import blank, put
+from jaxgd.pool import Part, blank, put
 from jaxgd.prepare import Ask
 from jaxgd.program import Program
 from jaxgd.traced import name_of

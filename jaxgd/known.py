@@ -8,7 +8,7 @@ import numpy as np
 from jaxgd import moments
 from jaxgd.mean import APART
 from jaxgd.moments import Moments
-from jaxgd.pool import Batch, Lanes, blank, put
+from jaxgd.pool import Batch, Lanes, Part, blank, put
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.sweep import passes_over
@@ -16,15 +16,6 @@ from jaxgd.tiles import BUFFER, CACHE, Span
 from jaxgd.traced import name_of
 
 WIDEST = 4096  # lanes in a block
-
-
-class Part(NamedTuple):
-    """Some of many problems, solved by one program."""
-
-    lanes: np.ndarray  # their numbers
-    program: Program
-    batch: Batch
-    counts: np.ndarray | None = None  # of groups: the rows of each
 
 
 class Known(NamedTuple):

@@ -12,7 +12,6 @@ import numpy as np
 from jaxgd import evidence, prepare_rows, sweep
 from jaxgd.batches import Batches, Shuffled, Sums, passed_over
 from jaxgd.methods import named
-from jaxgd.origin import One
 from jaxgd.passes import filled, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
@@ -32,8 +31,8 @@ SURE = 3  # standard errors by which every pass is above the loss at the start, 
 NOT_POLISHED = (*ENDED_FROM_OUTSIDE, Status.MAX_EVALS)
 
 
-def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
-    """Return the program, what came of it, and what the user should know."""
+def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, tuple[Program, Inputs]]:
+    """Return the program, what came of it, what the user should know, and program and inputs over all rows."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask, batches)
     auto = ask._replace(method="auto", stop=DEFAULT)
@@ -41,10 +40,15 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     count = sweep.sample_size(program, rows)
     whole = Whole(program, given, sweep.passes_over(program, given, rows, ask.dtype, count), count)
     program, own, _ = prepare_rows.prepare(ask, rows, tile=batches.size)
-    source, first = One(whole.program, given, rows, ask.dtype), whole.first
+    over_all, first = (program, given), whole.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
-        return program, Solved(first._replace(counts=counts)), note + blame(given, whole.own.not_finite(), first)
+        return (
+            program,
+            Solved(first._replace(counts=counts)),
+            note + blame(given, whole.own.not_finite(), first),
+            over_all,
+        )
     descent = _Descent((program, own), whole, batches, rows, ask)
     of = [float(first.loss), whole.own.total]
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
@@ -55,15 +59,15 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str]:
     spare = _spare(ask.stop.max_evals, passed.steps)
     if not batches.polish or status in NOT_POLISHED or spare < 1:
         note += " With `polish=True` the rest is done over all rows." if status is Status.MAX_PASSES else ""
-        return program, Solved(best._replace(counts=counts), None, run if resumable(status) else None, source), note
+        return program, Solved(best._replace(counts=counts), None, run if resumable(status) else None), note, over_all
     if run is not None:
         watch.finish(run)
     stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
     polish, given, _ = prepare_rows.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
     more, said = sweep.solve(polish, given, rows, ask.dtype, watch)
     counts = np.asarray(more.answer.counts) + np.array([0, passed.steps, passed.steps, 0], np.int32)
-    more = more._replace(answer=more.answer._replace(counts=counts), source=source)
-    return polish, more, note + said + " It ended with passes over all rows."
+    more = more._replace(answer=more.answer._replace(counts=counts))
+    return polish, more, note + said + " It ended with passes over all rows.", over_all
 
 
 def _limit(stop: Stop) -> float:

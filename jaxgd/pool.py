@@ -63,6 +63,15 @@ class Batch(NamedTuple):
         return self._replace(size=len(lanes), leaves=leaves)
 
 
+class Part(NamedTuple):
+    """Some of many problems, solved by one program."""
+
+    lanes: np.ndarray  # their numbers
+    program: Program
+    batch: Batch
+    counts: np.ndarray | None = None  # of groups: the rows of each
+
+
 def _slice(leaf: Any, start: int, length: int, dtype: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return np.asarray(leaf[start : start + length], dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,15 @@ from jaxgd.dots import Cut
 from jaxgd.flat import Held, Layout, pack, products, root
 from jaxgd.terms import Term, residual
 from jaxgd.tiles import Tiles
+
+
+class Derivatives(Enum):
+    """Which derivatives of a loss JAX has: fewer where it holds a `jax.custom_vjp`, or a loop of unknown length."""
+
+    ALL = "all"
+    FORWARD = "not those in reverse mode"
+    BACKWARD = "not those of its parts, in forward mode"
+    FIRST = "not the second ones"
 
 
 class Point(NamedTuple):

@@ -13,11 +13,10 @@ from jax.core import Tracer
 from jaxgd import closure, implicit
 from jaxgd.flat import Held, Layout
 from jaxgd.lapack import compiled, one_by_one
-from jaxgd.problem import Point, Problem
+from jaxgd.problem import Derivatives, Point, Problem
 from jaxgd.run import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
 from jaxgd.stop import TOL, Stop, Tolerance
 from jaxgd.tiles import Tiles
-from jaxgd.traced import Derivatives
 
 POOL = 6  # weight of the program of a pool of lanes
 

@@ -10,8 +10,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.covariance import names_of
 from jaxgd.flat import nudge, pack, without_derivatives
+from jaxgd.inputs import names_of
+from jaxgd.problem import Derivatives
 from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.run import Run
@@ -20,7 +21,6 @@ from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.solvers.scale import scaling_of, without_influence
 from jaxgd.stop import Status
 from jaxgd.tiles import Span
-from jaxgd.traced import Derivatives
 from jaxgd.watching import LONGEST, Stage, Watching, resumable
 
 

@@ -6,7 +6,6 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import jax
@@ -15,15 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.dots import Cut, Dots
-
-
-class Derivatives(Enum):
-    """Which derivatives of a loss JAX has: fewer where it holds a `jax.custom_vjp`, or a loop of unknown length."""
-
-    ALL = "all"
-    FORWARD = "not those in reverse mode"
-    BACKWARD = "not those of its parts, in forward mode"
-    FIRST = "not the second ones"
+from jaxgd.problem import Derivatives
 
 
 @dataclass(frozen=True)

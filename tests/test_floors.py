@@ -27,8 +27,10 @@ FLOORS = [
         "saved",
         "spread",
     },
-    {"inputs", "tiles", "tables", "traced", "added", "covariance", "asking", "joint"},
-    {"problem", "sources", "mean", "frames"},
+    {"inputs", "tiles", "tables", "added", "covariance", "asking", "joint"},
+    {"problem", "sources"},
+    {"traced", "frames"},
+    {"mean"},
     {"evidence", "rows", "solvers.scale"},
     {
         "stop",

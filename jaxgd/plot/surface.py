@@ -12,9 +12,8 @@ import numpy as np
 
 from jaxgd.answer import with_columns
 from jaxgd.api import minimize
-from jaxgd.covariance import names_of
 from jaxgd.groups import Groups
-from jaxgd.inputs import refuse_traced
+from jaxgd.inputs import names_of, refuse_traced
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result
