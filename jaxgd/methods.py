@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Derivatives
 from jaxgd.run import Solver
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
@@ -15,7 +14,7 @@ from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, Projected
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
 from jaxgd.solvers.scale import FEW
-from jaxgd.terms import L1, Box
+from jaxgd.terms import L1, Ball, Box, Simplex
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW_JOINT = 100  # parameters for which a Hessian as a matrix is cheap, where a constraint joins them all

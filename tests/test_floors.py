@@ -27,7 +27,7 @@ FLOORS = [
         "saved",
         "spread",
     },
-    {"inputs", "tiles", "tables", "added", "covariance", "asking", "joint"},
+    {"inputs", "tiles", "tables", "added", "covariance", "asking"},
     {"problem", "sources"},
     {"traced", "frames"},
     {"mean"},
@@ -94,7 +94,8 @@ def imports(path):
 
 
 def test_every_file_has_a_floor():
-    assert {module(path) for path in FILES} - {"solvers", "shell"} == set().union(*FLOORS)
+    wings = {module(path) for path in FILES if path.name == "__init__.py"} - {"__init__", "plot"}
+    assert {module(path) for path in FILES} - wings == set().union(*FLOORS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

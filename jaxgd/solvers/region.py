@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.flat import pack, products, root
-from jaxgd.joint import Ball, Simplex
 from jaxgd.problem import Point, rounding
 from jaxgd.solvers.scale import or_one
-from jaxgd.terms import Box, Hold, residual
+from jaxgd.terms import Ball, Box, Hold, Simplex, residual
 
 TRIES = 0.25 ** np.arange(2)  # points on each projected path, beside the one where it meets its first bound
 CURVED = 0.1 ** np.arange(8)  # likewise where a step that is too long may rise
