@@ -26,12 +26,12 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import jaxgd
-from jaxgd import evidence, stop
 from jaxgd.cache import cache
-from jaxgd.flat import Layout
+from jaxgd.core import convergence, stop
+from jaxgd.core.flat import Layout
+from jaxgd.core.loop import Run, begin, tick
+from jaxgd.core.problem import Problem
 from jaxgd.methods import choose, named
-from jaxgd.problem import Problem
-from jaxgd.run import Run, begin, tick
 
 FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation", "_quadratic_problems")}
 SECONDS = 15  # for each polish
@@ -129,12 +129,12 @@ def _pairs(bound: Any, params: Any) -> list[tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def left_out(predicate: str | None) -> Iterator[None]:
-    """Judge without a predicate of `jaxgd.evidence` in the meantime."""
+    """Judge without a predicate of `jaxgd.core.convergence` in the meantime."""
     if predicate is None:
         yield
         return
     with contextlib.ExitStack() as patches:
-        for module in (evidence, stop):
+        for module in (convergence, stop):
             if hasattr(module, predicate):
                 patches.enter_context(mock.patch.object(module, predicate, ABLATIONS[predicate]))
         cache.clear()

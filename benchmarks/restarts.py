@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header, table
-from jaxgd.evidence import Evidence
+from jaxgd.core.convergence import Evidence
 
 X = np.linspace(0.1, 3, 20)
 CURVES: dict[str, Callable[[Any, Any], Any]] = {

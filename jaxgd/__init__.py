@@ -3,14 +3,14 @@
 from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.batches import Batches
+from jaxgd.core.stop import Status, Stop
+from jaxgd.core.terms import Ball, Simplex
 from jaxgd.groups import Groups
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
 from jaxgd.rows import Rows
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.solvers.proximal import FISTA, GradientDescent
-from jaxgd.stop import Status, Stop
-from jaxgd.terms import Ball, Simplex
 from jaxgd.trace import Trace
 
 __version__ = "0.1.0"

@@ -8,8 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import keystr
 
+from jaxgd.core.terms import L1, Box, Terms, Weights
 from jaxgd.spread import spread
-from jaxgd.terms import L1, Box, Terms, Weights
 
 
 def as_terms(

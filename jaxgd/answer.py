@@ -13,7 +13,8 @@ from jax.core import Tracer
 
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
 from jaxgd.cache import clock
-from jaxgd.flat import without_derivatives
+from jaxgd.core.flat import without_derivatives
+from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.frames import Frame, is_table
 from jaxgd.groups import Groups
 from jaxgd.origin import Many, One
@@ -23,7 +24,6 @@ from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
 from jaxgd.solve import Solved, in_loop, second_look
-from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.trace import Trace
 from jaxgd.watching import Watching
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from jaxgd.answer import looking, rule, solved, solved_from, solved_many
 from jaxgd.batches import Batches
+from jaxgd.core.stop import Stop
 from jaxgd.prepare import Ask
 from jaxgd.result import Result
-from jaxgd.stop import Stop
 
 
 def minimize(

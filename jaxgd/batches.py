@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.blocks import Expected, ahead
+from jaxgd.core.loop import Minibatches
 from jaxgd.passes import filled, held, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
-from jaxgd.run import Minibatches
 from jaxgd.stream import checked
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together

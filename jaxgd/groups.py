@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgd import added, inputs, many
 from jaxgd.columns import check_there
-from jaxgd.flat import beside
+from jaxgd.core.flat import beside
 from jaxgd.frames import Frame, is_table
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import Part, blank, put

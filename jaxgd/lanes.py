@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxgd.cache import cache, clock
+from jaxgd.core.stop import Status
 from jaxgd.kept import Kept, Pools, gathered
 from jaxgd.places import may_block, places, settings
 from jaxgd.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
@@ -20,7 +21,6 @@ from jaxgd.program import Answer
 from jaxgd.resume import together
 from jaxgd.saved import Saved
 from jaxgd.seen import Seen
-from jaxgd.stop import Status
 from jaxgd.watching import GLANCE, Stage, Watching, paced
 
 REFILLS = 4  # times that a pool is filled, at least

@@ -10,7 +10,8 @@ from jax.core import Tracer
 
 from jaxgd import added
 from jaxgd.axes import axes_of, lanes_first, of_one
-from jaxgd.flat import beside
+from jaxgd.core.flat import beside
+from jaxgd.core.stop import Status, succeeded
 from jaxgd.lanes import Solve
 from jaxgd.methods import named
 from jaxgd.pool import Batch, Lanes, put
@@ -20,7 +21,6 @@ from jaxgd.resume import about
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE
 from jaxgd.solve import aside
-from jaxgd.stop import Status, succeeded
 from jaxgd.watching import Watching
 
 

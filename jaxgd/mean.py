@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import traced
-from jaxgd.flat import Layout
+from jaxgd.core.flat import Layout
 
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
 

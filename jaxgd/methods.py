@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.problem import Derivatives
-from jaxgd.run import Solver
+from jaxgd.core.loop import Solver
+from jaxgd.core.problem import Derivatives
+from jaxgd.core.scaling import FEW
+from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.memory import LimitedMemory
 from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import FISTA
-from jaxgd.solvers.scale import FEW
-from jaxgd.terms import L1, Ball, Box, Simplex
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW_JOINT = 100  # parameters for which a Hessian as a matrix is cheap, where a constraint joins them all

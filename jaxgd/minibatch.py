@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import evidence, prepare_rows, sweep
+from jaxgd import prepare_rows, sweep
 from jaxgd.batches import Batches, Shuffled, Sums, passed_over
+from jaxgd.core import convergence
+from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.methods import named
 from jaxgd.passes import filled, span_of
 from jaxgd.prepare import Ask
@@ -22,7 +24,6 @@ from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.solve import Solved, blame
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.proximal import GradientDescent
-from jaxgd.stop import DEFAULT, Status, Stop
 from jaxgd.watching import Stage, Watching, resumable
 from jaxgd.whole import NOTHING, Whole, Without
 
@@ -184,7 +185,7 @@ class _Descent:
 
     def _answer(self, passed: Passed) -> Answer:
         """Return the params of the lowest pass, and the loss averaged over it."""
-        layout, nothing = self._program.layout(self._given.init), evidence.begin(self._program.dtype)
+        layout, nothing = self._program.layout(self._given.init), convergence.begin(self._program.dtype)
         params, loss = layout.unflatten(jnp.asarray(passed.lowest[0])), self._program.recipe.sign * passed.best
         return Answer(params, loss, None, None, (), jnp.asarray(NOTHING), nothing)
 

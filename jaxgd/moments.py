@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import closure
-from jaxgd.flat import nudge
+from jaxgd.core.flat import nudge
+from jaxgd.core.problem import Problem
+from jaxgd.core.terms import L1, Box
+from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.pool import Lanes
-from jaxgd.problem import Problem
 from jaxgd.program import Inputs, Program
-from jaxgd.terms import L1, Box
-from jaxgd.tiles import Span, Tiles, rows_of_tile
 
 
 class Moments(NamedTuple):

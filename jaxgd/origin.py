@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.core.problem import Derivatives
+from jaxgd.core.terms import L1, Box
 from jaxgd.covariance import Covariance, Direction, covariances, direction
 from jaxgd.inputs import names_of
 from jaxgd.known import Known, in_passes, of_one, of_part
 from jaxgd.places import settings
 from jaxgd.pool import Batch, Lanes, Part, blank, put
-from jaxgd.problem import Derivatives
 from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows import Rows
-from jaxgd.terms import L1, Box
 from jaxgd.traced import name_of
 
 KINDS = ("hessian", "sandwich")

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import places
+from jaxgd.core.tiles import Span
 from jaxgd.inputs import not_finite_rows
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import drawn
-from jaxgd.tiles import Span
 
 Of = Callable[[Inputs, Any], Any]  # of rows, as a program takes them, and the params
 

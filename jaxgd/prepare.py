@@ -10,12 +10,12 @@ from jax.core import Tracer
 
 from jaxgd import added, closure, inputs, traced
 from jaxgd.cache import cache
+from jaxgd.core.problem import as_vector
+from jaxgd.core.stop import DEFAULT, Stop
+from jaxgd.core.tiles import rows_of_tile
 from jaxgd.mean import by_tiles, of_length, row_bytes
 from jaxgd.methods import choose, named
-from jaxgd.problem import as_vector
 from jaxgd.program import Inputs, Program, Recipe, precision
-from jaxgd.stop import DEFAULT, Stop
-from jaxgd.tiles import rows_of_tile
 
 
 class Ask(NamedTuple):

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import closure, implicit
-from jaxgd.flat import Held, Layout
-from jaxgd.lapack import compiled, one_by_one
-from jaxgd.problem import Derivatives, Point, Problem
-from jaxgd.run import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
-from jaxgd.stop import TOL, Stop, Tolerance
-from jaxgd.tiles import Tiles
+from jaxgd import closure
+from jaxgd.core import implicit
+from jaxgd.core.flat import Held, Layout
+from jaxgd.core.lapack import compiled, one_by_one
+from jaxgd.core.loop import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
+from jaxgd.core.problem import Derivatives, Point, Problem
+from jaxgd.core.stop import TOL, Stop, Tolerance
+from jaxgd.core.tiles import Tiles
 
 POOL = 6  # weight of the program of a pool of lanes
 

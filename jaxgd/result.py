@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.evidence import Evidence
-from jaxgd.sentences import SENTENCES, shown, wording
-from jaxgd.stop import Status, succeeded
+from jaxgd.core.convergence import Evidence
+from jaxgd.core.status_text import SENTENCES, shown, wording
+from jaxgd.core.stop import Status, succeeded
 from jaxgd.trace import Trace, columns_of, frame
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.evidence import Evidence
+from jaxgd.core.convergence import Evidence
+from jaxgd.core.stop import Status
 from jaxgd.saved import Saved
-from jaxgd.stop import Status
 
 ENDED_FROM_OUTSIDE = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)  # not by what the solve has come to
 

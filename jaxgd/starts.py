@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxgd import inputs, many
 from jaxgd.added import for_all
+from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.terms import Box
 from jaxgd.prepare import Ask, prepare
 from jaxgd.program import Program
 from jaxgd.result import Optimum
-from jaxgd.stop import Status, succeeded
-from jaxgd.terms import Box
 from jaxgd.watching import Watching
 
 

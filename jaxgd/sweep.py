@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence
+from jaxgd.core.convergence import Evidence
+from jaxgd.core.loop import Run
+from jaxgd.core.stop import Status
+from jaxgd.core.tiles import Span
 from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.resume import about
 from jaxgd.rows import Rows
-from jaxgd.run import Run
 from jaxgd.solve import Solved, blame, ended, in_bursts
 from jaxgd.solvers.sampled import ANEW, Learnt
-from jaxgd.stop import Status
 from jaxgd.stream import Stream
-from jaxgd.tiles import Span
 from jaxgd.watching import Watching
 
 LEAST = 10_000  # rows of a sample

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.core.stop import Status
 from jaxgd.saved import Saved, differences, read
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.stop import Status
 from jaxgd.watch import Book, Checkpoint, Progress, says_true
 
 GLANCE = 0.5  # seconds between two looks, at most: a burst costs what an evaluation or two do

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd import evidence
-from jaxgd.evidence import Evidence
+from jaxgd.core import convergence
+from jaxgd.core.convergence import Evidence
 from jaxgd.passes import Pass
 from jaxgd.program import Answer, Inputs, Program
 from jaxgd.sweep import descended
@@ -26,7 +26,7 @@ class Whole:
 
     def told(self, params: np.ndarray) -> Answer:
         """Return what all rows, and the penalties, say of the params."""
-        return self.program.told(self._bare, params, self.own(params), NOTHING, evidence.begin(self.program.dtype))
+        return self.program.told(self._bare, params, self.own(params), NOTHING, convergence.begin(self.program.dtype))
 
     def height(self, answer: Answer) -> float:
         """Return the loss as it is minimized."""
@@ -38,7 +38,7 @@ class Whole:
 
     def judged(self, answer: Answer, left: float) -> Answer:
         """Return the answer with the decrease made, and that which is left."""
-        seen = evidence.begin(self.program.dtype)
+        seen = convergence.begin(self.program.dtype)
         made, rest = (Evidence._fields.index(name) for name in ("made", "left"))
         return answer._replace(evidence=seen.at[made].set(self.made(answer)).at[rest].set(left))
 

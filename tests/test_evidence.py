@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgd import evidence
-from jaxgd.evidence import MANY, PATIENCE, WINDOW, Evidence, Facts
-from jaxgd.problem import Point
+from jaxgd.core import convergence
+from jaxgd.core.convergence import MANY, PATIENCE, WINDOW, Evidence, Facts
+from jaxgd.core.problem import Point
 
 EPS = float(jnp.finfo("float32").eps)
 PARAMS, GRAD = np.array([1.0, 2.0]), np.array([0.1, 0.0])
@@ -42,81 +42,81 @@ def facts(**fields):
 
 
 def test_a_change_beyond_what_the_slopes_allow_is_rounding():
-    assert evidence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.3)) == 0
-    assert evidence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.7)) == pytest.approx(0.6)
-    assert evidence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(jnp.inf)) == 0
+    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.3)) == 0
+    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.7)) == pytest.approx(0.6)
+    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(jnp.inf)) == 0
 
 
 def test_a_trial_refused_for_more_than_rounding_refutes_the_model():
-    assert evidence.model_refuted(-1.0, 0.1)
-    assert not evidence.model_refuted(-0.3, 0.1)
+    assert convergence.model_refuted(-1.0, 0.1)
+    assert not convergence.model_refuted(-0.3, 0.1)
 
 
 def test_the_trend_is_a_geometric_series():
     halving = tuple(0.5**k for k in range(5, -1, -1))  # newest first
     rest = sum(0.5**k for k in range(6, 60))
-    assert evidence.trend(halving) == pytest.approx(rest)
-    assert evidence.trend((1.0,) * (2 * WINDOW)) == jnp.inf
-    assert evidence.trend((jnp.inf,) * (2 * WINDOW)) == jnp.inf
+    assert convergence.trend(halving) == pytest.approx(rest)
+    assert convergence.trend((1.0,) * (2 * WINDOW)) == jnp.inf
+    assert convergence.trend((jnp.inf,) * (2 * WINDOW)) == jnp.inf
 
 
 def test_on_a_parabola_what_is_left_falls_with_the_square_of_the_slope():
-    assert evidence.as_shrunk(seen(lately=8.0, steepest=2.0), 0.5) == 0.5
-    assert evidence.as_shrunk(seen(lately=8.0, steepest=0.0), 0.5) == 2.0
+    assert convergence.as_shrunk(seen(lately=8.0, steepest=2.0), 0.5) == 0.5
+    assert convergence.as_shrunk(seen(lately=8.0, steepest=0.0), 0.5) == 2.0
 
 
 def test_a_floor_takes_patience_or_a_search_that_is_stuck():
     waited, left = seen(quiet=PATIENCE, left=EPS / 4, model=EPS / 4), {"computed": True}
-    assert evidence.at_floor(waited, facts(), **left)
-    assert not evidence.at_floor(waited._replace(quiet=PATIENCE - 1), facts(), **left)
-    assert evidence.at_floor(waited._replace(quiet=0), facts(stuck=np.True_), **left)
-    assert not evidence.at_floor(waited, facts(before=point(1.1)), **left)
-    assert not evidence.at_floor(waited._replace(left=0.1, model=0.1), facts(stuck=np.True_), **left)
+    assert convergence.at_floor(waited, facts(), **left)
+    assert not convergence.at_floor(waited._replace(quiet=PATIENCE - 1), facts(), **left)
+    assert convergence.at_floor(waited._replace(quiet=0), facts(stuck=np.True_), **left)
+    assert not convergence.at_floor(waited, facts(before=point(1.1)), **left)
+    assert not convergence.at_floor(waited._replace(left=0.1, model=0.1), facts(stuck=np.True_), **left)
 
 
 def test_nothing_is_known_of_a_floor_where_the_model_has_no_minimum():
     stuck = facts(stuck=np.True_)
-    assert not evidence.at_floor(seen(left=jnp.inf, model=jnp.inf), stuck, computed=True)
+    assert not convergence.at_floor(seen(left=jnp.inf, model=jnp.inf), stuck, computed=True)
 
 
 def test_one_param_is_pinned_by_refused_trials():
     stuck = facts(stuck=np.True_, norm=jnp.float32(1))
-    assert evidence.pinned(seen(quiet=2.0), stuck, 1)
-    assert not evidence.pinned(seen(quiet=2.0), stuck, 2)
-    assert not evidence.pinned(seen(quiet=1.0), stuck, 1)
-    assert not evidence.pinned(seen(quiet=2.0), stuck._replace(norm=jnp.float32(1e34)), 1)
+    assert convergence.pinned(seen(quiet=2.0), stuck, 1)
+    assert not convergence.pinned(seen(quiet=2.0), stuck, 2)
+    assert not convergence.pinned(seen(quiet=1.0), stuck, 1)
+    assert not convergence.pinned(seen(quiet=2.0), stuck._replace(norm=jnp.float32(1e34)), 1)
 
 
 def test_a_test_step_refutes_a_claim_that_it_beats():
-    assert evidence.refuted(seen(), jnp.float32(1e-6), facts(trial=point(0.9)))
-    assert not evidence.refuted(seen(), jnp.float32(1.0), facts(trial=point(0.9)))
-    assert not evidence.refuted(seen(), jnp.float32(0.0), facts(trial=point(1 - EPS)))
+    assert convergence.refuted(seen(), jnp.float32(1e-6), facts(trial=point(0.9)))
+    assert not convergence.refuted(seen(), jnp.float32(1.0), facts(trial=point(0.9)))
+    assert not convergence.refuted(seen(), jnp.float32(0.0), facts(trial=point(1 - EPS)))
 
 
 def test_slopes_of_a_kink_do_not_tell_how_the_loss_changed():
     kink = facts(trial=point(1.1), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))  # the slope after it is 0.1
-    assert evidence.on_a_kink(seen(), kink)
-    assert evidence.on_a_kink(seen(), kink._replace(told=jnp.float32(-0.08), slope=jnp.float32(0.06)))
+    assert convergence.on_a_kink(seen(), kink)
+    assert convergence.on_a_kink(seen(), kink._replace(told=jnp.float32(-0.08), slope=jnp.float32(0.06)))
     parabola = facts(trial=point(1.02), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))
-    assert not evidence.on_a_kink(seen(), parabola)
+    assert not convergence.on_a_kink(seen(), parabola)
     quartic = facts(trial=point(1.1), told=jnp.float32(-0.2), slope=jnp.float32(-1e-4))
-    assert not evidence.on_a_kink(seen(), quartic)
-    assert not evidence.on_a_kink(seen(), kink._replace(bare=False))
+    assert not convergence.on_a_kink(seen(), quartic)
+    assert not convergence.on_a_kink(seen(), kink._replace(bare=False))
 
 
 def test_moves_that_do_not_shrink_are_on_a_ray():
     even = seen(lowered=float(MANY), last=1.0, path=float(MANY))
-    assert evidence.on_a_ray(even, facts())
-    assert not evidence.on_a_ray(even._replace(last=0.1), facts())
-    assert not evidence.on_a_ray(even._replace(lowered=MANY - 1.0), facts())
-    assert not evidence.on_a_ray(even, facts(ahead=0.1))
+    assert convergence.on_a_ray(even, facts())
+    assert not convergence.on_a_ray(even._replace(last=0.1), facts())
+    assert not convergence.on_a_ray(even._replace(lowered=MANY - 1.0), facts())
+    assert not convergence.on_a_ray(even, facts(ahead=0.1))
 
 
 def test_what_a_model_does_not_tell_is_not_taken_from_before():
     here = {"moves": jnp.int32(3), "gain": jnp.float32(0), "slopes": jnp.float32(1), "left": jnp.float32(jnp.inf)}
     for moved in (False, True):
-        after = evidence.weigh(
+        after = convergence.weigh(
             seen(left=1e-9, model=1e-9), facts(moved=np.bool_(moved), **here), None, 0.01, computed=True
         )
         assert after.left == after.model == jnp.inf
-        assert not evidence.at_floor(after, facts(stuck=np.True_), computed=True)
+        assert not convergence.at_floor(after, facts(stuck=np.True_), computed=True)

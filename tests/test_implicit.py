@@ -10,8 +10,9 @@ import pytest
 from solvers import SOLVERS
 
 import jaxgd
-from jaxgd import Stop, implicit
+from jaxgd import Stop
 from jaxgd.cache import cache
+from jaxgd.core import implicit
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(30, 4))

@@ -13,7 +13,7 @@ import pytest
 from jax.scipy.linalg import cho_factor, cho_solve, expm, solve_triangular
 
 from jaxgd import Stop, minimize, minimize_many
-from jaxgd.lapack import NEEDED, one_by_one
+from jaxgd.core.lapack import NEEDED, one_by_one
 
 RNG = np.random.default_rng(2)
 SIZE, LANES = 5, 64

@@ -14,11 +14,11 @@ from solvers import FIRST_PAIRS, PAIRS
 
 import jaxgd
 from jaxgd import Status, Stop
-from jaxgd.flat import Layout
+from jaxgd.core.flat import Layout
+from jaxgd.core.loop import advance, begin
+from jaxgd.core.problem import Problem, rounding
 from jaxgd.inputs import cast
 from jaxgd.methods import choose, named
-from jaxgd.problem import Problem, rounding
-from jaxgd.run import advance, begin
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)

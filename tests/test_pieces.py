@@ -16,10 +16,10 @@ import jaxgd
 from jaxgd.added import as_terms
 from jaxgd.cache import Cache, cache
 from jaxgd.closure import changed_by, describe
-from jaxgd.flat import Layout, spectrum
+from jaxgd.core.flat import Layout, spectrum
+from jaxgd.core.problem import Problem
 from jaxgd.groups import WASTE, lengths
 from jaxgd.places import may_block
-from jaxgd.problem import Problem
 from jaxgd.solvers.dense import Dense
 from jaxgd.traced import trace
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import PROBLEMS, value
 
-from jaxgd.flat import Layout
+from jaxgd.core.flat import Layout
 
 IDS = [problem.name for problem in PROBLEMS]
 

@@ -11,11 +11,11 @@ from rows import CASES, LABELS, NOISY, RNG, STARTS, WAYS, N, X, given, in_passes
 
 import jaxgd
 from jaxgd import Rows, cache, losses, maximize, minimize
-from jaxgd.dots import Cut
-from jaxgd.flat import Layout
+from jaxgd.core.flat import Layout
+from jaxgd.core.linear_products import Cut
+from jaxgd.core.problem import Problem
+from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.mean import weighted
-from jaxgd.problem import Problem
-from jaxgd.tiles import Span, Tiles, rows_of_tile
 
 DATA = (X, LABELS)
 LOOSE = {"float32": 2e-3, "float64": 1e-6}

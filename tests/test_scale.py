@@ -8,10 +8,10 @@ from test_inputs import refused
 
 import jaxgd
 from jaxgd import least_squares, minimize
-from jaxgd.flat import Layout, root
-from jaxgd.problem import Point, Problem
-from jaxgd.solvers.scale import FEW, balanced, equilibrated, or_slope, scale_at, visible
-from jaxgd.stop import TOL_LEARNT
+from jaxgd.core.flat import Layout, root
+from jaxgd.core.problem import Point, Problem
+from jaxgd.core.scaling import FEW, balanced, equilibrated, or_slope, scale_at, visible
+from jaxgd.core.stop import TOL_LEARNT
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 LEARNT = pytest.mark.parametrize("method", ["lbfgs", "bfgs", "lbfgsb", "cg"])

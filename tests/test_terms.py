@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from problems import rosenbrock
 
 import jaxgd
-from jaxgd.terms import L1, Box, residual
+from jaxgd.core.terms import L1, Box, residual
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)) * [1.0, 3.0, 0.5, 1.0, 1.0]

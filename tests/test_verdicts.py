@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 
 import jaxgd
 from jaxgd import Status, least_squares, minimize
-from jaxgd.evidence import Evidence
+from jaxgd.core.convergence import Evidence
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.core.stop import Status
 from jaxgd.plot.canvas import BLUE, STYLES, VERMILLION, axes, ink
 from jaxgd.plot.canvas import count as whole
 from jaxgd.plot.contours import check_result, draw_moves, scale_moves
 from jaxgd.result import Result
-from jaxgd.stop import Status
 
 WIDE = 30  # times the fewest evaluations: from there on the scale is a log scale
 BINS = 40

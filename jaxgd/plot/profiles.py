@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxgd import closure, moments
 from jaxgd.api import least_squares, maximize, minimize
-from jaxgd.flat import Layout
+from jaxgd.core.flat import Layout
+from jaxgd.core.terms import L1, Weights
 from jaxgd.plot.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.plot.contours import check_result
 from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.terms import L1, Weights
 
 MOST = 12  # params in one figure
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.core.status_text import shown
+from jaxgd.core.stop import Status
 from jaxgd.result import Result
-from jaxgd.sentences import shown
-from jaxgd.stop import Status
 
 MOST = 20  # groups that are printed
 OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every|by"

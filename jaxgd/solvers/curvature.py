@@ -7,11 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products, triangle
-from jaxgd.problem import Point, Problem, rounding
-from jaxgd.solvers.dense import Dense
-from jaxgd.solvers.region import Implicit, Model, Step
-from jaxgd.solvers.scale import (
+from jaxgd.core.flat import pack, products, triangle
+from jaxgd.core.problem import Point, Problem, rounding
+from jaxgd.core.scaling import (
     balanced,
     equilibrated,
     or_one,
@@ -23,6 +21,8 @@ from jaxgd.solvers.scale import (
     visible,
     without_influence,
 )
+from jaxgd.solvers.dense import Dense
+from jaxgd.solvers.region import Implicit, Model, Step
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
 CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it

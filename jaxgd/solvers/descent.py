@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import once, pack, products
-from jaxgd.problem import Point, Problem, choose
+from jaxgd.core.flat import once, pack, products
+from jaxgd.core.problem import Point, Problem, choose
+from jaxgd.core.scaling import Units, scaling_of
+from jaxgd.core.stop import Tolerance
 from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
-from jaxgd.solvers.scale import Units, scaling_of
 from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.trail import Conjugate, Gradient
-from jaxgd.stop import Tolerance
 
 
 class DescentState(NamedTuple):

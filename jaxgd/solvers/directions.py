@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.flat import combination, pack, products
+from jaxgd.core.flat import combination, pack, products
+from jaxgd.core.stop import TOL_LEARNT, Tolerance
 from jaxgd.solvers.search import Line
-from jaxgd.stop import TOL_LEARNT, Tolerance
 
 
 class Move(NamedTuple):

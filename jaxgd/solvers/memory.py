@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import combination, products
-from jaxgd.problem import Point, Problem
+from jaxgd.core.flat import combination, products
+from jaxgd.core.problem import Point, Problem
+from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of
+from jaxgd.core.stop import CALM
 from jaxgd.solvers.region import Implicit, Step
-from jaxgd.solvers.scale import rescaled, scale_at, scale_of_slopes, scaling_of
-from jaxgd.stop import CALM
 
 
 class Pairs(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.problem import Point, Problem
+from jaxgd.core.problem import Point, Problem
 from jaxgd.solvers.proximal import along
 
 

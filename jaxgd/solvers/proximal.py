@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.flat import products
-from jaxgd.problem import Point, Problem, choose, rounding
-from jaxgd.terms import L1
+from jaxgd.core.flat import products
+from jaxgd.core.problem import Point, Problem, choose, rounding
+from jaxgd.core.terms import L1
 
 SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size grow again
 

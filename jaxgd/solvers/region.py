@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.flat import pack, products, root
-from jaxgd.problem import Point, rounding
-from jaxgd.solvers.scale import or_one
-from jaxgd.terms import Ball, Box, Hold, Simplex, residual
+from jaxgd.core.flat import pack, products, root
+from jaxgd.core.problem import Point, rounding
+from jaxgd.core.scaling import or_one
+from jaxgd.core.terms import Ball, Box, Hold, Simplex, residual
 
 TRIES = 0.25 ** np.arange(2)  # points on each projected path, beside the one where it meets its first bound
 CURVED = 0.1 ** np.arange(8)  # likewise where a step that is too long may rise

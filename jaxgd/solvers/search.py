@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.flat import pack
+from jaxgd.core.flat import pack
 
 PATIENCE = 3  # interpolations in a bracket before it is halved
 Mark = tuple[jax.Array, jax.Array, jax.Array]  # step size, loss, slope

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products
+from jaxgd.core.flat import pack, products
+from jaxgd.core.stop import TOL
 from jaxgd.solvers.directions import Move
-from jaxgd.stop import TOL
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
 MARGIN = 10  # by which the decrease left is overestimated where the gradient's length goes up and down

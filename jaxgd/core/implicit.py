@@ -16,10 +16,10 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
-from jaxgd.lapack import one_by_one
-from jaxgd.problem import Point, Problem
-from jaxgd.stop import Status, succeeded
-from jaxgd.terms import L1, Box
+from jaxgd.core.lapack import one_by_one
+from jaxgd.core.problem import Point, Problem
+from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.terms import L1, Box
 
 DENSE = 1000  # params up to which the Hessian is a matrix: 8 MB in float64, and as exact as its condition allows
 

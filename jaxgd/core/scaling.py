@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.flat import pack, products, root
-from jaxgd.problem import Point, Problem, rounding
-from jaxgd.terms import Box
+from jaxgd.core.flat import pack, products, root
+from jaxgd.core.problem import Point, Problem, rounding
+from jaxgd.core.terms import Box
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.dots import Cut
+from jaxgd.core.linear_products import Cut
 
 SMALL = 1 << 22  # bytes of data up to which nothing is to be gained
 CACHE = 3 << 18  # bytes of a tile on CPU: what one core keeps near

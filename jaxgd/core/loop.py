@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd import evidence
-from jaxgd.problem import Point, Problem, choose
-from jaxgd.stop import Status, Stop
-from jaxgd.tiles import Span
+from jaxgd.core import convergence
+from jaxgd.core.problem import Point, Problem, choose
+from jaxgd.core.stop import Status, Stop
+from jaxgd.core.tiles import Span
 
 
 class Solver(Protocol):
@@ -65,7 +65,7 @@ def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -
     line = jnp.zeros(trace, params.dtype)
     rows = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.nowhere(params)
-    return Run(state, best, evidence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
+    return Run(state, best, convergence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
@@ -79,8 +79,8 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
     counts, seen, better = stop.judge(solver, run, trial, state)
     best = choose(better, trial, run.best)
     if not getattr(solver, "computed", False):
-        claims = evidence.Evidence.unpack(seen).claim > 0
-        state = state._replace(trial=jnp.where(claims, problem.inside(evidence.probe(best)), state.trial))
+        claims = convergence.Evidence.unpack(seen).claim > 0
+        state = state._replace(trial=jnp.where(claims, problem.inside(convergence.probe(best)), state.trial))
     return Run(
         state=state,
         best=best,

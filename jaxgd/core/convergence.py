@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.flat import pack
-from jaxgd.problem import Point, choose, rounding
+from jaxgd.core.flat import pack
+from jaxgd.core.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 ROUGHLY = 4  # how far off what is left may be estimated where curvature is learnt; a test step confirms it

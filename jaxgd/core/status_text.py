@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.evidence import ROUGHLY, Evidence
-from jaxgd.problem import rounding
-from jaxgd.stop import Status
+from jaxgd.core.convergence import ROUGHLY, Evidence
+from jaxgd.core.problem import rounding
+from jaxgd.core.stop import Status
 
 SENTENCES = {
     Status.RUNNING: "still running after {r.evals} evaluations.",

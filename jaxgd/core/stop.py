@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.evidence import Evidence, Facts, at_floor, better, on_a_kink, on_a_ray, pinned, refuted, weigh
-from jaxgd.flat import pack, products, root
-from jaxgd.problem import Point, choose
+from jaxgd.core.convergence import Evidence, Facts, at_floor, better, on_a_kink, on_a_ray, pinned, refuted, weigh
+from jaxgd.core.flat import pack, products, root
+from jaxgd.core.problem import Point, choose
 
 CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
 

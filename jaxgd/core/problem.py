@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.dots import Cut
-from jaxgd.flat import Held, Layout, pack, products, root
-from jaxgd.terms import Term, residual
-from jaxgd.tiles import Tiles
+from jaxgd.core.flat import Held, Layout, pack, products, root
+from jaxgd.core.linear_products import Cut
+from jaxgd.core.terms import Term, residual
+from jaxgd.core.tiles import Tiles
 
 
 class Derivatives(Enum):

@@ -1,0 +1,1 @@
+"""What is computed, and nothing of the host: the loss, the loop, its verdict."""
