@@ -31,7 +31,7 @@ from jaxgd.core import convergence, stop
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import Run, begin, tick
 from jaxgd.core.problem import Problem
-from jaxgd.methods import choose, named
+from jaxgd.solvers.registry import choose, named
 
 FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation", "_quadratic_problems")}
 SECONDS = 15  # for each polish

@@ -25,7 +25,7 @@ import numpy as np
 import jaxgd
 from benchmarks.timing import header
 from jaxgd import Stop, saved, watch
-from jaxgd.solvers.proximal import GradientDescent
+from jaxgd.solvers.gradient_descent import GradientDescent
 
 
 def logistic(w, data):

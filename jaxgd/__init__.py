@@ -9,8 +9,9 @@ from jaxgd.groups import Groups
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
 from jaxgd.rows import Rows
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
-from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
-from jaxgd.solvers.proximal import FISTA, GradientDescent
+from jaxgd.solvers.fista import FISTA
+from jaxgd.solvers.gradient_descent import GradientDescent
+from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 from jaxgd.trace import Trace
 
 __version__ = "0.1.0"

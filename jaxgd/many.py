@@ -13,7 +13,6 @@ from jaxgd.axes import axes_of, lanes_first, of_one
 from jaxgd.core.flat import beside
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.lanes import Solve
-from jaxgd.methods import named
 from jaxgd.pool import Batch, Lanes, put
 from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
 from jaxgd.program import Answer, Program
@@ -21,6 +20,7 @@ from jaxgd.resume import about
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE
 from jaxgd.solve import aside
+from jaxgd.solvers.registry import named
 from jaxgd.watching import Watching
 
 

@@ -13,7 +13,6 @@ from jaxgd import prepare_rows, sweep
 from jaxgd.batches import Batches, Shuffled, Sums, passed_over
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Status, Stop
-from jaxgd.methods import named
 from jaxgd.passes import filled, span_of
 from jaxgd.prepare import Ask
 from jaxgd.program import Answer, Inputs, Program
@@ -22,8 +21,9 @@ from jaxgd.rows import Rows
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.solve import Solved, blame
+from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.optax import Optax
-from jaxgd.solvers.proximal import GradientDescent
+from jaxgd.solvers.registry import named
 from jaxgd.watching import Stage, Watching, resumable
 from jaxgd.whole import NOTHING, Whole, Without
 

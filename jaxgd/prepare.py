@@ -14,8 +14,8 @@ from jaxgd.core.problem import as_vector
 from jaxgd.core.stop import DEFAULT, Stop
 from jaxgd.core.tiles import rows_of_tile
 from jaxgd.mean import by_tiles, of_length, row_bytes
-from jaxgd.methods import choose, named
 from jaxgd.program import Inputs, Program, Recipe, precision
+from jaxgd.solvers.registry import choose, named
 
 
 class Ask(NamedTuple):

@@ -9,13 +9,13 @@ from jax.core import Tracer
 
 from jaxgd import closure, inputs
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
-from jaxgd.methods import named
 from jaxgd.passes import held, is_apart
 from jaxgd.prepare import Ask, find, in_types
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
+from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.optax import Optax
-from jaxgd.solvers.sampled import Sampled
+from jaxgd.solvers.registry import named
 
 HEAD = 1024  # rows read to see what they are
 

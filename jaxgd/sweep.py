@@ -17,7 +17,7 @@ from jaxgd.program import Inputs, Program
 from jaxgd.resume import about
 from jaxgd.rows import Rows
 from jaxgd.solve import Solved, blame, ended, in_bursts
-from jaxgd.solvers.sampled import ANEW, Learnt
+from jaxgd.solvers.hessian_subsampled import ANEW, Learnt
 from jaxgd.stream import Stream
 from jaxgd.watching import Watching
 

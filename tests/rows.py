@@ -125,4 +125,4 @@ def in_passes(monkeypatch):
     monkeypatch.setattr("jaxgd.prepare_rows.rows_of_tile", lambda _, there: min(64, there))
     monkeypatch.setattr("jaxgd.stream.BLOCK", 1 << 14)
     monkeypatch.setattr("jaxgd.sweep.LEAST", 256)
-    monkeypatch.setattr("jaxgd.methods.PER_PARAM", 0)
+    monkeypatch.setattr("jaxgd.solvers.registry.PER_PARAM", 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import jaxgd
-from jaxgd.methods import METHODS
+from jaxgd.solvers.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -11,68 +12,6 @@ import pytest
 import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
-FLOORS = [
-    {
-        "core.lapack",
-        "core.flat",
-        "closure",
-        "losses",
-        "core.terms",
-        "core.linear_products",
-        "cache",
-        "arrays",
-        "blocks",
-        "columns",
-        "trace",
-        "saved",
-        "spread",
-    },
-    {"inputs", "core.tiles", "tables", "added", "covariance", "asking"},
-    {"core.problem", "sources"},
-    {"traced", "frames"},
-    {"mean"},
-    {"core.convergence", "rows", "core.scaling"},
-    {
-        "core.stop",
-        "solvers.search",
-        "solvers.directions",
-        "solvers.trail",
-        "solvers.descent",
-        "solvers.proximal",
-        "solvers.optax",
-        "solvers.region",
-        "solvers.dense",
-        "solvers.curvature",
-        "solvers.memory",
-        "solvers.sampled",
-        "solvers.newton",
-    },
-    {"core.loop", "seen", "core.implicit"},
-    {"core.status_text", "watch"},
-    {"program", "result", "watching", "methods", "places"},
-    {"prepare", "resume", "pool", "passes"},
-    {"solve", "kept", "axes", "prepare_rows", "stream", "moments"},
-    {"lanes", "batches"},
-    {"many", "sweep"},
-    {"known", "whole"},
-    {"origin"},
-    {"groups", "starts", "minibatch"},
-    {"answer"},
-    {"api"},
-    {"plot.canvas", "plot.surface"},
-    {"plot.curves"},
-    {"plot.chapter", "plot.contours", "plot.page"},
-    {"plot.census", "plot.profiles"},
-    {"plot"},
-    {"__init__"},
-    {"shell.tips", "shell.loss", "shell.printed", "shell.outputs"},
-    {"shell.arguments", "shell.arrays"},
-    {"shell.columns"},
-    {"shell.data"},
-    {"shell.given", "shell.failed"},
-    {"shell.command"},
-    {"__main__"},
-]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.read_text().strip())
 
 
@@ -80,52 +19,26 @@ def module(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+NAMES = {module(path) for path in FILES}
+
+
 def imports(path):
-    """The modules of this package that a file imports, as the floors name them."""
+    """The modules of this package that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxgd"):
             base = node.module.removeprefix("jaxgd").lstrip(".")
-            below = {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
-            found |= below if below <= set().union(*FLOORS) else {base}
+            for alias in node.names:
+                below = f"{base}.{alias.name}".lstrip(".")
+                found.add(below if below in NAMES else base or "__init__")
         elif isinstance(node, ast.Import):
             found |= {"__init__" for alias in node.names if alias.name == "jaxgd"}
     return found
 
 
-def test_every_file_has_a_floor():
-    wings = {module(path) for path in FILES if path.name == "__init__.py"} - {"__init__", "plot"}
-    assert {module(path) for path in FILES} - wings == set().union(*FLOORS)
-
-
-@pytest.mark.parametrize("path", FILES, ids=module)
-def test_imports_go_down(path):
-    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
-    # A solver is made of its pieces: the imports within a floor.
-    beside = {
-        ("solvers.descent", "solvers.search"),
-        ("solvers.descent", "solvers.directions"),
-        ("solvers.descent", "solvers.trail"),
-        ("solvers.directions", "solvers.search"),
-        ("solvers.trail", "solvers.directions"),
-        ("solvers.newton", "solvers.region"),
-        ("solvers.optax", "solvers.proximal"),
-        ("solvers.curvature", "solvers.region"),
-        ("solvers.curvature", "solvers.dense"),
-        ("solvers.dense", "solvers.region"),
-        ("solvers.memory", "solvers.region"),
-        ("solvers.memory", "core.stop"),
-        ("solvers.directions", "core.stop"),
-        ("solvers.descent", "core.stop"),
-        ("solvers.trail", "core.stop"),
-        ("solvers.newton", "core.stop"),
-        ("solvers.newton", "solvers.memory"),
-        ("solvers.newton", "solvers.curvature"),
-        ("solvers.newton", "solvers.sampled"),
-        ("solvers.sampled", "solvers.region"),
-    }
-    here = floor.get(module(path), 0)
-    assert all(floor[name] < here or (module(path), name) in beside for name in imports(path))
+def test_no_imports_in_a_circle():
+    graph = {module(path): imports(path) for path in FILES}
+    list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

@@ -16,7 +16,7 @@ from problems import BOOK, quadratic
 import jaxgd
 from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, inputs, minimize
 from jaxgd.losses import logistic, mse, squared
-from jaxgd.solvers.search import Nonmonotone, Wolfe
+from jaxgd.solvers.line_search import Nonmonotone, Wolfe
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(20, 3))

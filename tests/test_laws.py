@@ -18,7 +18,7 @@ from jaxgd.core.flat import Layout
 from jaxgd.core.loop import advance, begin
 from jaxgd.core.problem import Problem, rounding
 from jaxgd.inputs import cast
-from jaxgd.methods import choose, named
+from jaxgd.solvers.registry import choose, named
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)

@@ -20,7 +20,7 @@ from jaxgd.core.flat import Layout, spectrum
 from jaxgd.core.problem import Problem
 from jaxgd.groups import WASTE, lengths
 from jaxgd.places import may_block
-from jaxgd.solvers.dense import Dense
+from jaxgd.solvers.subproblem_exact import Dense
 from jaxgd.traced import trace
 
 RNG = np.random.default_rng(5)

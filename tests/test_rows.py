@@ -70,7 +70,7 @@ def test_by_tiles(name, monkeypatch):
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", ["logistic", "network", "bounds"])
 def test_in_passes_where_a_sample_tells_too_little(name, monkeypatch):
-    monkeypatch.setattr("jaxgd.methods.PER_PARAM", 1 << 20)
+    monkeypatch.setattr("jaxgd.solvers.registry.PER_PARAM", 1 << 20)
     cache.cache.clear()  # what is chosen is no part of a program's key
     result = solve(CASES[name], Rows(CASES[name].data), "float64")
     cache.cache.clear()

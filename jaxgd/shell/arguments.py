@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import jaxgd
-from jaxgd.methods import METHODS
 from jaxgd.shell.loss import READY, written
+from jaxgd.solvers.registry import METHODS
 
 KINDS = {"minimize": jaxgd.minimize, "maximize": jaxgd.maximize, "least_squares": jaxgd.least_squares}
 DESCRIPTION = "Find the parameters that make a loss smallest over the rows of a file."

@@ -11,12 +11,12 @@ from typing import Any, TextIO
 import numpy as np
 
 import jaxgd
-from jaxgd.methods import named
 from jaxgd.result import NotConvergedWarning, Result
 from jaxgd.shell import arguments, given, outputs, printed, tips
 from jaxgd.shell.data import Opened, opened
 from jaxgd.shell.failed import blamed, told
 from jaxgd.shell.loss import Loaded, loaded
+from jaxgd.solvers.registry import named
 
 CONVERGED, NOT_CONVERGED, NOT_SOLVED, INTERRUPTED = 0, 1, 2, 130
 

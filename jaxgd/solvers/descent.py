@@ -11,9 +11,9 @@ from jaxgd.core.flat import once, pack, products
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.scaling import Units, scaling_of
 from jaxgd.core.stop import Tolerance
-from jaxgd.solvers.directions import DenseInverse, Direction, LimitedMemory, Move
-from jaxgd.solvers.search import LineSearch, Nonmonotone, Wolfe
-from jaxgd.solvers.trail import Conjugate, Gradient
+from jaxgd.solvers.gradient_directions import Conjugate, Gradient
+from jaxgd.solvers.line_search import LineSearch, Nonmonotone, Wolfe
+from jaxgd.solvers.quasi_newton_directions import DenseInverse, Direction, LimitedMemory, Move
 
 
 class DescentState(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.core.problem import Point, Problem
-from jaxgd.solvers.proximal import along
+from jaxgd.solvers.gradient_descent import along
 
 
 class OptaxState(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import pack, products
 from jaxgd.core.stop import TOL
-from jaxgd.solvers.directions import Move
+from jaxgd.solvers.quasi_newton_directions import Move
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
 MARGIN = 10  # by which the decrease left is overestimated where the gradient's length goes up and down

@@ -21,8 +21,9 @@ from jaxgd.core.scaling import (
     visible,
     without_influence,
 )
-from jaxgd.solvers.dense import Dense
-from jaxgd.solvers.region import Implicit, Model, Step
+from jaxgd.solvers.subproblem import Model, Step
+from jaxgd.solvers.subproblem_cg import Implicit
+from jaxgd.solvers.subproblem_exact import Dense
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
 CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it

@@ -11,7 +11,7 @@ from jaxgd.core import flat
 from jaxgd.core.flat import CLOSED, beside, pack
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.scaling import NOISY
-from jaxgd.solvers.region import Step, inward
+from jaxgd.solvers.subproblem import Step, inward
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically

@@ -11,7 +11,8 @@ from jaxgd.core.flat import combination, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of
 from jaxgd.core.stop import CALM
-from jaxgd.solvers.region import Implicit, Step
+from jaxgd.solvers.subproblem import Step
+from jaxgd.solvers.subproblem_cg import Implicit
 
 
 class Pairs(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxgd.core.flat import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.scaling import equilibrated, or_one, or_slope, rescaled
-from jaxgd.solvers.region import Implicit, Step
+from jaxgd.solvers.subproblem import Step
+from jaxgd.solvers.subproblem_cg import Implicit
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
 ANEW = -1  # in place of the moves: the next one makes the Hessian anew

@@ -12,10 +12,11 @@ from jaxgd.core.problem import Point, Problem, choose, rounding
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.core.terms import L1, Ball, Box, Simplex
-from jaxgd.solvers.curvature import Curvature, Exact, Products, SumOfSquares
-from jaxgd.solvers.memory import LimitedMemory
-from jaxgd.solvers.region import Step, within_set
-from jaxgd.solvers.sampled import Sampled
+from jaxgd.solvers.hessian import Curvature, Exact, Products, SumOfSquares
+from jaxgd.solvers.hessian_lbfgs import LimitedMemory
+from jaxgd.solvers.hessian_subsampled import Sampled
+from jaxgd.solvers.subproblem import Step
+from jaxgd.solvers.subproblem_constrained import within_set
 
 REACH = 1  # the first radius over the length of the params
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.core.flat import combination, pack, products
 from jaxgd.core.stop import TOL_LEARNT, Tolerance
-from jaxgd.solvers.search import Line
+from jaxgd.solvers.line_search import Line
 
 
 class Move(NamedTuple):

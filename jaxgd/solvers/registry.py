@@ -11,10 +11,10 @@ from jaxgd.core.problem import Derivatives
 from jaxgd.core.scaling import FEW
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
-from jaxgd.solvers.memory import LimitedMemory
-from jaxgd.solvers.newton import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
+from jaxgd.solvers.fista import FISTA
+from jaxgd.solvers.hessian_lbfgs import LimitedMemory
 from jaxgd.solvers.optax import Optax
-from jaxgd.solvers.proximal import FISTA
+from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
 FEW_JOINT = 100  # parameters for which a Hessian as a matrix is cheap, where a constraint joins them all

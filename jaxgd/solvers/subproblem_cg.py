@@ -1,0 +1,121 @@
+"""Trust-region steps by conjugate gradients: all that is asked of the Hessian is its product with vectors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgd.core.flat import pack, products, root
+from jaxgd.core.problem import Point, rounding
+from jaxgd.core.scaling import or_one
+from jaxgd.solvers.subproblem import Step, dot, inward
+
+ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
+MOST_PRODUCTS = 250  # in one solve by conjugate gradients
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """A model whose Hessian is known by its products with vectors, solved by conjugate gradients."""
+
+    grad: jax.Array
+    scale: jax.Array
+    product: Callable[[jax.Array], jax.Array]
+    size: jax.Array  # scaled length of the params
+    noise: jax.Array  # changes of the loss that rounding hides
+
+    @classmethod
+    def around(cls, point: Point, scale: jax.Array, product: Callable[[jax.Array], jax.Array]) -> "Implicit":
+        """Return the model around a point."""
+        scaled = scale * point.params
+        size = root(dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
+        return cls(point.grad, scale, product, size, rounding(point.loss))
+
+    def times(self, steps: jax.Array) -> jax.Array:
+        """Return H times each of the `steps`."""
+        return jax.vmap(self.product)(steps)
+
+    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+        """Return an approximate minimizer.
+
+        Truncated conjugate gradients: Steihaug, SIAM J. Numer. Anal. 20 (1983), section 2.
+        """
+        # In units of the steepest slope, so that no square leaves the range.
+        slopes = free * grad / self.scale
+        unit = or_one(jnp.max(jnp.abs(slopes)))
+        slopes, radius, size, noise = slopes / unit, radius / unit, self.size / unit, self.noise / unit / unit
+        steep = dot(slopes, slopes)
+        most = min(2 * slopes.size, MOST_PRODUCTS)
+        limited = jnp.isfinite(radius)
+
+        def going(search: "_Conjugate") -> jax.Array:
+            square, far, *_, ended, taken = search.scalars
+            # What is left of the slope is hidden where it brings no more over all the size of the params.
+            hidden = (taken > 0) & (jnp.sqrt(square) * (size + jnp.sqrt(far)) <= noise)
+            return (taken < most) & (ended == 0) & (square > ENOUGH**2 * steep) & ~hidden
+
+        zero = jnp.zeros_like(steep)
+        start = pack(jnp.zeros_like(slopes), slopes, -slopes)
+        first = _Conjugate(start, pack(steep, zero, zero, steep, zero, zero, zero))
+        search = jax.lax.while_loop(going, lambda search: self._onwards(search, free, radius), first)
+        (at, rest, _), (_, far, *_, ended, taken) = search.vectors, search.scalars
+        promised = -dot(at, slopes + rest) / 2 * unit * unit
+        far = jnp.sqrt(far)
+        radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
+        left = jnp.where(ended > 0, jnp.inf, promised)
+        move = unit * at / self.scale
+        return Step(move, promised, left, unit * radius, taken.astype(jnp.int32), move, zero)
+
+    def across(self, normal: jax.Array, bend: Any) -> "Implicit":
+        """Return the model on the face."""
+        inner = inward(normal, self.scale)
+
+        def product(vector: jax.Array) -> jax.Array:
+            vector = vector - inner * dot(normal, vector)
+            bent = self.product(vector) + bend * vector
+            return bent - normal * dot(inner, bent)
+
+        return Implicit(self.grad, self.scale, product, self.size, self.noise)
+
+    def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
+        """Move to the minimum along the direction, or to the edge, and turn."""
+        at, rest, direction = search.vectors
+        eps, limited = jnp.finfo(radius.dtype).eps, jnp.isfinite(radius)
+        square, far, along, length, largest, _, taken = search.scalars
+        bent = free * self.product(free * direction / self.scale) / self.scale
+        bend = dot(direction, bent)
+        largest = jnp.maximum(largest, jnp.abs(bend) / length)
+        clear = jnp.abs(bend) > eps * at.size * length * largest
+        convex = clear & (bend > 0)
+        # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
+        ahead = jnp.where(clear, square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
+        to_edge = jnp.where(limited, _to_edge(far, along, length, radius), ahead)
+        inside = convex & ~(limited & (ahead > to_edge))
+        stepsize = jnp.where(inside, ahead, to_edge)
+        rest = rest + stepsize * bent
+        left = dot(rest, rest)
+        turn = left / square
+        moved = pack(at + stepsize * direction, rest, turn * direction - rest)
+        # Not by recurrence, which in float32 goes astray.
+        (far, _, along), _, (*_, length) = products(moved, moved)
+        return _Conjugate(moved, pack(left, far, along, length, largest, ~inside, taken + 1))
+
+
+class _Conjugate(NamedTuple):
+    """A search by conjugate gradients, in units where the distance is Euclidean; packed, for XLA to copy at once."""
+
+    vectors: jax.Array  # shape (3, p): where it is, the slope of the model there, the direction
+    scalars: jax.Array  # shape (7,): squared slope, at'at, at'd, d'd, largest curvature, ended at an edge, products
+
+
+def _to_edge(far: jax.Array, along: jax.Array, length: jax.Array, radius: jax.Array) -> jax.Array:
+    """Return how far along a direction d the distance from 0 is the radius, from a place x within it.
+
+    `far`, `along` and `length` are x'x, x'd and d'd.
+    """
+    room = jnp.maximum(radius**2 - far, 0)
+    root = jnp.sqrt(along**2 + length * room)
+    # Of the two forms of the root, the one that does not cancel.
+    return jnp.where(along > 0, room / (along + root), (root - along) / length)

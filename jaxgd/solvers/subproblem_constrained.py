@@ -1,0 +1,103 @@
+"""Trust-region steps within a box, the simplex or a ball."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.core.terms import Ball, Box, Hold, Simplex, residual
+from jaxgd.solvers.subproblem import Model, Step, dot, inward, over_square
+
+TRIES = 0.25 ** np.arange(2)  # points on each projected path, beside the one where it meets its first bound
+CURVED = 0.1 ** np.arange(8)  # likewise where a step that is too long may rise
+SWEEPS = 4  # guesses of which bounds hold the step, at most
+
+
+def within_set(
+    model: Model, slope: jax.Array, radius: jax.Array, params: jax.Array, allowed: Box | Simplex | Ball
+) -> Step:
+    """Return a step of low model value within the radius that keeps `params` in what is allowed.
+
+    Which bounds hold the step is guessed, the rest is solved in the region, and guessed anew from there, until the
+    guess holds; points on the projected paths of the step and of the gradient are compared beside it, so that the model
+    falls whatever the guesses. `slope` is added to the model's gradient.
+    """
+    gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
+
+    def change(steps: jax.Array, bent: jax.Array) -> jax.Array:
+        return jnp.sum(steps * (gradient + bent / 2), axis=1)
+
+    def sweep(carry: _Sweep) -> _Sweep:
+        at, first = carry.at, carry.first
+        face = _face(model, allowed.hold(params, at, carry.grad), carry.grad)
+        step = face.model.within(face.grad, face.free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
+        steep = face.steep
+        # As far as the model falls along it (Cauchy's point), or the region reaches.
+        fall, rise = dot(steep, -face.grad), dot(steep, face.model.times(steep[None])[0])
+        reach = step.radius / jnp.maximum(_length(model, steep[None])[0], tiny)
+        cauchy = jnp.where(rise > 0, jnp.minimum(fall / jnp.where(rise > 0, rise, 1), reach), reach)
+        cauchy = jnp.where(fall > 0, cauchy, 0)
+        paths = [_path(allowed, params, at, direction, face.tries) for direction in (step.move, cauchy * steep)]
+        ends = jnp.concatenate([at[None], *paths])
+        # What is allowed is convex and holds 0, so that a step too long for the region may be shortened.
+        ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
+        bent = model.times(ends)
+        changes = change(ends, bent)
+        best = jnp.argmin(changes)
+        end = ends[best]
+        first = jax.tree.map(lambda new, old: jnp.where(carry.sweeps == 0, new, old), step, first)
+        first = first._replace(products=carry.first.products + step.products + len(ends) + 1)
+        # Done where no bound was met, or where nothing better was found.
+        met = jnp.any(end != at + step.move) & (best > 0)
+        return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
+
+    zero, none, still = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(params)
+    first = Step(still, zero, zero, zero, none, still, zero)
+    start = _Sweep(still, gradient, zero, first, none, jnp.zeros((), bool))
+    last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
+    return last.first._replace(move=last.at, promised=last.promised)
+
+
+class _Face(NamedTuple):
+    """What moves from a place."""
+
+    model: Model
+    free: jax.Array  # shape (p,), 1 or 0
+    grad: jax.Array  # of the model there
+    steep: jax.Array  # the steepest descent
+    tries: np.ndarray  # how much of a path to try
+
+
+def _face(model: Model, hold: Hold, grad: jax.Array) -> _Face:
+    """Return what moves where the model's gradient is `grad`, as it is held."""
+    free = jnp.where(hold.free, 1, 0)
+    if hold.normal is None:
+        return _Face(model, free, grad, -free * over_square(grad, model.scale), TRIES)
+    normal = free * hold.normal
+    # What joins all params compares them, as if they had one unit.
+    unit = jnp.full_like(grad, jnp.max(model.scale))
+    slopes, flat = (grad - normal * dot(inward(normal, scale), grad) for scale in (model.scale, unit))
+    return _Face(model.across(normal, hold.bend), free, slopes, -free * over_square(flat, unit), CURVED)
+
+
+def _length(model: Model, steps: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum((model.scale * steps) ** 2, axis=1))
+
+
+def _path(
+    allowed: Box | Simplex | Ball, params: jax.Array, at: jax.Array, direction: jax.Array, tries: np.ndarray
+) -> jax.Array:
+    """Return steps along a direction, from one: to where the path meets its first bound, and beyond, bent by bounds."""
+    first = jnp.minimum(allowed.reach(params, at, direction), 1)
+    shrink = jnp.append(jnp.asarray(tries, at.dtype), first)
+    return -jax.vmap(lambda step: residual(allowed, params, -step))(at + shrink[:, None] * direction)
+
+
+class _Sweep(NamedTuple):
+    at: jax.Array
+    grad: jax.Array  # of the model there
+    promised: jax.Array
+    first: Step
+    sweeps: jax.Array
+    done: jax.Array
