@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgd.columns import NoColumnError, check_there
+from jaxgd.data.columns import NoColumnError, check_there
 
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 _OTHER = ("eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert")

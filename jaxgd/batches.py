@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.blocks import Expected, ahead
 from jaxgd.core.loop import Minibatches
+from jaxgd.data.blocks import Expected, ahead
 from jaxgd.passes import filled, held, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgd import closure, inputs
 from jaxgd.asking import asked
 from jaxgd.cache import cache
-from jaxgd.columns import check_there
+from jaxgd.data.columns import check_there
 
 LIBRARIES = frozenset({"pandas", "polars", "pyarrow", "modin", "cudf", "dask", "ibis", "duckdb", "pyspark", "sqlframe"})
 

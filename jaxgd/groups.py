@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import added, inputs, many
-from jaxgd.columns import check_there
 from jaxgd.core.flat import beside
+from jaxgd.data.columns import check_there
 from jaxgd.frames import Frame, is_table
 from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import Part, blank, put

@@ -10,9 +10,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Expected, Source, blocks
+from jaxgd.data.blocks import Block, Expected, Source, blocks
+from jaxgd.data.sources import open_source
 from jaxgd.frames import Frame, is_table
-from jaxgd.sources import open_source
 
 
 class Rows:

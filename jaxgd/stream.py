@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgd import inputs
-from jaxgd.blocks import Block, Expected, ahead
+from jaxgd.data.blocks import Block, Expected, ahead
 from jaxgd.passes import Of, filled, span_of
 from jaxgd.program import Inputs, Program
 from jaxgd.rows import Paired, check_weights, drawn

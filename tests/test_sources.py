@@ -19,9 +19,9 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from jaxgd import arrays
-from jaxgd.blocks import Expected, ahead, blocks
-from jaxgd.sources import open_source
+from jaxgd.data import npy
+from jaxgd.data.blocks import Expected, ahead, blocks
+from jaxgd.data.sources import open_source
 
 RNG = np.random.default_rng(5)
 ROWS = 1000
@@ -244,7 +244,7 @@ def test_columns_are_not_copied():
 
 def test_npy_is_read_in_bounded_memory(tmp_path, monkeypatch):
     path = save(tmp_path / "big.npy", np.zeros((20_000, 128), np.float32))
-    monkeypatch.setattr("jaxgd.blocks.CHUNK", 1 << 18)
+    monkeypatch.setattr("jaxgd.data.blocks.CHUNK", 1 << 18)
     most, opened = [], io.open
 
     def counting(*args, **options):
@@ -254,7 +254,7 @@ def test_npy_is_read_in_bounded_memory(tmp_path, monkeypatch):
             return Counting(file, lambda view: most.append(len(view)) or fill(view))
         return file
 
-    monkeypatch.setattr(arrays.Path, "open", counting)
+    monkeypatch.setattr(npy.Path, "open", counting)
     for source in (open_source(path), open_source(np.load(path, mmap_mode="r"))):
         tracemalloc.start()
         rows = sum(len(block.data) for block in blocks(source, 500))
@@ -469,7 +469,7 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("jaxgd.columns.importlib.import_module", missing)
+    monkeypatch.setattr("jaxgd.data.columns.importlib.import_module", missing)
     with pytest.raises(ImportError, match=re.escape("need pyarrow: pip install 'jaxgd[arrow]'.")):
         open_source(path)
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd import arrays
-from jaxgd.blocks import Source, blocks
-from jaxgd.sources import open_source
+from jaxgd.data import npy
+from jaxgd.data.blocks import Source, blocks
+from jaxgd.data.sources import open_source
 
 LARGE = 256 << 20  # bytes above which rows are read anew at each pass, unless all are asked for
 
@@ -23,7 +23,7 @@ class Npy:
 
     def __init__(self, path: str, *, stream: bool | None) -> None:
         """Read the header."""
-        self.path, header = path, arrays.header(path)
+        self.path, header = path, npy.header(path)
         self._stream = header.rows * header.row_bytes > LARGE if stream is None else stream
         matrix = len(header.shape) == 2  # noqa: PLR2004 - rows and columns
         self.names = self.numeric = [str(number) for number in range(header.shape[1])] if matrix else []

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd import columns, tables
-from jaxgd.blocks import Source
+from jaxgd.data import columns, parquet
+from jaxgd.data.blocks import Source
+from jaxgd.data.sources import open_source
 from jaxgd.shell.arrays import LARGE, whole
-from jaxgd.sources import open_source
 
 CSV = {".csv": ",", ".tsv": "\t"}
 
@@ -38,7 +38,7 @@ class Table:
 
     def _open(self) -> Any:
         if self._suffix not in CSV:
-            format_ = "parquet" if tables.SUFFIXES[self._suffix] == "Parquet" else "ipc"
+            format_ = "parquet" if parquet.SUFFIXES[self._suffix] == "Parquet" else "ipc"
             return columns.pyarrow("dataset").dataset(self.path, format=format_)
         csv, types = columns.pyarrow("csv"), columns.pyarrow("types")
         parse = csv.ParseOptions(delimiter=CSV[self._suffix])
@@ -63,7 +63,7 @@ class Table:
         try:
             return read()
         except (pa.ArrowException, OSError) as error:
-            kind = self._suffix[1:].upper() if self._suffix in CSV else tables.SUFFIXES[self._suffix]
+            kind = self._suffix[1:].upper() if self._suffix in CSV else parquet.SUFFIXES[self._suffix]
             msg = f"DATA {self.path} cannot be read as a file of type {kind}: {' '.join(str(error).split())}"
             raise ValueError(msg) from error
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd import asking, tables
-from jaxgd.blocks import Source
-from jaxgd.columns import check_there
+from jaxgd import asking
+from jaxgd.data import parquet
+from jaxgd.data.blocks import Source
+from jaxgd.data.columns import check_there
 from jaxgd.rows import Paired, Rows
 from jaxgd.shell.arguments import Columns
 from jaxgd.shell.arrays import Changed, Npy, Npz
@@ -18,7 +19,7 @@ from jaxgd.shell.columns import CSV, Table
 from jaxgd.shell.loss import Loaded
 
 ROWS = 8  # of which a loss is asked what columns it needs
-KINDS = (*CSV, *tables.SUFFIXES, ".npy", ".npz")
+KINDS = (*CSV, *parquet.SUFFIXES, ".npy", ".npz")
 File = Table | Npy | Npz
 
 

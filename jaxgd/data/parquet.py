@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxgd.blocks import Source, check_share, part, part_of, rows_at_a_time
-from jaxgd.columns import Plan, check_alike, planned, pyarrow
+from jaxgd.data.blocks import Source, check_share, part, part_of, rows_at_a_time
+from jaxgd.data.columns import Plan, check_alike, planned, pyarrow
 
 SUFFIXES = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
 BUFFER = 1 << 20  # bytes of each column read at a time

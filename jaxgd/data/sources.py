@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd import tables
-from jaxgd.arrays import Array, Chain, check_numbers, header
-from jaxgd.blocks import Source, check_share, part_of, paths, rows_at_a_time, uneven
+from jaxgd.data import parquet
+from jaxgd.data.blocks import Source, check_share, part_of, paths, rows_at_a_time, uneven
+from jaxgd.data.npy import Array, Chain, check_numbers, header
 
 NEW = "Pass a function that returns a new one, such as `lambda: read(...)`."
-KINDS = ".npy, " + ", ".join(tables.SUFFIXES)
+KINDS = ".npy, " + ", ".join(parquet.SUFFIXES)
 
 
 def open_source(where: Any, columns: Any = None) -> Source:
@@ -33,12 +33,12 @@ def open_source(where: Any, columns: Any = None) -> Source:
         msg = f"`data` is a {type(where).__name__}, which can be read only once. {NEW}"
         raise TypeError(msg)
     if type(where).__module__.partition(".")[0] == "pyarrow":
-        return tables.open_object(where, columns, "`data`")
+        return parquet.open_object(where, columns, "`data`")
     if _is_files(where):
         files = _files(where, "data")
         suffix = Path(files[0]).suffix.lower()
-        if suffix in tables.SUFFIXES:
-            return tables.open_files(files, suffix, columns, str(where) if _is_path(where) else "`data`")
+        if suffix in parquet.SUFFIXES:
+            return parquet.open_files(files, suffix, columns, str(where) if _is_path(where) else "`data`")
     if columns is not None:
         msg = f"`columns={columns!r}` is for Parquet and Arrow; `data` is {_described(where)}. Leave it out."
         raise TypeError(msg)
@@ -135,7 +135,7 @@ def _files(where: Any, name: str) -> list[str]:
     files = [file for item in (where if isinstance(where, list) else [where]) for file in _expanded(item)]
     kinds = {Path(file).suffix.lower(): file for file in files}
     for suffix, file in kinds.items():
-        if suffix not in {".npy", *tables.SUFFIXES}:
+        if suffix not in {".npy", *parquet.SUFFIXES}:
             what = "folder" if Path(file).is_dir() else "file"
             msg = f"`{name}` has the {what} {file}; files of type {KINDS} can be read."
             raise ValueError(f"{msg} Pass a pyarrow Dataset, or a function that returns an iterator of batches.")

@@ -1,0 +1,1 @@
+"""Readers: rows from arrays, files and tables, which know nothing of solving."""
