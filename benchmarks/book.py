@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header, interleaved, table
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 from jaxgd.losses import huber, mse
 from jaxgd.shell.tips import tips
 

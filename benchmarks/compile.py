@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header, table
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 
 N, P = 2000, 50
 REPETITIONS = 5

@@ -26,7 +26,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import jaxgd
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 from jaxgd.core import convergence, stop
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import Run, begin, tick

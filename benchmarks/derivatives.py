@@ -17,7 +17,7 @@ import optax
 
 import jaxgd
 from benchmarks.timing import header, table
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 
 N, P, DIRECTIONS = 40, 4, 3
 STEPS, STEP = 3000, 0.3  # of the unrolled loop

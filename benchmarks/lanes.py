@@ -165,7 +165,7 @@ def sets(lanes=2048):
 def useful(width=128):
     """Print the useful work with 16 times more problems than slots."""
     from jaxgd import lanes as pools
-    from jaxgd.places import places
+    from jaxgd.compile.devices import places
 
     widest, pools.WIDEST = pools.WIDEST, {"cpu": width, "other": width}
     rows = []

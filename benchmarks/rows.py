@@ -32,7 +32,7 @@ from benchmarks import rows_peers
 from benchmarks.rows_peers import Answer, Problem
 from benchmarks.timing import header, interleaved, table
 from jaxgd import prepare_rows, sweep
-from jaxgd.prepare import Ask
+from jaxgd.compile.build import Ask
 
 PARTS = ("regressions", "network", "passes", "scaling", "disk", "cores", "processes")
 RIDGE = 1e-4

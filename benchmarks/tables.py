@@ -65,7 +65,7 @@ def peak() -> float:
 def case(library: str, form: str, rows: int) -> dict[str, Any]:
     """Return what one case costs."""
     import jaxgd
-    from jaxgd.frames import Frame
+    from jaxgd.compile.frames import Frame
 
     loss, start = LOSSES[form], np.zeros(COLUMNS)
     whole = made(library, rows)

@@ -12,15 +12,15 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
-from jaxgd.cache import clock
+from jaxgd.compile.build import Ask, prepare
+from jaxgd.compile.cache import clock
+from jaxgd.compile.frames import Frame, is_table
+from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.flat import without_derivatives
 from jaxgd.core.stop import DEFAULT, Status, Stop
-from jaxgd.frames import Frame, is_table
 from jaxgd.groups import Groups
 from jaxgd.origin import Many, One
 from jaxgd.pool import Part
-from jaxgd.prepare import Ask, prepare
-from jaxgd.program import Answer, Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
 from jaxgd.solve import Solved, in_loop, second_look

@@ -6,8 +6,8 @@ from typing import Any
 
 from jaxgd.answer import looking, rule, solved, solved_from, solved_many
 from jaxgd.batches import Batches
+from jaxgd.compile.build import Ask
 from jaxgd.core.stop import Stop
-from jaxgd.prepare import Ask
 from jaxgd.result import Result
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.loop import Minibatches
 from jaxgd.data.blocks import Expected, ahead
 from jaxgd.passes import filled, held, span_of
-from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.stream import checked
 

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import added, inputs, many
+from jaxgd import many
+from jaxgd.compile import inputs, penalties
+from jaxgd.compile.build import Ask
+from jaxgd.compile.frames import Frame, is_table
+from jaxgd.compile.loss_jaxpr import name_of
+from jaxgd.compile.program import Program
+from jaxgd.compile.row_mean import weighted as of_rows
 from jaxgd.core.flat import beside
 from jaxgd.data.columns import check_there
-from jaxgd.frames import Frame, is_table
-from jaxgd.mean import weighted as of_rows
 from jaxgd.pool import Part, blank, put
-from jaxgd.prepare import Ask
-from jaxgd.program import Program
-from jaxgd.traced import name_of
 from jaxgd.watching import Watching
 
 SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile
@@ -180,8 +181,8 @@ def _of_groups(ask: Ask, groups: np.ndarray, size: int, *, each: bool) -> Ask:
     """Return what is asked for of these groups: what has an entry for each group is cut to theirs."""
 
     def cut(weight: Any) -> Any:
-        row = added.is_row(weight) and len(weight) == size
-        return np.asarray(weight)[groups] if row else added.for_all(weight)
+        row = penalties.is_row(weight) and len(weight) == size
+        return np.asarray(weight)[groups] if row else penalties.for_all(weight)
 
     init = ask.init
     if each:

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.pool import Ended, Pool, blank, put
-from jaxgd.program import Answer
 from jaxgd.resume import taken_apart, together
 from jaxgd.watching import GLANCE
 

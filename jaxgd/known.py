@@ -6,14 +6,14 @@ import jax
 import numpy as np
 
 from jaxgd import moments
+from jaxgd.compile.loss_jaxpr import name_of
+from jaxgd.compile.program import Inputs, Program
+from jaxgd.compile.row_mean import APART
 from jaxgd.core.tiles import BUFFER, CACHE, Span
-from jaxgd.mean import APART
 from jaxgd.moments import Moments
 from jaxgd.pool import Batch, Lanes, Part, blank, put
-from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.sweep import passes_over
-from jaxgd.traced import name_of
 
 WIDEST = 4096  # lanes in a block
 

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.cache import cache, clock
+from jaxgd.compile.cache import cache, clock
+from jaxgd.compile.devices import may_block, places, settings
+from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status
 from jaxgd.kept import Kept, Pools, gathered
-from jaxgd.places import may_block, places, settings
 from jaxgd.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
-from jaxgd.program import Answer
 from jaxgd.resume import together
 from jaxgd.saved import Saved
 from jaxgd.seen import Seen

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import added
 from jaxgd.axes import axes_of, lanes_first, of_one
+from jaxgd.compile import penalties
+from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
+from jaxgd.compile.program import Answer, Program
 from jaxgd.core.flat import beside
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.lanes import Solve
 from jaxgd.pool import Batch, Lanes, put
-from jaxgd.prepare import Ask, as_given, find, in_types, numbers_of
-from jaxgd.program import Answer, Program
 from jaxgd.resume import about
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE
@@ -59,7 +59,7 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
         *(axis is not None for axis in (*axes_init, *axes[1])),
         *[False] * len(one.arrays),
         *map(by_lane, numbers),
-        *([] if one.terms is None else added.by_lane(one.terms, one.init)),
+        *([] if one.terms is None else penalties.by_lane(one.terms, one.init)),
     )
     leaves, structure = jax.tree.flatten(one)
     full = jax.tree.leaves((one.init if init is None else init, data, one.arrays, numbers, one.terms))

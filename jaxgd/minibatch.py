@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxgd import prepare_rows, sweep
 from jaxgd.batches import Batches, Shuffled, Sums, passed_over
+from jaxgd.compile.build import Ask
+from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.passes import filled, span_of
-from jaxgd.prepare import Ask
-from jaxgd.program import Answer, Inputs, Program
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.rows import Rows
 from jaxgd.saved import Saved

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import closure
+from jaxgd.compile import fingerprint
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.flat import nudge
 from jaxgd.core.problem import Problem
 from jaxgd.core.terms import L1, Box
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.pool import Lanes
-from jaxgd.program import Inputs, Program
 
 
 class Moments(NamedTuple):
@@ -158,7 +158,7 @@ def _found(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
 def _loss_of_row(program: Program, inputs: Inputs) -> Callable[[jax.Array, Any], jax.Array]:
     """Return the loss for a single row, given as the leaves of the data that have rows."""
     recipe, layout = program.recipe, program.layout(inputs.init)
-    functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
+    functions = fingerprint.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
     leaves, structure = jax.tree.flatten(inputs.data)
 
     def of_row(flat: jax.Array, row: Any) -> jax.Array:

@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.compile.devices import settings
+from jaxgd.compile.inputs import names_of
+from jaxgd.compile.loss_jaxpr import name_of
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.terms import L1, Box
 from jaxgd.covariance import Covariance, Direction, covariances, direction
-from jaxgd.inputs import names_of
 from jaxgd.known import Known, in_passes, of_one, of_part
-from jaxgd.places import settings
 from jaxgd.pool import Batch, Lanes, Part, blank, put
-from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows import Rows
-from jaxgd.traced import name_of
 
 KINDS = ("hessian", "sandwich")
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import places
+from jaxgd.compile import devices
+from jaxgd.compile.inputs import not_finite_rows
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.tiles import Span
-from jaxgd.inputs import not_finite_rows
-from jaxgd.program import Inputs, Program
 from jaxgd.rows import drawn
 
 Of = Callable[[Inputs, Any], Any]  # of rows, as a program takes them, and the params
@@ -65,11 +65,11 @@ class Memory:
 
     def __init__(self, program: Program, given: Inputs, held: list[tuple[Any, Any]]) -> None:
         """Cut what is held, pairs of rows and weights that lie together, into parts."""
-        self._program, self._settings, self._held = program, places.settings(), held
-        alone = places.may_block(program.recipe.traced.jaxpr)
+        self._program, self._settings, self._held = program, devices.settings(), held
+        alone = devices.may_block(program.recipe.traced.jaxpr)
         spans = [span_of(data, np.float64) for data in held]
         self.total = float(sum(span.total for span in spans))
-        each = max(1, len(places.places(alone=alone)) // len(held))
+        each = max(1, len(devices.places(alone=alone)) // len(held))
         self._parts = [
             given._replace(data=part._replace(total=np.asarray(self.total, program.dtype)))
             for span in spans

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.compile.devices import memory_of
+from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.flat import beside
 from jaxgd.core.lapack import compiled
 from jaxgd.core.loop import Run, tick
 from jaxgd.core.stop import Status
-from jaxgd.places import memory_of
-from jaxgd.program import Answer, Inputs, Program
 
 NARROWEST = 8  # lanes; a width is this times a power of 2
 WIDEST = {"cpu": 1024, "other": 32768}

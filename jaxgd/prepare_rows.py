@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxgd import closure, inputs
+from jaxgd.compile import fingerprint, inputs
+from jaxgd.compile.build import Ask, find, in_types
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
 from jaxgd.passes import held, is_apart
-from jaxgd.prepare import Ask, find, in_types
-from jaxgd.program import Inputs, Program
 from jaxgd.rows import Rows
 from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.optax import Optax
@@ -69,7 +69,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
 def _inside(ask: Ask, given: Any) -> bool:
     """Whether JAX traces the solve, so that the host cannot lead it."""
     closed_over: list[Any] = []
-    closure.describe((ask.loss,), closed_over)
+    fingerprint.describe((ask.loss,), closed_over)
     leaves = jax.tree.leaves((given, closed_over, ask._replace(loss=None, data=None)))
     return any(isinstance(leaf, Tracer) for leaf in (*leaves, jnp.zeros(())))
 

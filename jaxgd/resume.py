@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.program import Inputs, Program
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.saved import fingerprint
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import inputs
+from jaxgd.compile import inputs
+from jaxgd.compile.frames import Frame, is_table
 from jaxgd.data.blocks import Block, Expected, Source, blocks
 from jaxgd.data.sources import open_source
-from jaxgd.frames import Frame, is_table
 
 
 class Rows:

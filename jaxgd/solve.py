@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import inputs
+from jaxgd.compile import inputs
+from jaxgd.compile.inputs import names_of
+from jaxgd.compile.program import Answer, Inputs, Program, emptied
 from jaxgd.core.flat import nudge, pack, without_derivatives
 from jaxgd.core.loop import Run
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.stop import Status
 from jaxgd.core.tiles import Span
-from jaxgd.inputs import names_of
-from jaxgd.program import Answer, Inputs, Program, emptied
 from jaxgd.resume import about, taken_apart, together
 from jaxgd.saved import Saved
 from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen

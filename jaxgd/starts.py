@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import inputs, many
-from jaxgd.added import for_all
+from jaxgd import many
+from jaxgd.compile import inputs
+from jaxgd.compile.build import Ask, prepare
+from jaxgd.compile.penalties import for_all
+from jaxgd.compile.program import Program
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.core.terms import Box
-from jaxgd.prepare import Ask, prepare
-from jaxgd.program import Program
 from jaxgd.result import Optimum
 from jaxgd.watching import Watching
 

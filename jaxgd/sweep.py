@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Status
 from jaxgd.core.tiles import Span
 from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
-from jaxgd.program import Inputs, Program
 from jaxgd.resume import about
 from jaxgd.rows import Rows
 from jaxgd.solve import Solved, blame, ended, in_bursts

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.convergence import Evidence
 from jaxgd.passes import Pass
-from jaxgd.program import Answer, Inputs, Program
 from jaxgd.sweep import descended
 
 NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted

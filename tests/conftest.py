@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -301,8 +301,8 @@ def test_errors_of_the_user_show_their_own_lines(run):
     err = run("own.py:wrong", "tips.csv")[2]
     assert "    return params * undefined\n" in err
     assert "jaxgd: error: LOSS own.py:wrong fails: NameError: name 'undefined' is not defined" in err
-    assert not any(text in err for text in ("site-packages", "traced.py", "importlib"))
-    assert "traced.py" in run("own.py:wrong", "tips.csv", "--init", "0", "--traceback")[2]
+    assert not any(text in err for text in ("site-packages", "loss_jaxpr.py", "importlib"))
+    assert "loss_jaxpr.py" in run("own.py:wrong", "tips.csv", "--init", "0", "--traceback")[2]
     assert "beside" not in sys.path[0]
 
 

@@ -11,7 +11,7 @@ from solvers import SOLVERS
 
 import jaxgd
 from jaxgd import Stop
-from jaxgd.cache import cache
+from jaxgd.compile.cache import cache
 from jaxgd.core import implicit
 
 RNG = np.random.default_rng(3)

@@ -14,7 +14,8 @@ import pytest
 from problems import BOOK, quadratic
 
 import jaxgd
-from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, inputs, minimize
+from jaxgd import LBFGS, GradientDescent, NotConvergedWarning, Status, Stop, minimize
+from jaxgd.compile import inputs
 from jaxgd.losses import logistic, mse, squared
 from jaxgd.solvers.line_search import Nonmonotone, Wolfe
 
@@ -211,7 +212,7 @@ def test_no_step_size_at_all(size):
 @pytest.mark.parametrize("args", [LOSSES["vector"][2], DATA["ragged"][2:], STARTS["none fits"][2]])
 def test_nothing_is_compiled_for_what_is_refused(args, monkeypatch):
     """The record of the loss is all that is made: no program."""
-    monkeypatch.setattr("jaxgd.prepare.Program", None)
+    monkeypatch.setattr("jaxgd.compile.build.Program", None)
     with pytest.raises((TypeError, ValueError), match=r"must return one number|equal lengths|Pass `init`"):
         minimize(*(args if callable(args[0]) else (mse, *args)))
 

@@ -14,7 +14,8 @@ from problems import PROBLEMS, X
 from solvers import SOLVERS
 
 import jaxgd
-from jaxgd import Groups, Status, Stop, minimize, minimize_many, places
+from jaxgd import Groups, Status, Stop, minimize, minimize_many
+from jaxgd.compile import devices
 
 RNG = np.random.default_rng(3)
 STORES = RNG.normal(size=(50, 7)).astype(np.float32)
@@ -108,7 +109,7 @@ def test_order_and_neighbours_change_no_bit_and_width_no_more_than_rounding(monk
     plain = minimize_many(ridge, data)
     order = RNG.permutation(300)
     assert same(minimize_many(ridge, (data[0][order], data[1][order])), plain[order])
-    monkeypatch.setattr(places, "MOST_WORKERS", 1)
+    monkeypatch.setattr(devices, "MOST_WORKERS", 1)
     assert same(minimize_many(ridge, data), plain)
     monkeypatch.setattr("jaxgd.pool.WIDEST", {"cpu": 256, "other": 256})
     wide = minimize_many(ridge, data)

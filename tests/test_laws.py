@@ -14,10 +14,10 @@ from solvers import FIRST_PAIRS, PAIRS
 
 import jaxgd
 from jaxgd import Status, Stop
+from jaxgd.compile.inputs import cast
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import advance, begin
 from jaxgd.core.problem import Problem, rounding
-from jaxgd.inputs import cast
 from jaxgd.solvers.registry import choose, named
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxgd
-from jaxgd.added import as_terms
-from jaxgd.cache import Cache, cache
-from jaxgd.closure import changed_by, describe
+from jaxgd.compile.cache import Cache, cache
+from jaxgd.compile.devices import may_block
+from jaxgd.compile.fingerprint import changed_by, describe
+from jaxgd.compile.loss_jaxpr import trace
+from jaxgd.compile.penalties import as_terms
 from jaxgd.core.flat import Layout, spectrum
 from jaxgd.core.problem import Problem
 from jaxgd.groups import WASTE, lengths
-from jaxgd.places import may_block
 from jaxgd.solvers.subproblem_exact import Dense
-from jaxgd.traced import trace
 
 RNG = np.random.default_rng(5)
 

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from rows import CASES, LABELS, NOISY, RNG, STARTS, WAYS, N, X, given, in_passes, mapped, network, parquet
 
 import jaxgd
-from jaxgd import Rows, cache, losses, maximize, minimize
+from jaxgd import Rows, losses, maximize, minimize
+from jaxgd.compile import cache
+from jaxgd.compile.row_mean import weighted
 from jaxgd.core.flat import Layout
 from jaxgd.core.linear_products import Cut
 from jaxgd.core.problem import Problem
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
-from jaxgd.mean import weighted
 
 DATA = (X, LABELS)
 LOOSE = {"float32": 2e-3, "float64": 1e-6}
@@ -139,7 +140,7 @@ def test_tiles_of_any_size_sum_to_the_whole(data, rows, of_weights):
 def test_a_hessian_cut_at_products_sums_to_the_whole():
     """The program of a logistic regression has such a cut; its tiles have it too."""
     with jax.enable_x64(True):
-        from jaxgd.prepare import Ask  # noqa: PLC0415
+        from jaxgd.compile.build import Ask  # noqa: PLC0415
         from jaxgd.prepare_rows import prepare  # noqa: PLC0415
 
         program, given, _ = prepare(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))

@@ -19,7 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from jaxgd.data import npy
+from jaxgd.data import npy as npy_files
 from jaxgd.data.blocks import Expected, ahead, blocks
 from jaxgd.data.sources import open_source
 
@@ -254,7 +254,7 @@ def test_npy_is_read_in_bounded_memory(tmp_path, monkeypatch):
             return Counting(file, lambda view: most.append(len(view)) or fill(view))
         return file
 
-    monkeypatch.setattr(npy.Path, "open", counting)
+    monkeypatch.setattr(npy_files.Path, "open", counting)
     for source in (open_source(path), open_source(np.load(path, mmap_mode="r"))):
         tracemalloc.start()
         rows = sum(len(block.data) for block in blocks(source, 500))

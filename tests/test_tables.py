@@ -12,7 +12,7 @@ import pytest
 
 import jaxgd
 from jaxgd import Groups, Rows, minimize, minimize_many
-from jaxgd.frames import Frame, is_table
+from jaxgd.compile.frames import Frame, is_table
 
 RNG = np.random.default_rng(0)
 COLUMNS = {

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.plot.canvas import BLUE, VERMILLION, ink, interval, number, paper
 from jaxgd.plot.surface import Surface
-from jaxgd.traced import name_of
 
 GRID = 401  # places where a curve is evaluated
 

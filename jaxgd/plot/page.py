@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.plot.canvas import number
 from jaxgd.plot.curves import check_inside, default_stepsize, finite_somewhere, seen_window, start_of
 from jaxgd.plot.surface import surface
-from jaxgd.traced import name_of
 
 SHOWN = 400  # cells of the grid in the window; as many lie to either side
 HEIGHT = 700  # of the frame in a notebook, in pixels

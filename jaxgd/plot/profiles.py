@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd import closure, moments
+from jaxgd import moments
 from jaxgd.api import least_squares, maximize, minimize
+from jaxgd.compile import fingerprint
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.flat import Layout
 from jaxgd.core.terms import L1, Weights
 from jaxgd.plot.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.plot.contours import check_result
-from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result
 
 MOST = 12  # params in one figure
@@ -113,7 +114,7 @@ class _Again:
         self.sign = recipe.sign
         solve = maximize if recipe.sign < 0 else minimize
         self._solve: Any = least_squares if recipe.least_squares else solve
-        functions = closure.rebuild(recipe.functions, iter(given.arrays)) if given.arrays else recipe.functions
+        functions = fingerprint.rebuild(recipe.functions, iter(given.arrays)) if given.arrays else recipe.functions
         self._loss, self._data, self._params = functions[0], given.data, jax.tree.map(np.asarray, result.params)
         if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(self._params)):
             msg = "`result` has complex params, which no bounds can hold. Split them in real and imaginary parts."

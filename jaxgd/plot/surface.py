@@ -12,13 +12,13 @@ import numpy as np
 
 from jaxgd.answer import with_columns
 from jaxgd.api import minimize
+from jaxgd.compile.build import Ask, prepare
+from jaxgd.compile.inputs import names_of, refuse_traced
+from jaxgd.compile.loss_jaxpr import name_of
+from jaxgd.compile.program import Inputs, Program
 from jaxgd.groups import Groups
-from jaxgd.inputs import names_of, refuse_traced
-from jaxgd.prepare import Ask, prepare
-from jaxgd.program import Inputs, Program
 from jaxgd.result import NotConvergedWarning, Result
 from jaxgd.rows import Rows
-from jaxgd.traced import name_of
 
 OPTIONS = ("has_aux", "bounds", "l1", "l2", "term", "fixed")  # those of `minimize` that say what the loss is
 SHOWN = 6  # names of params in a message

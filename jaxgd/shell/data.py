@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd import asking
+from jaxgd.compile import column_access
 from jaxgd.data import parquet
 from jaxgd.data.blocks import Source
 from jaxgd.data.columns import check_there
@@ -61,7 +61,7 @@ def _asked(loss: Loaded, init: Any, file: File) -> Any:
     """Return which columns a loss gets, as `minimize` finds out of a table: by name, else all as a matrix."""
     rows = jax.ShapeDtypeStruct((ROWS,), np.float32)
     like = None if init is None else jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.float32), init)
-    by_name = asking.asked(loss.function, like, file.names, dict.fromkeys(file.numeric, rows))
+    by_name = column_access.asked(loss.function, like, file.names, dict.fromkeys(file.numeric, rows))
     return list(file.names) if by_name is None else {name: name for name in by_name}
 
 

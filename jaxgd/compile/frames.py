@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import closure, inputs
-from jaxgd.asking import asked
-from jaxgd.cache import cache
+from jaxgd.compile import fingerprint, inputs
+from jaxgd.compile.cache import cache
+from jaxgd.compile.column_access import asked
 from jaxgd.data.columns import check_there
 
 LIBRARIES = frozenset({"pandas", "polars", "pyarrow", "modin", "cudf", "dask", "ibis", "duckdb", "pyspark", "sqlframe"})
@@ -91,7 +91,7 @@ class Frame:
         start = None if init is None else inputs.as_jax_has_them(inputs.as_start(init, np.dtype(np.float32)))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start)
         shape = () if lanes else (len(self),)
-        key = ("asked", closure.describe(loss, []), tuple(self.names), tuple(schema.items()), str(like), shape)
+        key = ("asked", fingerprint.describe(loss, []), tuple(self.names), tuple(schema.items()), str(like), shape)
         if (known := cache.get(key)) is None:
             columns = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in schema}
             known = (asked(loss, like, self.names, columns),)

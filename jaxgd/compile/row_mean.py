@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import traced
+from jaxgd.compile import loss_jaxpr
 from jaxgd.core.flat import Layout
 
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
@@ -16,7 +16,7 @@ APART = 1e-3  # of its size, by which a mean over rows may differ from the mean 
 
 def by_tiles(
     call: Callable[..., Any], name: str, start: Any, data: Any, arrays: list[Any], tile: int
-) -> tuple[traced.Traced, Any]:
+) -> tuple[loss_jaxpr.Traced, Any]:
     """Return the record of a loss for a tile of rows and their weights, and the shapes of these.
 
     A loss that is no mean over rows is refused.
@@ -27,13 +27,13 @@ def by_tiles(
     def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
         return weighted(lambda params, rows: call(params, rows, arrays))(params, data)
 
-    record = traced.trace(of_tile, name, start, shapes, arrays, has_aux=False)
+    record = loss_jaxpr.trace(of_tile, name, start, shapes, arrays, has_aux=False)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, arrays))):
         _check(call, record, start, data, arrays, name, tile)
     return record, shapes
 
 
-def row_bytes(record: traced.Traced, data: Any) -> int:
+def row_bytes(record: loss_jaxpr.Traced, data: Any) -> int:
     """Return the bytes of a row, and of what a loss computes for each on the way."""
     there = len(jax.tree.leaves(data)[0])
     made = sum(var.aval.size * var.aval.dtype.itemsize for equation in record.jaxpr.eqns for var in equation.outvars)

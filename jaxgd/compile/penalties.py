@@ -8,8 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import keystr
 
+from jaxgd.compile.leaf_options import spread
 from jaxgd.core.terms import L1, Box, Terms, Weights
-from jaxgd.spread import spread
 
 
 def as_terms(

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import added, closure, inputs, traced
-from jaxgd.cache import cache
+from jaxgd.compile import fingerprint, inputs, loss_jaxpr, penalties
+from jaxgd.compile.cache import cache
+from jaxgd.compile.program import Inputs, Program, Recipe, precision
+from jaxgd.compile.row_mean import by_tiles, of_length, row_bytes
 from jaxgd.core.problem import as_vector
 from jaxgd.core.stop import DEFAULT, Stop
 from jaxgd.core.tiles import rows_of_tile
-from jaxgd.mean import by_tiles, of_length, row_bytes
-from jaxgd.program import Inputs, Program, Recipe, precision
 from jaxgd.solvers.registry import choose, named
 
 
@@ -87,7 +87,7 @@ def find(
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
     rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, rows, sampled)
     arrays: list[Any] = []
-    key: Hashable = (closure.describe(functions, arrays), rest)
+    key: Hashable = (fingerprint.describe(functions, arrays), rest)
     arrays = inputs.as_jax_has_them(arrays)
     program = cache.get(key)
     if program is _READS_CLOSURE and any(isinstance(array, Tracer) for array in arrays):
@@ -96,14 +96,14 @@ def find(
         key, arrays = (key, _contents(arrays)), []
         program = cache.get(key)
     if program is None:
-        traced.check_callable(ask.loss, with_data=data is not None)
+        loss_jaxpr.check_callable(ask.loss, with_data=data is not None)
         recipe = Recipe(None, functions, method, options, places, choose, *flags)
         recipe = dataclasses.replace(recipe, tile=most, exactly=exactly, rows=rows, sampled=sampled)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
-    terms, note = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
+    terms, note = penalties.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, start, ask.fixed, lanes)
     if init is None:
-        start, note = added.started(start, terms), ""  # moved on its own account
+        start, note = penalties.started(start, terms), ""  # moved on its own account
     note += ask.stop.unresolved(program.dtype)
     return program, Inputs(start, data, arrays, program.on_device(numbers), terms), note
 
@@ -119,23 +119,23 @@ def _new_program(
     lanes: int | None,
 ) -> tuple[Program, list[Any]]:
     """Record the loss and return its program, kept in the cache, with the arrays that it takes."""
-    name = traced.name_of(ask.loss)
+    name = loss_jaxpr.name_of(ask.loss)
 
     def call(params: Any, data: Any, arrays: Any) -> Any:
-        function = closure.rebuild(recipe.functions, iter(arrays))[0] if arrays else ask.loss
+        function = fingerprint.rebuild(recipe.functions, iter(arrays))[0] if arrays else ask.loss
         out = function(params) if data is None else function(params, data)
         return half_square(out, name, has_aux=ask.has_aux) if ask.least_squares else out
 
-    def record(arrays: list[Any]) -> traced.Traced:
+    def record(arrays: list[Any]) -> loss_jaxpr.Traced:
         has_aux = ask.has_aux or ask.least_squares
         if init is None:
-            return traced.infer_start(call, name, data, arrays, like, has_aux=has_aux)
-        return traced.trace(call, name, init, data, arrays, has_aux=has_aux)
+            return loss_jaxpr.infer_start(call, name, data, arrays, like, has_aux=has_aux)
+        return loss_jaxpr.trace(call, name, init, data, arrays, has_aux=has_aux)
 
-    baked, counters = list[Any](), list[closure.Counter]()  # these until a key holds them
+    baked, counters = list[Any](), list[fingerprint.Counter]()  # these until a key holds them
     try:
-        record_of = closure.changed_by(lambda: record(arrays), recipe.functions, counters)
-    except traced.ReadsValuesError:
+        record_of = fingerprint.changed_by(lambda: record(arrays), recipe.functions, counters)
+    except loss_jaxpr.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise
         record_of = None
@@ -143,12 +143,12 @@ def _new_program(
         # A loss that computes with the values it closes over, here or on the host, has a program for each of them.
         record_of, baked, arrays = record([]), arrays, []
     # Described anew: a loss that counts its calls has changed what it reads.
-    key = (closure.describe(recipe.functions, []), rest)
+    key = (fingerprint.describe(recipe.functions, []), rest)
     if baked:
         cache.put(key, _READS_CLOSURE)
         key = (key, _contents(baked))
-    terms, _ = added.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start, lanes=lanes)
-    fixed = added.as_mask(ask.fixed, record_of.start)
+    terms, _ = penalties.as_terms(ask.bounds, ask.l1, ask.l2, ask.term, record_of.start, lanes=lanes)
+    fixed = penalties.as_mask(ask.fixed, record_of.start)
     if recipe.tile:
         tile = recipe.tile if recipe.exactly else rows_of_tile(row_bytes(record_of, data), recipe.tile)
         record_of, data = by_tiles(call, name, record_of.start, data, arrays, tile)
@@ -161,7 +161,7 @@ def _new_program(
     return program, [*arrays, *late]
 
 
-def _loosened(record: traced.Traced) -> tuple[traced.Traced, list[Any]]:
+def _loosened(record: loss_jaxpr.Traced) -> tuple[loss_jaxpr.Traced, list[Any]]:
     """Return the record with the constants that JAX traces as its last inputs, and these: so they have derivatives."""
     pairs = list(zip(record.jaxpr.constvars, record.constants, strict=True))
     late = [pair for pair in pairs if isinstance(pair[1], Tracer)]
@@ -182,10 +182,10 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
     if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
         msg = (
             f"`residuals` {name} must return an array of residuals, one for each observation; it returns"
-            f" {traced.shown(residuals)}. Return y - model(params, x), and leave the sum of squares to `least_squares`;"
-            " for a loss that is one number, use `minimize`."
+            f" {loss_jaxpr.shown(residuals)}. Return y - model(params, x), and leave the sum of squares to"
+            " `least_squares`; for a loss that is one number, use `minimize`."
         )
-        raise traced.LossError(msg)
+        raise loss_jaxpr.LossError(msg)
     vector = as_vector(residuals, jax.numpy.result_type(np.float32, *(leaf.real.dtype for leaf in leaves)))
     return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
 

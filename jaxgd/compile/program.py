@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import closure
+from jaxgd.compile import fingerprint
 from jaxgd.core import implicit
 from jaxgd.core.flat import Held, Layout
 from jaxgd.core.lapack import compiled, one_by_one
@@ -137,7 +137,7 @@ class Program:
     def bind(self, inputs: Inputs) -> tuple[Problem, Solver, Stop]:
         """Return what a run is of: the problem, the method and the rule to stop by."""
         recipe = self.recipe
-        functions = closure.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
+        functions = fingerprint.rebuild(recipe.functions, iter(inputs.arrays)) if inputs.arrays else recipe.functions
         leaves = list(inputs.numbers)
         for place, function in zip(recipe.places, functions[1:], strict=True):
             leaves.insert(place, function)
