@@ -6,13 +6,13 @@ from jaxgd.batches import Batches
 from jaxgd.core.stop import Status, Stop
 from jaxgd.core.terms import Ball, Simplex
 from jaxgd.groups import Groups
+from jaxgd.history import Trace
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
 from jaxgd.rows import Rows
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.fista import FISTA
 from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
-from jaxgd.trace import Trace
 
 __version__ = "0.1.0"
 

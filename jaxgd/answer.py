@@ -19,12 +19,12 @@ from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.flat import without_derivatives
 from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.groups import Groups
+from jaxgd.history import Trace
 from jaxgd.origin import Many, One
 from jaxgd.pool import Part
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
 from jaxgd.solve import Solved, in_loop, second_look
-from jaxgd.trace import Trace
 from jaxgd.watching import Watching
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd.trace import frame
+from jaxgd.history import frame
 
 MOST = 6  # params that the words for a direction name
 FAINT = 0.01  # parts of a direction that its words leave out

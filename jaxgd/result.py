@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.status_text import SENTENCES, shown, wording
 from jaxgd.core.stop import Status, succeeded
-from jaxgd.trace import Trace, columns_of, frame
+from jaxgd.history import Trace, columns_of, frame
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is
