@@ -24,8 +24,9 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header
-from jaxgd import Stop, saved, watch
+from jaxgd import Stop, watch
 from jaxgd.solvers.gradient_descent import GradientDescent
+from jaxgd.watch.watchers import checkpoint
 
 
 def logistic(w, data):
@@ -110,7 +111,7 @@ def kills(count, folder):
             process.wait()
             if path.exists():
                 on_the_way += 1
-                saved.read(path)  # it is whole
+                checkpoint.read(path)  # it is whole
             process, _ = started(kind, folder, path, out)
             process.wait()
             with np.load(out) as file:

@@ -24,8 +24,8 @@ from jaxgd.origin import Many, One
 from jaxgd.pool import Part
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import Rows
-from jaxgd.solve import Solved, in_loop, second_look
-from jaxgd.watching import Watching
+from jaxgd.watch.bursts import Solved, in_loop, second_look
+from jaxgd.watch.session import Watching
 
 
 def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:

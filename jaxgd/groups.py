@@ -19,7 +19,7 @@ from jaxgd.compile.row_mean import weighted as of_rows
 from jaxgd.core.flat import beside
 from jaxgd.data.columns import check_there
 from jaxgd.pool import Part, blank, put
-from jaxgd.watching import Watching
+from jaxgd.watch.session import Watching
 
 SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile
 WASTE = 1.25  # times the fewest rows that so many lengths come to, what fewer lengths may

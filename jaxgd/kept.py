@@ -9,8 +9,8 @@ import numpy as np
 from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.pool import Ended, Pool, blank, put
-from jaxgd.resume import taken_apart, together
-from jaxgd.watching import GLANCE
+from jaxgd.watch.resume import taken_apart, together
+from jaxgd.watch.session import GLANCE
 
 
 class Pools:

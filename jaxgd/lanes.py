@@ -18,10 +18,10 @@ from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status
 from jaxgd.kept import Kept, Pools, gathered
 from jaxgd.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
-from jaxgd.resume import together
-from jaxgd.saved import Saved
-from jaxgd.seen import Seen
-from jaxgd.watching import GLANCE, Stage, Watching, paced
+from jaxgd.watch.checkpoint import Saved
+from jaxgd.watch.resume import together
+from jaxgd.watch.session import GLANCE, Stage, Watching, paced
+from jaxgd.watch.snapshot import Seen
 
 REFILLS = 4  # times that a pool is filled, at least
 WORTH = 64  # lanes worth a pool

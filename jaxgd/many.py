@@ -16,12 +16,12 @@ from jaxgd.core.flat import beside
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.lanes import Solve
 from jaxgd.pool import Batch, Lanes, put
-from jaxgd.resume import about
-from jaxgd.saved import Saved
-from jaxgd.seen import ENDED_FROM_OUTSIDE
-from jaxgd.solve import aside
 from jaxgd.solvers.registry import named
-from jaxgd.watching import Watching
+from jaxgd.watch.bursts import aside
+from jaxgd.watch.checkpoint import Saved
+from jaxgd.watch.resume import about
+from jaxgd.watch.session import Watching
+from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE
 
 
 class Outcome(NamedTuple):

@@ -16,15 +16,15 @@ from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.passes import filled, span_of
-from jaxgd.resume import about, taken_apart, together
 from jaxgd.rows import Rows
-from jaxgd.saved import Saved
-from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.solve import Solved, blame
 from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
-from jaxgd.watching import Stage, Watching, resumable
+from jaxgd.watch.bursts import Solved, blame
+from jaxgd.watch.checkpoint import Saved
+from jaxgd.watch.resume import about, taken_apart, together
+from jaxgd.watch.session import Stage, Watching, resumable
+from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.whole import NOTHING, Whole, Without
 
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise

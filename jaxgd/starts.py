@@ -14,7 +14,7 @@ from jaxgd.compile.program import Program
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.core.terms import Box
 from jaxgd.result import Optimum
-from jaxgd.watching import Watching
+from jaxgd.watch.session import Watching
 
 
 def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome, list[Optimum], str]:

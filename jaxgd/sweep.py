@@ -14,12 +14,12 @@ from jaxgd.core.loop import Run
 from jaxgd.core.stop import Status
 from jaxgd.core.tiles import Span
 from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
-from jaxgd.resume import about
 from jaxgd.rows import Rows
-from jaxgd.solve import Solved, blame, ended, in_bursts
 from jaxgd.solvers.hessian_subsampled import ANEW, Learnt
 from jaxgd.stream import Stream
-from jaxgd.watching import Watching
+from jaxgd.watch.bursts import Solved, blame, ended, in_bursts
+from jaxgd.watch.resume import about
+from jaxgd.watch.session import Watching
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param

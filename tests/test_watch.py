@@ -12,8 +12,9 @@ import pytest
 from rows import LABELS, N, X, batches
 
 import jaxgd
-from jaxgd import Batches, Groups, Rows, Status, Stop, losses, minimize, minimize_many, saved, solve
-from jaxgd.watch import Callback, Checkpoint, Progress, TimeLimit
+from jaxgd import Batches, Groups, Rows, Status, Stop, losses, minimize, minimize_many
+from jaxgd.watch import Callback, Checkpoint, Progress, TimeLimit, bursts
+from jaxgd.watch import checkpoint as files
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
 
@@ -112,7 +113,7 @@ def test_a_watched_solve_is_that_of_a_compiled_loop():
 
 
 def test_nothing_looks_in_unasked(monkeypatch):
-    monkeypatch.setattr(solve, "in_bursts", None)
+    monkeypatch.setattr(bursts, "in_bursts", None)
     assert single().converged
 
 
@@ -357,7 +358,7 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         savez(file, **arrays)
 
-    monkeypatch.setattr(saved.np, "savez", full)
+    monkeypatch.setattr(files.np, "savez", full)
     with pytest.warns(RuntimeWarning, match="was not saved: .*No space left"):
         result = single(watch=Checkpoint(path, every=0))
     assert result.converged
@@ -377,14 +378,14 @@ def test_nothing_watches_inside_jit():
 
 
 def test_large_arrays_are_looked_at_in_pieces(monkeypatch):
-    monkeypatch.setattr(saved, "WHOLE", 1 << 10)
+    monkeypatch.setattr(files, "WHOLE", 1 << 10)
     large = np.arange(10_000.0).reshape(1000, 10)
     other = large.copy()
     other[-1, -1] = 0
-    assert saved.fingerprint(large) == saved.fingerprint(large.copy())
-    assert saved.fingerprint(large) != saved.fingerprint(other)
-    assert saved.fingerprint(large) != saved.fingerprint(large.astype(np.float32))
-    assert saved.fingerprint(large) != saved.fingerprint(large.reshape(-1))
+    assert files.fingerprint(large) == files.fingerprint(large.copy())
+    assert files.fingerprint(large) != files.fingerprint(other)
+    assert files.fingerprint(large) != files.fingerprint(large.astype(np.float32))
+    assert files.fingerprint(large) != files.fingerprint(large.reshape(-1))
 
 
 def test_ctrl_c_ends_a_solve_that_nothing_but_an_empty_list_watches(ctrl_c):

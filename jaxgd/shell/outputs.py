@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgd import plot
-from jaxgd.saved import Saved, read
-from jaxgd.watch import Checkpoint
+from jaxgd.watch.checkpoint import Saved, read
+from jaxgd.watch.watchers import Checkpoint
 
 
 def checkpoint(asked: argparse.Namespace) -> Checkpoint | None:

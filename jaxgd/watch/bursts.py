@@ -18,10 +18,10 @@ from jaxgd.core.problem import Derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.stop import Status
 from jaxgd.core.tiles import Span
-from jaxgd.resume import about, taken_apart, together
-from jaxgd.saved import Saved
-from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.watching import LONGEST, Stage, Watching, resumable
+from jaxgd.watch.checkpoint import Saved
+from jaxgd.watch.resume import about, taken_apart, together
+from jaxgd.watch.session import LONGEST, Stage, Watching, resumable
+from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
 
 
 class Solved(NamedTuple):

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 
 from jaxgd.core.stop import Status
-from jaxgd.saved import write
-from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
+from jaxgd.watch.checkpoint import write
+from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
 
 OFTEN = 0.25  # seconds between two showings
 SHARE = 0.01  # part of the time that saving may take

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from jaxgd.core.stop import Status
-from jaxgd.saved import Saved, differences, read
-from jaxgd.seen import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.watch import Book, Checkpoint, Progress, says_true
+from jaxgd.watch.checkpoint import Saved, differences, read
+from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
+from jaxgd.watch.watchers import Book, Checkpoint, Progress, says_true
 
 GLANCE = 0.5  # seconds between two looks, at most: a burst costs what an evaluation or two do
 LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.compile.program import Inputs, Program
-from jaxgd.saved import fingerprint
+from jaxgd.watch.checkpoint import fingerprint
 
 
 def about(program: Program, given: Inputs, data: Any = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.stop import Status
-from jaxgd.saved import Saved
+from jaxgd.watch.checkpoint import Saved
 
 ENDED_FROM_OUTSIDE = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)  # not by what the solve has come to
 
