@@ -31,8 +31,8 @@ import jaxgd
 from benchmarks import rows_peers
 from benchmarks.rows_peers import Answer, Problem
 from benchmarks.timing import header, interleaved, table
-from jaxgd import prepare_rows, sweep
 from jaxgd.compile.build import Ask
+from jaxgd.rows import build, full_batch
 
 PARTS = ("regressions", "network", "passes", "scaling", "disk", "cores", "processes")
 RIDGE = 1e-4
@@ -121,8 +121,8 @@ def ours(loss, data, init=None, **options):
 def evaluation(loss, data):
     """Return a call that evaluates loss and gradient once, as a solve does."""
     rows = jaxgd.Rows(jax.tree.map(jnp.asarray, data))
-    program, given, _ = prepare_rows.prepare(Ask(loss, rows), rows, passes=True)
-    over = sweep.passes_over(program, given, rows, None, sweep.sample_size(program, rows))
+    program, given, _ = build.prepare(Ask(loss, rows), rows, passes=True)
+    over = full_batch.passes_over(program, given, rows, None, full_batch.sample_size(program, rows))
     return lambda: over(np.zeros(program.size, np.float32))
 
 

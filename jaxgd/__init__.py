@@ -2,13 +2,13 @@
 
 from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
-from jaxgd.batches import Batches
 from jaxgd.core.stop import Status, Stop
 from jaxgd.core.terms import Ball, Simplex
 from jaxgd.groups import Groups
 from jaxgd.history import Trace
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
-from jaxgd.rows import Rows
+from jaxgd.rows.rows import Rows
+from jaxgd.rows.shuffle import Batches
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.fista import FISTA
 from jaxgd.solvers.gradient_descent import GradientDescent

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, minibatch, prepare_rows, starts, sweep
+from jaxgd import groups, many, starts
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
 from jaxgd.compile.frames import Frame, is_table
@@ -23,7 +23,8 @@ from jaxgd.history import Trace
 from jaxgd.origin import Many, One
 from jaxgd.pool import Part
 from jaxgd.result import NotConvergedWarning, Result, Seconds
-from jaxgd.rows import Rows
+from jaxgd.rows import build, full_batch, minibatch
+from jaxgd.rows.rows import Rows
 from jaxgd.watch.bursts import Solved, in_loop, second_look
 from jaxgd.watch.session import Watching
 
@@ -58,10 +59,10 @@ def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
     if ask.batch_size is not None:
         program, solved, note, over_all = minibatch.solve(ask, rows, watch)
         return program, solved._replace(source=One(*over_all, rows, ask.dtype)), note
-    program, given, note = prepare_rows.prepare(ask, rows)
+    program, given, note = build.prepare(ask, rows)
     if not program.recipe.sampled:
         return _in_loop(program, given, note, watch)
-    solved, more = sweep.solve(program, given, rows, ask.dtype, watch)
+    solved, more = full_batch.solve(program, given, rows, ask.dtype, watch)
     return program, solved._replace(source=One(program, given, rows, ask.dtype)), note + more
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgd.answer import looking, rule, solved, solved_from, solved_many
-from jaxgd.batches import Batches
 from jaxgd.compile.build import Ask
 from jaxgd.core.stop import Stop
 from jaxgd.result import Result
+from jaxgd.rows.shuffle import Batches
 
 
 def minimize(

@@ -12,8 +12,8 @@ from jaxgd.compile.row_mean import APART
 from jaxgd.core.tiles import BUFFER, CACHE, Span
 from jaxgd.moments import Moments
 from jaxgd.pool import Batch, Lanes, Part, blank, put
-from jaxgd.rows import Rows
-from jaxgd.sweep import passes_over
+from jaxgd.rows.full_batch import passes_over
+from jaxgd.rows.rows import Rows
 
 WIDEST = 4096  # lanes in a block
 

@@ -19,7 +19,7 @@ from jaxgd.covariance import Covariance, Direction, covariances, direction
 from jaxgd.known import Known, in_passes, of_one, of_part
 from jaxgd.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
-from jaxgd.rows import Rows
+from jaxgd.rows.rows import Rows
 
 KINDS = ("hessian", "sandwich")
 

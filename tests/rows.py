@@ -121,8 +121,8 @@ WAYS = {way.__name__: way for way in (given, batches, files, mapped, parquet)}
 
 def in_passes(monkeypatch):
     """Have passes over small data led from the host, with tiles, blocks and samples of few rows."""
-    monkeypatch.setattr("jaxgd.prepare_rows.SMALL", 0)
-    monkeypatch.setattr("jaxgd.prepare_rows.rows_of_tile", lambda _, there: min(64, there))
-    monkeypatch.setattr("jaxgd.stream.BLOCK", 1 << 14)
-    monkeypatch.setattr("jaxgd.sweep.LEAST", 256)
+    monkeypatch.setattr("jaxgd.rows.build.SMALL", 0)
+    monkeypatch.setattr("jaxgd.rows.build.rows_of_tile", lambda _, there: min(64, there))
+    monkeypatch.setattr("jaxgd.rows.streamed.BLOCK", 1 << 14)
+    monkeypatch.setattr("jaxgd.rows.full_batch.LEAST", 256)
     monkeypatch.setattr("jaxgd.solvers.registry.PER_PARAM", 0)

@@ -175,7 +175,7 @@ def test_streams_and_memory_agree(tmp_path):
 
 
 def test_chunks_smaller_than_the_data(monkeypatch, tmp_path):
-    monkeypatch.setattr("jaxgd.batches.CHUNK", 1 << 13)
+    monkeypatch.setattr("jaxgd.rows.shuffle.CHUNK", 1 << 13)
     for rows in (batches(DATA), files(DATA, tmp_path)):
         result = descend(rows, validation=0.1)
         assert result.loss <= BEST + 0.02

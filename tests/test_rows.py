@@ -62,7 +62,7 @@ def agrees(result, name, dtype):
 
 @pytest.mark.parametrize("name", ["logistic", "huber", "network", "location", "bounds", "fixed"])
 def test_by_tiles(name, monkeypatch):
-    monkeypatch.setattr("jaxgd.prepare_rows.rows_of_tile", lambda *_: 64)
+    monkeypatch.setattr("jaxgd.rows.build.rows_of_tile", lambda *_: 64)
     result = solve(CASES[name], Rows(CASES[name].data), "float64")
     assert "sample" not in result.method
     agrees(result, name, "float64")
@@ -141,7 +141,7 @@ def test_a_hessian_cut_at_products_sums_to_the_whole():
     """The program of a logistic regression has such a cut; its tiles have it too."""
     with jax.enable_x64(True):
         from jaxgd.compile.build import Ask  # noqa: PLC0415
-        from jaxgd.prepare_rows import prepare  # noqa: PLC0415
+        from jaxgd.rows.build import prepare  # noqa: PLC0415
 
         program, given, _ = prepare(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))
         problem = program.bind(given)[0]

@@ -9,8 +9,8 @@ from rows import BENT, LABELS, NOISY, N, X, batches, in_passes, parquet
 
 import jaxgd
 from jaxgd import NotConvergedWarning, Rows, Status, Stop, losses, minimize, minimize_many
-from jaxgd.passes import Memory
-from jaxgd.stream import Stream
+from jaxgd.rows.in_memory import Memory
+from jaxgd.rows.streamed import Stream
 
 DATA = (X, LABELS)
 logistic = losses.logistic
@@ -123,7 +123,7 @@ def test_a_row_that_is_not_finite_is_named(way):
 
 
 def test_a_row_that_is_not_finite_is_named_in_the_compiled_loop(monkeypatch):
-    monkeypatch.setattr("jaxgd.prepare_rows.SMALL", 1 << 22)
+    monkeypatch.setattr("jaxgd.rows.build.SMALL", 1 << 22)
     assert "row 707 of `data[0]`" in ill(lambda: minimize(logistic, Rows((spoilt(X, 707), LABELS))))
 
 

@@ -18,7 +18,7 @@ from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.groups import Groups
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.rows import Rows
+from jaxgd.rows.rows import Rows
 
 OPTIONS = ("has_aux", "bounds", "l1", "l2", "term", "fixed")  # those of `minimize` that say what the loss is
 SHOWN = 6  # names of params in a message

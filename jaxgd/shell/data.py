@@ -12,7 +12,7 @@ from jaxgd.compile import column_access
 from jaxgd.data import parquet
 from jaxgd.data.blocks import Source
 from jaxgd.data.columns import check_there
-from jaxgd.rows import Paired, Rows
+from jaxgd.rows.rows import Paired, Rows
 from jaxgd.shell.arguments import Columns
 from jaxgd.shell.arrays import Changed, Npy, Npz
 from jaxgd.shell.columns import CSV, Table

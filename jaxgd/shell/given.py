@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.rows import Rows
+from jaxgd.rows.rows import Rows
 from jaxgd.shell.data import Opened
 from jaxgd.shell.loss import Loaded
 

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import prepare_rows, sweep
-from jaxgd.batches import Batches, Shuffled, Sums, passed_over
 from jaxgd.compile.build import Ask
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Status, Stop
-from jaxgd.passes import filled, span_of
-from jaxgd.rows import Rows
+from jaxgd.rows import build, full_batch
+from jaxgd.rows.between_passes import NOTHING, Whole, Without
+from jaxgd.rows.in_memory import filled, span_of
+from jaxgd.rows.rows import Rows
+from jaxgd.rows.shuffle import Batches, Shuffled, Sums, passed_over
 from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
@@ -25,7 +26,6 @@ from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
 from jaxgd.watch.session import Stage, Watching, resumable
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
-from jaxgd.whole import NOTHING, Whole, Without
 
 MATTERS = 1e-4  # of the decrease made, what a pass must add to be more than noise
 SURE = 3  # standard errors by which every pass is above the loss at the start, where the steps do harm
@@ -37,10 +37,10 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask, batches)
     auto = ask._replace(method="auto", stop=DEFAULT)
-    program, given, note = prepare_rows.prepare(auto, rows, passes=True)
-    count = sweep.sample_size(program, rows)
-    whole = Whole(program, given, sweep.passes_over(program, given, rows, ask.dtype, count), count)
-    program, own, _ = prepare_rows.prepare(ask, rows, tile=batches.size)
+    program, given, note = build.prepare(auto, rows, passes=True)
+    count = full_batch.sample_size(program, rows)
+    whole = Whole(program, given, full_batch.passes_over(program, given, rows, ask.dtype, count), count)
+    program, own, _ = build.prepare(ask, rows, tile=batches.size)
     over_all, first = (program, given), whole.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
@@ -64,8 +64,8 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     if run is not None:
         watch.finish(run)
     stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
-    polish, given, _ = prepare_rows.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
-    more, said = sweep.solve(polish, given, rows, ask.dtype, watch)
+    polish, given, _ = build.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
+    more, said = full_batch.solve(polish, given, rows, ask.dtype, watch)
     counts = np.asarray(more.answer.counts) + np.array([0, passed.steps, passed.steps, 0], np.int32)
     more = more._replace(answer=more.answer._replace(counts=counts))
     return polish, more, note + said + " It ended with passes over all rows.", over_all

@@ -9,8 +9,8 @@ import numpy as np
 from jaxgd.compile import inputs
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.data.blocks import Block, Expected, ahead
-from jaxgd.passes import Of, filled, span_of
-from jaxgd.rows import Paired, check_weights, drawn
+from jaxgd.rows.in_memory import Of, filled, span_of
+from jaxgd.rows.rows import Paired, check_weights, drawn
 
 BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
 WAITING = 2  # blocks read ahead

@@ -13,9 +13,9 @@ import numpy as np
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.loop import Minibatches
 from jaxgd.data.blocks import Expected, ahead
-from jaxgd.passes import filled, held, span_of
-from jaxgd.rows import Rows
-from jaxgd.stream import checked
+from jaxgd.rows.in_memory import filled, held, span_of
+from jaxgd.rows.rows import Rows
+from jaxgd.rows.streamed import checked
 
 CHUNK = 64 << 20  # bytes of rows read from disk that are shuffled together
 

@@ -11,8 +11,8 @@ from jaxgd.compile import fingerprint, inputs
 from jaxgd.compile.build import Ask, find, in_types
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
-from jaxgd.passes import held, is_apart
-from jaxgd.rows import Rows
+from jaxgd.rows.in_memory import held, is_apart
+from jaxgd.rows.rows import Rows
 from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named

@@ -15,7 +15,7 @@ from jaxgd.compile import devices
 from jaxgd.compile.inputs import not_finite_rows
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.tiles import Span
-from jaxgd.rows import drawn
+from jaxgd.rows.rows import drawn
 
 Of = Callable[[Inputs, Any], Any]  # of rows, as a program takes them, and the params
 

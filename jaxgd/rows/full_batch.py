@@ -13,10 +13,10 @@ from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Status
 from jaxgd.core.tiles import Span
-from jaxgd.passes import Memory, Pass, Together, filled, held, span_of
-from jaxgd.rows import Rows
+from jaxgd.rows.in_memory import Memory, Pass, Together, filled, held, span_of
+from jaxgd.rows.rows import Rows
+from jaxgd.rows.streamed import Stream
 from jaxgd.solvers.hessian_subsampled import ANEW, Learnt
-from jaxgd.stream import Stream
 from jaxgd.watch.bursts import Solved, blame, ended, in_bursts
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching

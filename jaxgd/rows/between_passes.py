@@ -8,8 +8,8 @@ import numpy as np
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.convergence import Evidence
-from jaxgd.passes import Pass
-from jaxgd.sweep import descended
+from jaxgd.rows.full_batch import descended
+from jaxgd.rows.in_memory import Pass
 
 NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 LOOKS = 30  # evaluations over all rows, in which a decrease that is left must show

@@ -1,0 +1,1 @@
+"""Losses that are a mean over rows: in memory, read from files, or by minibatches."""
