@@ -164,8 +164,8 @@ def sets(lanes=2048):
 
 def useful(width=128):
     """Print the useful work with 16 times more problems than slots."""
-    from jaxgd import lanes as pools
     from jaxgd.compile.devices import places
+    from jaxgd.lanes import scheduler as pools
 
     widest, pools.WIDEST = pools.WIDEST, {"cpu": width, "other": width}
     rows = []

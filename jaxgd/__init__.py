@@ -4,8 +4,8 @@ from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.core.stop import Status, Stop
 from jaxgd.core.terms import Ball, Simplex
-from jaxgd.groups import Groups
 from jaxgd.history import Trace
+from jaxgd.lanes.groups import Groups
 from jaxgd.result import NotConverged, NotConvergedWarning, Result
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.shuffle import Batches

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd import groups, many, starts
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
 from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.flat import without_derivatives
 from jaxgd.core.stop import DEFAULT, Status, Stop
-from jaxgd.groups import Groups
 from jaxgd.history import Trace
+from jaxgd.lanes import groups, many, multistart
+from jaxgd.lanes.groups import Groups
+from jaxgd.lanes.pool import Part
 from jaxgd.origin import Many, One
-from jaxgd.pool import Part
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
@@ -110,7 +110,7 @@ def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result
     _refuse_rows(ask, f"`starts={count!r}`")
     began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
     with _precision(ask.dtype):
-        program, outcome, optima, note = starts.solve(ask, count, watch)
+        program, outcome, optima, note = multistart.solve(ask, count, watch)
         source = One(*prepare(ask)[:2])
     spent, said = clock.seconds - compiled + outcome.compiling, note + watch.note
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))

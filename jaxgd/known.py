@@ -10,8 +10,8 @@ from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.compile.row_mean import APART
 from jaxgd.core.tiles import BUFFER, CACHE, Span
+from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.moments import Moments
-from jaxgd.pool import Batch, Lanes, Part, blank, put
 from jaxgd.rows.full_batch import passes_over
 from jaxgd.rows.rows import Rows
 

@@ -14,7 +14,7 @@ from jaxgd.core.flat import nudge
 from jaxgd.core.problem import Problem
 from jaxgd.core.terms import L1, Box
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
-from jaxgd.pool import Lanes
+from jaxgd.lanes.pool import Lanes
 
 
 class Moments(NamedTuple):

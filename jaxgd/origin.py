@@ -17,7 +17,7 @@ from jaxgd.core.problem import Derivatives
 from jaxgd.core.terms import L1, Box
 from jaxgd.covariance import Covariance, Direction, covariances, direction
 from jaxgd.known import Known, in_passes, of_one, of_part
-from jaxgd.pool import Batch, Lanes, Part, blank, put
+from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
 

@@ -371,7 +371,7 @@ GROUP = np.repeat([2, 0, 1, 3], [200, 496, 300, 4])
 
 
 def test_groups_are_as_alone(monkeypatch):
-    monkeypatch.setattr("jaxgd.groups.SIZES", 1)
+    monkeypatch.setattr("jaxgd.lanes.groups.SIZES", 1)
     many = minimize_many(losses.logistic, Groups((X, LABELS), by=GROUP), dtype="float64", l2=0.1, method=STEPS).check()
     for kind in ("hessian", "sandwich"):
         found = many.covariance(kind)
@@ -384,7 +384,7 @@ def test_groups_are_as_alone(monkeypatch):
 
 def test_groups_of_least_squares(monkeypatch):
     """Rows that fill up a group are no residuals; a group of as many rows as params has no noise to tell."""
-    monkeypatch.setattr("jaxgd.groups.SIZES", 1)
+    monkeypatch.setattr("jaxgd.lanes.groups.SIZES", 1)
     many = minimize_many(residuals, Groups((X, NOISY), by=GROUP), kind="least_squares", dtype="float64")
     for kind in ("hessian", "sandwich"):
         with pytest.warns(UserWarning, match="Of 4 problems 1 have .* no more residuals than params"):

@@ -105,13 +105,13 @@ def test_curved_lanes_in_both_types(dtype):
 
 def test_order_and_neighbours_change_no_bit_and_width_no_more_than_rounding(monkeypatch):
     data = fits(300)
-    monkeypatch.setattr("jaxgd.pool.WIDEST", {"cpu": 64, "other": 64})
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 64, "other": 64})
     plain = minimize_many(ridge, data)
     order = RNG.permutation(300)
     assert same(minimize_many(ridge, (data[0][order], data[1][order])), plain[order])
     monkeypatch.setattr(devices, "MOST_WORKERS", 1)
     assert same(minimize_many(ridge, data), plain)
-    monkeypatch.setattr("jaxgd.pool.WIDEST", {"cpu": 256, "other": 256})
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 256, "other": 256})
     wide = minimize_many(ridge, data)
     assert np.allclose(wide.params, plain.params, rtol=1e-5, atol=1e-6)
     assert np.allclose(wide.loss, plain.loss, rtol=1e-6)
@@ -370,7 +370,7 @@ def test_bad_input(call, error, words):
 
 
 def test_one_lane_that_does_not_fit(monkeypatch):
-    monkeypatch.setattr("jaxgd.pool.memory_of", lambda _: 10)
+    monkeypatch.setattr("jaxgd.lanes.pool.memory_of", lambda _: 10)
     with pytest.raises(MemoryError, match="`data` of one lane"):
         minimize_many(mse, STORES)
 

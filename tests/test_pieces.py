@@ -20,7 +20,7 @@ from jaxgd.compile.loss_jaxpr import trace
 from jaxgd.compile.penalties import as_terms
 from jaxgd.core.flat import Layout, spectrum
 from jaxgd.core.problem import Problem
-from jaxgd.groups import WASTE, lengths
+from jaxgd.lanes.groups import WASTE, lengths
 from jaxgd.solvers.subproblem_exact import Dense
 
 RNG = np.random.default_rng(5)

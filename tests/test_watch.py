@@ -98,7 +98,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_an_ended_solve_is_carried_on_bit_for_bit(way, tmp_path, monkeypatch):
     call, ended = WAYS[way]
-    monkeypatch.setattr("jaxgd.lanes.GLANCE", 1e-3)
+    monkeypatch.setattr("jaxgd.lanes.scheduler.GLANCE", 1e-3)
     whole = call(watch=Checkpoint(tmp_path / "whole"))
     part = call(watch=[Checkpoint(tmp_path / "part", every=0), ended])
     assert np.any(np.asarray(part.status) == Status.STOPPED)
@@ -156,7 +156,7 @@ def test_progress_without_tqdm(monkeypatch, capsys):
 
 @pytest.mark.parametrize("way", ["newton", "lanes", "passes"])
 def test_time_limit(way, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxgd.lanes.GLANCE", 1e-3)
+    monkeypatch.setattr("jaxgd.lanes.scheduler.GLANCE", 1e-3)
     call, path = WAYS[way][0], tmp_path / "run"
     result = call(watch=[TimeLimit(1e-9), Checkpoint(path)])
     codes = np.asarray(result.status)
@@ -173,7 +173,7 @@ def test_what_a_callback_raises_ends_the_solve(way, error, capsys, tmp_path, mon
         if seen.lanes or seen.evals > 1:
             raise error
 
-    monkeypatch.setattr("jaxgd.lanes.GLANCE", 1e-3)
+    monkeypatch.setattr("jaxgd.lanes.scheduler.GLANCE", 1e-3)
     call, path = WAYS[way][0], tmp_path / "run"
     result = call(watch=[Callback(failing), Checkpoint(path)])
     assert np.any(np.asarray(result.status) == Status.INTERRUPTED)
@@ -194,7 +194,7 @@ def test_what_does_not(value):
 
 
 def test_a_callback_of_many(monkeypatch):
-    monkeypatch.setattr("jaxgd.lanes.GLANCE", 1e-3)
+    monkeypatch.setattr("jaxgd.lanes.scheduler.GLANCE", 1e-3)
     seen = []
     result = many(watch=Callback(lambda now: seen.append((now.lanes, now.params, now.loss))))
     for (done, failed, size), params, loss in seen:

@@ -16,7 +16,7 @@ from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.inputs import names_of, refuse_traced
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
-from jaxgd.groups import Groups
+from jaxgd.lanes.groups import Groups
 from jaxgd.result import NotConvergedWarning, Result
 from jaxgd.rows.rows import Rows
 

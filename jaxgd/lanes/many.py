@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.axes import axes_of, lanes_first, of_one
 from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
 from jaxgd.compile.program import Answer, Program
 from jaxgd.core.flat import beside
 from jaxgd.core.stop import Status, succeeded
-from jaxgd.lanes import Solve
-from jaxgd.pool import Batch, Lanes, put
+from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
+from jaxgd.lanes.pool import Batch, Lanes, put
+from jaxgd.lanes.scheduler import Solve
 from jaxgd.solvers.registry import named
 from jaxgd.watch.bursts import aside
 from jaxgd.watch.checkpoint import Saved

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import many
 from jaxgd.compile import inputs, penalties
 from jaxgd.compile.build import Ask
 from jaxgd.compile.frames import Frame, is_table
@@ -18,7 +17,8 @@ from jaxgd.compile.program import Program
 from jaxgd.compile.row_mean import weighted as of_rows
 from jaxgd.core.flat import beside
 from jaxgd.data.columns import check_there
-from jaxgd.pool import Part, blank, put
+from jaxgd.lanes import many
+from jaxgd.lanes.pool import Part, blank, put
 from jaxgd.watch.session import Watching
 
 SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status, succeeded
-from jaxgd.pool import Ended, Pool, blank, put
+from jaxgd.lanes.pool import Ended, Pool, blank, put
 from jaxgd.watch.resume import taken_apart, together
 from jaxgd.watch.session import GLANCE
 

@@ -16,8 +16,8 @@ from jaxgd.compile.cache import cache, clock
 from jaxgd.compile.devices import may_block, places, settings
 from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status
-from jaxgd.kept import Kept, Pools, gathered
-from jaxgd.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
+from jaxgd.lanes.collect import Kept, Pools, gathered
+from jaxgd.lanes.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import together
 from jaxgd.watch.session import GLANCE, Stage, Watching, paced

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import many
 from jaxgd.compile import inputs
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.penalties import for_all
 from jaxgd.compile.program import Program
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.core.terms import Box
+from jaxgd.lanes import many
 from jaxgd.result import Optimum
 from jaxgd.watch.session import Watching
 

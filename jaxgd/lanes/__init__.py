@@ -1,0 +1,1 @@
+"""Many problems in one program: lanes, groups of unequal size, several starts."""
