@@ -11,7 +11,7 @@ from jaxgd.core.terms import Box
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
-NOISY = 4  # times what rounding makes of it, below which a row of a Hessian tells nothing
+NOISY = 16  # times what rounding makes of it, below which a row of a Hessian tells nothing
 SEEN = 64  # times what rounding of it all does to a curvature, above which it tells a scale; NOISY does not suffice
 BEHIND = 30  # how far, at most, the scale is behind the root of a curvature that falls
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
@@ -131,12 +131,10 @@ def visible(own: jax.Array, point: Point) -> jax.Array:
     """Return the roots of curvatures, 0 where they may be rounding, shape `(p,)`.
 
     They are not where they change the loss, over all the size of a param or as far as its slope leads, by more than
-    rounding of it and of the largest such change; that holds in any units.
+    rounding of it; that holds in any units.
     """
-    reach = own * jnp.abs(point.params)
-    hidden = SEEN * own.size * (rounding(point.loss) + jnp.finfo(own.dtype).eps * jnp.max(reach) ** 2)
-    least = jnp.sqrt(hidden)
-    return jnp.where((reach > least) | (jnp.abs(point.grad) > own * least), own, 0)
+    least = jnp.sqrt(SEEN * own.size * rounding(point.loss))
+    return jnp.where((own * jnp.abs(point.params) > least) | (jnp.abs(point.grad) > own * least), own, 0)
 
 
 def without_influence(own: jax.Array, most: jax.Array, vectors: jax.Array, loss: Any, term: Any) -> jax.Array:
