@@ -21,10 +21,10 @@ from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
 from jaxgd.lanes.pool import Part
-from jaxgd.origin import Many, One
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
+from jaxgd.uncertainty.request import Many, One
 from jaxgd.watch.bursts import Solved, in_loop, second_look
 from jaxgd.watch.session import Watching
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd import moments
 from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
@@ -15,6 +14,7 @@ from jaxgd.core.terms import L1, Weights
 from jaxgd.plot.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.plot.contours import check_result
 from jaxgd.result import NotConvergedWarning, Result
+from jaxgd.uncertainty import moments
 
 MOST = 12  # params in one figure
 

@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgd import moments
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.compile.row_mean import APART
 from jaxgd.core.tiles import BUFFER, CACHE, Span
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
-from jaxgd.moments import Moments
 from jaxgd.rows.full_batch import passes_over
 from jaxgd.rows.rows import Rows
+from jaxgd.uncertainty import moments
+from jaxgd.uncertainty.moments import Moments
 
 WIDEST = 4096  # lanes in a block
 

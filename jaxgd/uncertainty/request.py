@@ -15,11 +15,11 @@ from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.terms import L1, Box
-from jaxgd.covariance import Covariance, Direction, covariances, direction
-from jaxgd.known import Known, in_passes, of_one, of_part
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
+from jaxgd.uncertainty.covariance import Covariance, Direction, covariances, direction
+from jaxgd.uncertainty.gather import Known, in_passes, of_one, of_part
 
 KINDS = ("hessian", "sandwich")
 

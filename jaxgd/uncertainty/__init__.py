@@ -1,0 +1,1 @@
+"""Standard errors of an answer, and how it moves with what it was given."""
