@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.answer import looking, rule, solved, solved_from, solved_many
 from jaxgd.compile.build import Ask
 from jaxgd.core.stop import Stop
+from jaxgd.dispatch import looking, rule, solved, solved_from, solved_many
 from jaxgd.result import Result
 from jaxgd.rows.shuffle import Batches
 
