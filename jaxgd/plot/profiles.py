@@ -14,7 +14,7 @@ from jaxgd.core.terms import L1, Weights
 from jaxgd.plot.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.plot.contours import check_result
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.uncertainty import moments
+from jaxgd.uncertainty import information
 
 MOST = 12  # params in one figure
 
@@ -122,7 +122,7 @@ class _Again:
         self.flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self._params)]).astype(float)
         self._options, self._ends = _options(program, given, self.flat.size)
         with jax.enable_x64(program.dtype == np.float64):
-            found = program.compiled(moments.moments, False)(given, result.params)
+            found = program.compiled(information.moments, False)(given, result.params)
         bent = np.asarray(found.bent, float)
         inner = ~np.asarray(found.held)
         bent = bent.T @ bent if recipe.least_squares else bent

@@ -12,8 +12,8 @@ from jaxgd.core.tiles import BUFFER, CACHE, Span
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.rows.full_batch import passes_over
 from jaxgd.rows.rows import Rows
-from jaxgd.uncertainty import moments
-from jaxgd.uncertainty.moments import Moments
+from jaxgd.uncertainty import information
+from jaxgd.uncertainty.information import Moments
 
 WIDEST = 4096  # lanes in a block
 
@@ -32,7 +32,7 @@ def of_one(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bo
     """Return what is known of one problem; `rows` is as the user says, `outer` whether rows are told apart."""
     span = given.data if isinstance(given.data, Span) else None
     rows = _rows(program, given, params, rows, outer=outer) if span is None else span.total if rows is None else rows
-    found = program.compiled(moments.moments, outer)(given, params)
+    found = program.compiled(information.moments, outer)(given, params)
     if span is not None:
         found = found._replace(outer=found.outer * span.total)
     return Known(_on_host(found, first=True), np.full(1, rows, np.float64))
@@ -46,11 +46,11 @@ def in_passes(
     shared = given._replace(data=None)
     problem = program.bind(shared)[0]
     flat = np.asarray(problem.layout.flatten(params))
-    bent = own(flat, program.compiled(moments.curvature))
+    bent = own(flat, program.compiled(information.curvature))
     bent = bent if problem.ridge is None else bent + np.asarray(problem.ridge) * np.eye(flat.size)
-    sums = own(flat, program.compiled(moments.products_of_rows)) * own.total if outer else np.zeros(())
-    held = program.compiled(moments.held)(shared, flat)
-    found = _on_host(Moments(bent, sums, np.zeros(()), held, moments.size_of(flat)), first=True)
+    sums = own(flat, program.compiled(information.products_of_rows)) * own.total if outer else np.zeros(())
+    held = program.compiled(information.held)(shared, flat)
+    found = _on_host(Moments(bent, sums, np.zeros(()), held, information.size_of(flat)), first=True)
     return Known(found, np.full(1, own.total if count is None else count, np.float64))
 
 
@@ -67,7 +67,7 @@ def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, r
         rows = np.full(batch.size, 1.0) if np.ndim(rows) else np.full(batch.size, rows, np.float64)
     else:
         rows = counts[place].astype(np.float64)
-    compiled, width = program.compiled(moments.of_lanes, outer, lanes), _width(batch, program.size)
+    compiled, width = program.compiled(information.of_lanes, outer, lanes), _width(batch, program.size)
     found: Any = None
     for start in range(0, batch.size, width):
         start = min(start, batch.size - width)  # noqa: PLW2901 - the last block is full as well
@@ -98,7 +98,7 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
     """Return how many rows the loss is a mean over, 1 for a sum, or how many residuals there are."""
     if program.recipe.least_squares:
         return _residuals(program)
-    name, count = name_of(program.recipe.functions[0]), moments.rows_of(given.data)
+    name, count = name_of(program.recipe.functions[0]), information.rows_of(given.data)
     remedy = "Pass `rows=`: 1 where the loss is a sum over observations, their number where it is a mean."
     if outer:
         remedy = "kind='sandwich' needs the gradients of single rows; use kind='hessian' with `rows=`."
@@ -109,7 +109,7 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
         msg = f"`rows={rows!r}`: how many rows the loss `{name}` is of is not known, since {what}. {remedy}"
         raise ValueError(msg)
     try:
-        seen = np.asarray(program.compiled(moments.values)(given, params), np.float64)
+        seen = np.asarray(program.compiled(information.values)(given, params), np.float64)
     except Exception as error:
         msg = f"`loss` {name} cannot be called for a single row: {error}. {remedy}"
         raise ValueError(msg) from error
@@ -129,4 +129,4 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
 def _residuals(program: Program) -> int:
     """Return how many residuals there are."""
     aux = program.recipe.traced.aux
-    return len(moments.observations(aux[0] if program.recipe.has_aux else aux))
+    return len(information.observations(aux[0] if program.recipe.has_aux else aux))
