@@ -16,9 +16,9 @@ import numpy as np
 
 import jaxgd
 from benchmarks.timing import header, interleaved, table
+from jaxgd.cli.example import tips
 from jaxgd.compile.cache import cache
 from jaxgd.losses import huber, mse
-from jaxgd.shell.tips import tips
 
 Y = np.array([12.1, 12.8, 14.9, 16.3, 17.2])
 RULE = jaxgd.Stop(xtol=1e-3)

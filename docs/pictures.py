@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import jaxgd
-from jaxgd.shell.tips import tips
+from jaxgd.cli.example import tips
 
 Y = np.array([12.1, 12.8, 14.9, 16.3, 17.2])
 STYLE = {"svg.hashsalt": "jaxgd", "figure.figsize": (6.4, 3.8)}

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxgd.shell.command import main
+from jaxgd.cli.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

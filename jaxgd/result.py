@@ -69,7 +69,7 @@ class Result:
     by: tuple[str, ...] = ()  # of groups: the columns that the labels were in
     optima: list[Optimum] | None = None  # of several starts: the distinct minima found, the lowest first
     run: Any = field(default=None, repr=False)  # of a watched solve that ended early: what `resume` carries on
-    source: Any = field(default=None, repr=False, compare=False)  # the solve's program and inputs, as in `origin.py`
+    source: Any = field(default=None, repr=False, compare=False)  # the solve, for `uncertainty/request.py`
 
     @property
     def status(self) -> Any:

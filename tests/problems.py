@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd import losses
-from jaxgd.shell.tips import tips
+from jaxgd.cli.example import tips
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(120, 4)) * [1.0, 0.3, 3.0, 1.0]

@@ -9,7 +9,7 @@ import pytest
 
 import jaxgd
 from jaxgd import GradientDescent, Stop
-from jaxgd.shell.tips import tips
+from jaxgd.cli.example import tips
 
 BOOK = [12.1, 12.8, 14.9, 16.3, 17.2]
 RULE = Stop(xtol=1e-3)

@@ -15,11 +15,11 @@ import pytest
 from pyarrow import csv, feather, parquet
 
 from jaxgd import losses
-from jaxgd.shell import arguments
-from jaxgd.shell import arrays as shell_arrays
-from jaxgd.shell import columns as shell_columns
-from jaxgd.shell.command import main
-from jaxgd.shell.loss import READY
+from jaxgd.cli import arguments
+from jaxgd.cli import arrays as shell_arrays
+from jaxgd.cli import columns as shell_columns
+from jaxgd.cli.command import main
+from jaxgd.cli.loss import READY
 
 OWN = """
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ class Marks:
 def folder(tmp_path_factory):
     """Files of all kinds, good and bad."""
     path = tmp_path_factory.mktemp("command")
-    shutil.copy(str(resources.files("jaxgd").joinpath("data/tips.csv")), path / "tips.csv")
+    shutil.copy(str(resources.files("jaxgd").joinpath("cli/tips.csv")), path / "tips.csv")
     table = csv.read_csv(path / "tips.csv")
     csv.write_csv(table, path / "tips.tsv", csv.WriteOptions(delimiter="\t"))
     parquet.write_table(table, path / "tips.parquet")
@@ -160,7 +160,7 @@ def test_groups(run, monkeypatch):
     status, found = answer(run("mse", "stores.csv", "--columns", "sales", "--by", "store", "--json"))
     assert (status, [row["label"] for row in found["groups"]]) == (0, ["A", "B", "C"])
     assert [row["params"] for row in found["groups"]] == pytest.approx([1.5, 4, 8])
-    monkeypatch.setattr("jaxgd.shell.printed.MOST", 2)
+    monkeypatch.setattr("jaxgd.cli.report.MOST", 2)
     status, out, _ = run("mse", "stores.csv", "--columns", "sales", "--by", "store")
     assert re.search(r"^B +CONVERGED +1 +\d+ +4\.0", out, re.MULTILINE)
     assert out.endswith("and 1 more, all by --json\n")
@@ -325,7 +325,7 @@ def test_a_process_of_its_own(folder):
     words = ["own.py:valley", "--init", "far.json", "--method", "steepest", "--max-evals", "1000000", "--json"]
     words += ["--checkpoint", "run", "--every", "0", "--time-limit", "60"]
     # Where the tests run in the background, Python would leave Ctrl-C ignored.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxgd.shell import command; "
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxgd.cli import command; "
     command = [sys.executable, "-c", f"{code}raise SystemExit(command.main({words}))"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         ends = time.monotonic() + 60

@@ -12,6 +12,24 @@ import pytest
 import jaxgd
 
 ROOT = Path(jaxgd.__file__).parent
+# Each wing imports from those before it alone; two in one row do not know each other.
+WINGS = [
+    {"core"},
+    {"solvers"},
+    {"data"},
+    {"compile"},
+    {"history", "losses"},
+    {"result"},
+    {"watch"},
+    {"rows", "lanes"},
+    {"uncertainty"},
+    {"dispatch"},
+    {"api"},
+    {"plot"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.read_text().strip())
 
 
@@ -20,6 +38,10 @@ def module(path):
 
 
 NAMES = {module(path) for path in FILES}
+
+
+def wing(name):
+    return name.split(".")[0]
 
 
 def imports(path):
@@ -34,6 +56,18 @@ def imports(path):
         elif isinstance(node, ast.Import):
             found |= {"__init__" for alias in node.names if alias.name == "jaxgd"}
     return found
+
+
+def test_every_file_is_in_a_wing():
+    assert {wing(name) for name in NAMES} == set().union(*WINGS)
+    assert len(list(ROOT.glob("*.py"))) <= 7
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_lead_to_the_wings_before(path):
+    place = {name: i for i, names in enumerate(WINGS) for name in names}
+    own = wing(module(path))
+    assert all(wing(name) == own or place[wing(name)] < place[own] for name in imports(path))
 
 
 def test_no_imports_in_a_circle():

@@ -109,7 +109,7 @@ def explore(
         "stepsize": stepsize,
         "xtol": xtol,
     }
-    template = resources.files("jaxgd").joinpath("data/explore.html").read_text(encoding="utf-8")
+    template = resources.files("jaxgd").joinpath("plot/explore.html").read_text(encoding="utf-8")
     return Page(template.replace('"told here"', _json(told)))
 
 

@@ -11,11 +11,11 @@ from typing import Any, TextIO
 import numpy as np
 
 import jaxgd
+from jaxgd.cli import arguments, example, outputs, report, start_and_bounds
+from jaxgd.cli.data import Opened, opened
+from jaxgd.cli.errors import blamed, told
+from jaxgd.cli.loss import Loaded, loaded
 from jaxgd.result import NotConvergedWarning, Result
-from jaxgd.shell import arguments, given, outputs, printed, tips
-from jaxgd.shell.data import Opened, opened
-from jaxgd.shell.failed import blamed, told
-from jaxgd.shell.loss import Loaded, loaded
 from jaxgd.solvers.registry import named
 
 CONVERGED, NOT_CONVERGED, NOT_SOLVED, INTERRUPTED = 0, 1, 2, 130
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Solve what the arguments ask for, print the result, and return the exit status; with none, the main job."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
-        tips.main()
+        example.main()
         return CONVERGED
     try:
         asked = arguments.parse(argv)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _only_results_on_stdout():
             result, names = _solved(asked)
-            _print(printed.as_json(result) if asked.json else printed.for_people(result, names), stdout)
+            _print(report.as_json(result) if asked.json else report.for_people(result, names), stdout)
             if asked.plot:
                 outputs.draw(result, asked.plot)
     except KeyboardInterrupt:
@@ -52,13 +52,13 @@ def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str]]:
     tests = {name: getattr(asked, name) for name in ("tol", "max_evals") if getattr(asked, name) is not None}
     options: dict[str, Any] = {"method": asked.method, "dtype": asked.dtype, "stop": jaxgd.Stop(**tests)}
     named(asked.method)
-    options |= {"bounds": given.bounds(asked.bounds), "resume": outputs.resumed(asked.resume)}
+    options |= {"bounds": start_and_bounds.bounds(asked.bounds), "resume": outputs.resumed(asked.resume)}
     options["watch"] = _watchers(asked)
     outputs.check_plot(asked)
-    init, loss = given.start(asked.init), loaded(asked.loss)
+    init, loss = start_and_bounds.start(asked.init), loaded(asked.loss)
     data = opened(asked, loss, init)
-    init = given.fitting(init, loss, data)
-    options |= given.penalties(asked, loss, data.names, init)
+    init = start_and_bounds.fitting(init, loss, data)
+    options |= start_and_bounds.penalties(asked, loss, data.names, init)
     try:
         return _solve(asked, loss, data, init, options), data.names
     except Exception as error:
@@ -99,7 +99,7 @@ def _only_results_on_stdout() -> Generator[None]:
     """Let what a loss prints, and warnings, go to stderr; the result itself says where it did not converge."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"jaxgd: warning: {printed.at_shell(str(message))}", file=sys.stderr)
+        print(f"jaxgd: warning: {report.at_shell(str(message))}", file=sys.stderr)
 
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.cli.arrays import LARGE, whole
 from jaxgd.data import columns, parquet
 from jaxgd.data.blocks import Source
 from jaxgd.data.sources import open_source
-from jaxgd.shell.arrays import LARGE, whole
 
 CSV = {".csv": ",", ".tsv": "\t"}
 

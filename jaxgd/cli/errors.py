@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 
-from jaxgd.shell.data import Opened
-from jaxgd.shell.loss import Loaded, OwnError
-from jaxgd.shell.printed import at_shell
+from jaxgd.cli.data import Opened
+from jaxgd.cli.loss import Loaded, OwnError
+from jaxgd.cli.report import at_shell
 
 LIBRARIES = (str(Path(__file__).parent.parent) + os.sep, sysconfig.get_paths()["stdlib"], "<frozen")
 FRAMES = 6  # of a traceback that are shown

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgd.cli.arguments import Columns
+from jaxgd.cli.arrays import Changed, Npy, Npz
+from jaxgd.cli.columns import CSV, Table
+from jaxgd.cli.loss import Loaded
 from jaxgd.compile import column_access
 from jaxgd.data import parquet
 from jaxgd.data.blocks import Source
 from jaxgd.data.columns import check_there
 from jaxgd.rows.rows import Paired, Rows
-from jaxgd.shell.arguments import Columns
-from jaxgd.shell.arrays import Changed, Npy, Npz
-from jaxgd.shell.columns import CSV, Table
-from jaxgd.shell.loss import Loaded
 
 ROWS = 8  # of which a loss is asked what columns it needs
 KINDS = (*CSV, *parquet.SUFFIXES, ".npy", ".npz")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.cli.data import Opened
+from jaxgd.cli.loss import Loaded
 from jaxgd.rows.rows import Rows
-from jaxgd.shell.data import Opened
-from jaxgd.shell.loss import Loaded
 
 
 def start(text: str | None) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import jaxgd
-from jaxgd.shell.loss import READY, written
+from jaxgd.cli.loss import READY, written
 from jaxgd.solvers.registry import METHODS
 
 KINDS = {"minimize": jaxgd.minimize, "maximize": jaxgd.maximize, "least_squares": jaxgd.least_squares}

@@ -14,7 +14,7 @@ import jaxgd
 
 def tips() -> np.ndarray:
     """Return the tips in percent of the bill, shape `(244,)`."""
-    with resources.files("jaxgd").joinpath("data/tips.csv").open() as file:
+    with resources.files("jaxgd").joinpath("cli/tips.csv").open() as file:
         return np.array([100 * float(row["tip"]) / float(row["total_bill"]) for row in csv.DictReader(file)])
 
 
