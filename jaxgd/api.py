@@ -59,7 +59,7 @@ def minimize(
         l1: `sum(l1 * |params|)` is added to the loss: makes exact zeros. A number, or by leaf.
         l2: half of `sum(l2 * params**2)` is added to the loss. A number, or by leaf.
         term: a constraint on all params together, `Simplex()` or `Ball()`, or a pytree of your own with `value`,
-            `prox` and `inside` of the flat params, as `jaxgd.terms.Term` has them.
+            `prox` and `project` of the flat params, as `jaxgd.core.terms.Term` has them.
         fixed: true for parameters to hold as they are in `init`, by leaf.
         tol: decrease of the loss that may be left, relative to the decrease since the start: short for
             `Stop(tol=tol)`, which says the default.

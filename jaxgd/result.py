@@ -206,8 +206,8 @@ class Result:
         # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
         with jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
-            told = wording(self.loss, self.params, seen)
-            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, **told) + self.note
+            words = wording(self.loss, self.params, seen)
+            return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, **words) + self.note
 
     def check(self) -> "Result":
         """Return the result itself; raise `NotConverged` with the message if it did not converge."""

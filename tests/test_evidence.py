@@ -22,7 +22,7 @@ def point(loss=1.0, *, params=PARAMS, grad=GRAD):
 
 def seen(**fields):
     """Return evidence of a solve that has come from 2 to 1 in quiet, but for what is given."""
-    calm = dict.fromkeys(Evidence._fields, 0.0) | {"first": 2.0, "made": 1.0, "lately": 0.5}
+    calm = dict.fromkeys(Evidence._fields, 0.0) | {"first": 2.0, "decrease": 1.0, "lately": 0.5}
     return Evidence(**calm | {"recent": (jnp.inf,) * (2 * WINDOW)} | fields)
 
 
@@ -32,7 +32,7 @@ def facts(**fields):
     still = dict.fromkeys(Facts._fields, 0.0) | {"before": here, "point": here, "trial": here, "best": here}
     still |= {
         "moved": np.False_,
-        "whole": False,
+        "full_hessian": False,
         "bare": True,
         "stuck": np.False_,
         "saddle": np.False_,
@@ -42,9 +42,9 @@ def facts(**fields):
 
 
 def test_a_change_beyond_what_the_slopes_allow_is_rounding():
-    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.3)) == 0
-    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(0.7)) == pytest.approx(0.6)
-    assert convergence.noise_seen(facts(gain=0.1, slopes=0.3), jnp.float32(jnp.inf)) == 0
+    assert convergence.noise_seen(facts(slope_decrease=0.1, slopes=0.3), jnp.float32(0.3)) == 0
+    assert convergence.noise_seen(facts(slope_decrease=0.1, slopes=0.3), jnp.float32(0.7)) == pytest.approx(0.6)
+    assert convergence.noise_seen(facts(slope_decrease=0.1, slopes=0.3), jnp.float32(jnp.inf)) == 0
 
 
 def test_a_trial_refused_for_more_than_rounding_refutes_the_model():
@@ -61,30 +61,30 @@ def test_the_trend_is_a_geometric_series():
 
 
 def test_on_a_parabola_what_is_left_falls_with_the_square_of_the_slope():
-    assert convergence.as_shrunk(seen(lately=8.0, steepest=2.0), 0.5) == 0.5
-    assert convergence.as_shrunk(seen(lately=8.0, steepest=0.0), 0.5) == 2.0
+    assert convergence.as_shrunk(seen(lately=8.0, max_grad_norm=2.0), 0.5) == 0.5
+    assert convergence.as_shrunk(seen(lately=8.0, max_grad_norm=0.0), 0.5) == 2.0
 
 
 def test_a_floor_takes_patience_or_a_search_that_is_stuck():
-    waited, left = seen(quiet=PATIENCE, left=EPS / 4, model=EPS / 4), {"computed": True}
+    waited, left = seen(stalled_evals=PATIENCE, predicted_remaining=EPS / 4, model=EPS / 4), {"exact_curvature": True}
     assert convergence.at_floor(waited, facts(), **left)
-    assert not convergence.at_floor(waited._replace(quiet=PATIENCE - 1), facts(), **left)
-    assert convergence.at_floor(waited._replace(quiet=0), facts(stuck=np.True_), **left)
+    assert not convergence.at_floor(waited._replace(stalled_evals=PATIENCE - 1), facts(), **left)
+    assert convergence.at_floor(waited._replace(stalled_evals=0), facts(stuck=np.True_), **left)
     assert not convergence.at_floor(waited, facts(before=point(1.1)), **left)
-    assert not convergence.at_floor(waited._replace(left=0.1, model=0.1), facts(stuck=np.True_), **left)
+    assert not convergence.at_floor(waited._replace(predicted_remaining=0.1, model=0.1), facts(stuck=np.True_), **left)
 
 
 def test_nothing_is_known_of_a_floor_where_the_model_has_no_minimum():
     stuck = facts(stuck=np.True_)
-    assert not convergence.at_floor(seen(left=jnp.inf, model=jnp.inf), stuck, computed=True)
+    assert not convergence.at_floor(seen(predicted_remaining=jnp.inf, model=jnp.inf), stuck, exact_curvature=True)
 
 
 def test_one_param_is_pinned_by_refused_trials():
     stuck = facts(stuck=np.True_, norm=jnp.float32(1))
-    assert convergence.pinned(seen(quiet=2.0), stuck, 1)
-    assert not convergence.pinned(seen(quiet=2.0), stuck, 2)
-    assert not convergence.pinned(seen(quiet=1.0), stuck, 1)
-    assert not convergence.pinned(seen(quiet=2.0), stuck._replace(norm=jnp.float32(1e34)), 1)
+    assert convergence.pinned(seen(stalled_evals=2.0), stuck, 1)
+    assert not convergence.pinned(seen(stalled_evals=2.0), stuck, 2)
+    assert not convergence.pinned(seen(stalled_evals=1.0), stuck, 1)
+    assert not convergence.pinned(seen(stalled_evals=2.0), stuck._replace(norm=jnp.float32(1e34)), 1)
 
 
 def test_a_test_step_refutes_a_claim_that_it_beats():
@@ -94,12 +94,12 @@ def test_a_test_step_refutes_a_claim_that_it_beats():
 
 
 def test_slopes_of_a_kink_do_not_tell_how_the_loss_changed():
-    kink = facts(trial=point(1.1), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))  # the slope after it is 0.1
+    kink = facts(trial=point(1.1), trapezoid=jnp.float32(-0.02), slope=jnp.float32(-0.06))  # the slope after it is 0.1
     assert convergence.on_a_kink(seen(), kink)
-    assert convergence.on_a_kink(seen(), kink._replace(told=jnp.float32(-0.08), slope=jnp.float32(0.06)))
-    parabola = facts(trial=point(1.02), told=jnp.float32(-0.02), slope=jnp.float32(-0.06))
+    assert convergence.on_a_kink(seen(), kink._replace(trapezoid=jnp.float32(-0.08), slope=jnp.float32(0.06)))
+    parabola = facts(trial=point(1.02), trapezoid=jnp.float32(-0.02), slope=jnp.float32(-0.06))
     assert not convergence.on_a_kink(seen(), parabola)
-    quartic = facts(trial=point(1.1), told=jnp.float32(-0.2), slope=jnp.float32(-1e-4))
+    quartic = facts(trial=point(1.1), trapezoid=jnp.float32(-0.2), slope=jnp.float32(-1e-4))
     assert not convergence.on_a_kink(seen(), quartic)
     assert not convergence.on_a_kink(seen(), kink._replace(bare=False))
 
@@ -113,10 +113,19 @@ def test_moves_that_do_not_shrink_are_on_a_ray():
 
 
 def test_what_a_model_does_not_tell_is_not_taken_from_before():
-    here = {"moves": jnp.int32(3), "gain": jnp.float32(0), "slopes": jnp.float32(1), "left": jnp.float32(jnp.inf)}
+    here = {
+        "moves": jnp.int32(3),
+        "slope_decrease": jnp.float32(0),
+        "slopes": jnp.float32(1),
+        "predicted_remaining": jnp.float32(jnp.inf),
+    }
     for moved in (False, True):
         after = convergence.weigh(
-            seen(left=1e-9, model=1e-9), facts(moved=np.bool_(moved), **here), None, 0.01, computed=True
+            seen(predicted_remaining=1e-9, model=1e-9),
+            facts(moved=np.bool_(moved), **here),
+            None,
+            0.01,
+            exact_curvature=True,
         )
-        assert after.left == after.model == jnp.inf
-        assert not convergence.at_floor(after, facts(stuck=np.True_), computed=True)
+        assert after.predicted_remaining == after.model == jnp.inf
+        assert not convergence.at_floor(after, facts(stuck=np.True_), exact_curvature=True)

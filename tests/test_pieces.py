@@ -56,7 +56,7 @@ def test_steps_of_lanes_are_those_of_each_alone(size):
     free = np.ones(size)
 
     def within(hessian, grad, radius):
-        return Dense(grad, jnp.full(size, 1.5), hessian / 1.5**2).within(grad, free, radius)
+        return Dense(grad, jnp.full(size, 1.5), hessian / 1.5**2).minimize_within(grad, free, radius)
 
     with jax.enable_x64(True):
         together = jax.jit(jax.vmap(within))(hessians, grads, radii)

@@ -129,7 +129,7 @@ def test_tiles_of_any_size_sum_to_the_whole(data, rows, of_weights):
     @jax.jit
     def known(params, along):
         return [
-            (problem.slopes(params), problem.product(params, along), problem.hessian(params), problem.value(params))
+            (problem.slopes(params), problem.hvp(params, along), problem.hessian(params), problem.value(params))
             for problem in (by_tiles, plain)
         ]
 

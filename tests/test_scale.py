@@ -8,10 +8,10 @@ from test_inputs import refused
 
 import jaxgd
 from jaxgd import least_squares, minimize
-from jaxgd.core.flat import Layout, root
+from jaxgd.core.flat import Layout, safe_norm
 from jaxgd.core.problem import Point, Problem
+from jaxgd.core.protocol import TOL_LEARNT
 from jaxgd.core.scaling import FEW, balanced, equilibrated, or_slope, scale_at, visible
-from jaxgd.core.stop import TOL_LEARNT
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 LEARNT = pytest.mark.parametrize("method", ["lbfgs", "bfgs", "lbfgsb", "cg"])
@@ -91,9 +91,9 @@ def test_a_hessian_that_is_not_finite_or_is_rounding():
 def test_root_where_the_square_leaves_the_range():
     for size in (1e-30, 1.0, 1e30):
         vector = jnp.array([size, -size], "float32")
-        length = root(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
+        length = safe_norm(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
         assert size < length <= 2.001 * size
-    assert root(jnp.float32(0), jnp.float32(0)) == 0
+    assert safe_norm(jnp.float32(0), jnp.float32(0)) == 0
 
 
 def test_a_tolerance_asks_more_where_curvature_is_learnt():

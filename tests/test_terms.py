@@ -150,14 +150,14 @@ def test_prox_is_the_minimizer_it_is_said_to_be(term):
     def check(x, other, stepsize):
         with jax.enable_x64(True):
             prox = np.asarray(term.prox(jnp.asarray(x), stepsize))
-            other = np.asarray(term.inside(jnp.asarray(other)))
+            other = np.asarray(term.project(jnp.asarray(other)))
 
             def cost(at):
                 return stepsize * float(term.value(jnp.asarray(at))) + np.sum((at - x) ** 2) / 2
 
             assert cost(prox) <= cost(other) + 1e-9
             assert cost(prox) <= cost(prox + 0.01 * (other - prox)) + 1e-9
-            assert np.allclose(np.asarray(term.inside(jnp.asarray(prox))), prox, atol=1e-12)
+            assert np.allclose(np.asarray(term.project(jnp.asarray(prox))), prox, atol=1e-12)
 
     check()
 
@@ -171,7 +171,7 @@ def test_residual_is_the_plain_difference_but_for_rounding(term):
     @given(VECTORS, VECTORS, st.integers(-3, 3))
     def check(x, slope, size):
         with jax.enable_x64(True):
-            x, grad = term.inside(jnp.asarray(x)), 10.0**size * jnp.asarray(slope)
+            x, grad = term.project(jnp.asarray(x)), 10.0**size * jnp.asarray(slope)
             plain = x - term.prox(x - grad, 1)
             assert np.allclose(residual(term, x, grad), plain, rtol=1e-9, atol=1e-12)
 
@@ -182,7 +182,7 @@ def test_residual_is_the_plain_difference_but_for_rounding(term):
 def test_slopes_below_the_rounding_of_their_params_are_seen(dtype):
     with jax.enable_x64(dtype == "float64"):
         x, one = jnp.array([0.75, 0.25, 0.0], dtype), jnp.array([1.0, -1.0, 0.5], dtype)
-        ball = jaxgd.Ball(1.0).inside(4 * x)
+        ball = jaxgd.Ball(1.0).project(4 * x)
         for small in (1e-10, 1e-30):
             for term in (Box(-jnp.ones(3), jnp.ones(3)), L1(0.0), jaxgd.Ball(1.0)):
                 assert np.array_equal(residual(term, x, small * one), small * one)
@@ -495,7 +495,7 @@ class Capped:
         del stepsize
         return jnp.minimum(params, 0.5)
 
-    def inside(self, params):
+    def project(self, params):
         return jnp.minimum(params, 0.5)
 
 

@@ -45,7 +45,7 @@ def promised(result):
         pair = map(jax.tree.leaves, (result.grad, result.params))
         blur = float(sum(np.sum(np.abs(g * p)) for g, p in zip(*pair, strict=True)))
         eps = float(jnp.finfo(result.loss.dtype).eps)
-        left = [float(part) for part in (seen.left, seen.model) if np.isfinite(part)]
+        left = [float(part) for part in (seen.predicted_remaining, seen.model) if np.isfinite(part)]
         return max(left, default=0.0) + float(seen.noise) + 8 * eps * (abs(float(result.loss)) + blur)
 
 

@@ -40,7 +40,7 @@ class Npy:
 
     def read(self, structure: Any) -> Any:
         """Return the columns that a pytree names as arrays; for None the array."""
-        return whole(self.source(structure))
+        return in_memory(self.source(structure))
 
     def source(self, structure: Any) -> Source:
         """Return the same as a source of rows."""
@@ -140,7 +140,7 @@ class Changed:
         return replace(self, under=self.under.share(index, of))
 
 
-def whole(source: Source) -> Any:
+def in_memory(source: Source) -> Any:
     """Return all rows of a source at once."""
     return next(blocks(source, 1 << 40)).data
 

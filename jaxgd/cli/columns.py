@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgd.cli.arrays import LARGE, whole
+from jaxgd.cli.arrays import LARGE, in_memory
 from jaxgd.data import columns, parquet
 from jaxgd.data.blocks import Source
 from jaxgd.data.sources import open_source
@@ -104,7 +104,7 @@ class Table:
         """Return the columns that a pytree names as arrays."""
         plan = columns.planned(structure, self._schema, self.path)
         table = columns.pyarrow().table({name: self._column(name) for name in self._all(plan.names)})
-        return whole(open_source(table, structure))
+        return in_memory(open_source(table, structure))
 
     def source(self, structure: Any) -> Source:
         """Return the same as a source of rows."""

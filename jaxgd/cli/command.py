@@ -13,7 +13,7 @@ import numpy as np
 import jaxgd
 from jaxgd.cli import arguments, example, outputs, report, start_and_bounds
 from jaxgd.cli.data import Opened, opened
-from jaxgd.cli.errors import blamed, told
+from jaxgd.cli.errors import blamed, error_text
 from jaxgd.cli.loss import Loaded, loaded
 from jaxgd.result import NotConvergedWarning, Result
 from jaxgd.solvers.registry import named
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jaxgd: interrupted before anything was found.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, the status says that nothing was solved
-        print(told(error, whole=asked.traceback), file=sys.stderr)
+        print(error_text(error, with_traceback=asked.traceback), file=sys.stderr)
         return NOT_SOLVED
     return CONVERGED if np.all(result.converged) else NOT_CONVERGED
 

@@ -73,8 +73,8 @@ def _rows(source: Source) -> Rows:
 
 def _stream(asked: argparse.Namespace) -> bool | None:
     """Return whether rows are to be read anew at each pass; None: where they are many."""
-    whole = asked.in_memory or asked.by is not None or asked.kind == "least_squares"
-    return True if asked.stream else False if whole else None
+    needs_memory = asked.in_memory or asked.by is not None or asked.kind == "least_squares"
+    return True if asked.stream else False if needs_memory else None
 
 
 def open_file(name: str, *, stream: bool | None) -> File:

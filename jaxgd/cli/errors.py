@@ -35,9 +35,9 @@ def blamed(error: Exception, loss: Loaded, data: Opened) -> Exception:
     return found
 
 
-def told(error: Exception, *, whole: bool) -> str:
+def error_text(error: Exception, *, with_traceback: bool) -> str:
     """Return what is printed of an error."""
-    if whole:
+    if with_traceback:
         return "".join(traceback.format_exception(error)).rstrip()
     failed = error.__cause__ if isinstance(error, OwnError) else None
     if not isinstance(error, OwnError) or failed is None:

@@ -167,11 +167,11 @@ def _loosened(record: loss_jaxpr.Traced) -> tuple[loss_jaxpr.Traced, list[Any]]:
     late = [pair for pair in pairs if isinstance(pair[1], Tracer)]
     if not late:
         return record, []
-    kept = [pair for pair in pairs if not isinstance(pair[1], Tracer)]
+    concrete = [pair for pair in pairs if not isinstance(pair[1], Tracer)]
     invars = [*record.jaxpr.invars, *(var for var, _ in late)]
     names = record.jaxpr.debug_info.with_unknown_names()
-    jaxpr = record.jaxpr.replace(constvars=[var for var, _ in kept], invars=invars, debug_info=names)
-    constants = tuple(constant for _, constant in kept)
+    jaxpr = record.jaxpr.replace(constvars=[var for var, _ in concrete], invars=invars, debug_info=names)
+    constants = tuple(constant for _, constant in concrete)
     return dataclasses.replace(record, jaxpr=jaxpr, constants=constants), [constant for _, constant in late]
 
 

@@ -67,8 +67,8 @@ class _Asking:
         return tuple(self.columns.values()), (tuple(self.columns), self.names, self.seen)
 
     @classmethod
-    def tree_unflatten(cls, kept: Any, columns: Any) -> "_Asking":
-        return cls(dict(zip(kept[0], columns, strict=True)), *kept[1:])
+    def tree_unflatten(cls, aux: Any, columns: Any) -> "_Asking":
+        return cls(dict(zip(aux[0], columns, strict=True)), *aux[1:])
 
     def __getitem__(self, name: Any) -> Any:
         if isinstance(name, list):

@@ -55,21 +55,21 @@ def _by_name(value: dict[Any, Any], like: Any, children: list[Any], where: str, 
     named: dict[str, list[Any]] = {}
     for path in dict.fromkeys([*children, *paths]):
         named.setdefault(_dotted(path), []).append(path)
-    whole: dict[Any, Any] = {}
+    direct: dict[Any, Any] = {}
     inner: dict[Any, dict[str, Any]] = {}
     for key, part in value.items():
         found = [path for path in children if getattr(path[0], "key", path) == key] or named.get(key, [])
         if len(found) != 1:
             raise ValueError(_unnamed(key, found, [_dotted(path) for path in children], list(named), where))
         child, *rest = found[0]
-        if child in whole or (child in inner and not rest):
+        if child in direct or (child in inner and not rest):
             msg = f"`{where}` gives {_dotted([child])!r} twice, by its own name and by a path, in {[*value]}. Drop one."
             raise ValueError(msg)
         if rest:
             inner.setdefault(child, {})[_dotted(rest)] = part
         else:
-            whole[child] = part
-    return [(whole | inner).get(child, missing) for (child,) in children]
+            direct[child] = part
+    return [(direct | inner).get(child, missing) for (child,) in children]
 
 
 def _dotted(path: Any) -> str:

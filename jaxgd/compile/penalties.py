@@ -25,10 +25,10 @@ def as_terms(
     ridge = None if l2 is None else _weights(l2, "l2", start, lanes)
     box, note = (None, "") if bounds is None else _as_box(bounds, start, fixed, lanes)
     if term is not None:
-        if isinstance(term, type) or not all(hasattr(term, name) for name in ("value", "prox", "inside")):
+        if isinstance(term, type) or not all(hasattr(term, name) for name in ("value", "prox", "project")):
             msg = (
-                f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`, or have `value`, `prox` and `inside`;"
-                f" got {term!r}."
+                f"`term` must be one of jaxgd's terms, such as `jaxgd.Simplex()`, or have `value`, `prox` and"
+                f" `project`; got {term!r}."
             )
             raise TypeError(msg)
         if any(leaf is term for leaf in jax.tree.leaves(term)):

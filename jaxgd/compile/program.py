@@ -14,9 +14,10 @@ from jaxgd.compile import fingerprint
 from jaxgd.core import implicit
 from jaxgd.core.flat import Held, Layout
 from jaxgd.core.lapack import compiled, one_by_one
-from jaxgd.core.loop import Minibatches, Run, Solver, Track, advance, begin, learn, minibatches
+from jaxgd.core.loop import Minibatches, Run, Track, advance, begin, learn, minibatches
 from jaxgd.core.problem import Derivatives, Point, Problem
-from jaxgd.core.stop import TOL, Stop, Tolerance
+from jaxgd.core.protocol import Solver, Tolerance, Traits
+from jaxgd.core.stop import Stop
 from jaxgd.core.tiles import Tiles
 
 POOL = 6  # weight of the program of a pool of lanes
@@ -80,7 +81,7 @@ class Program:
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
-        self.tols: Tolerance = getattr(solver, "tols", TOL)
+        self.tolerance: Tolerance = Traits.of(solver).tolerance
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
         solve = one_by_one(self._solve)
         self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))
@@ -89,7 +90,7 @@ class Program:
         self.answer = compiled(self._answer)
         self.rows = compiled(self._rows)
         self.first = compiled(self._first)
-        self.told = compiled(self._told)
+        self.answer_from = compiled(self._answer_from)
         self.minibatches = compiled(self._minibatches, donate_argnums=1)
         self.slopes = compiled(self._slopes)
         self.learn = compiled(self._learn)
@@ -178,7 +179,7 @@ class Program:
     def _first(self, inputs: Inputs) -> jax.Array:
         """Return where the first evaluation is."""
         problem = self.bind(inputs)[0]
-        return problem.inside(problem.layout.flatten(inputs.init))
+        return problem.project(problem.layout.flatten(inputs.init))
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, _ = self.bind(inputs)
@@ -212,7 +213,7 @@ class Program:
         residual = layout.slopes(sign * point.residual) if inputs.terms else None
         return Answer(params, sign * point.loss, grad, residual, point.aux, counts, evidence)
 
-    def _told(self, inputs: Inputs, params: jax.Array, slopes: jax.Array, counts: Any, evidence: Any) -> Answer:
+    def _answer_from(self, inputs: Inputs, params: jax.Array, slopes: jax.Array, counts: Any, evidence: Any) -> Answer:
         """Return the answer where all rows say this of loss and gradient."""
         slopes = slopes.astype(params.dtype)
         point = self.bind(inputs)[0].point(params, slopes[-1], slopes[:-1], ())

@@ -63,11 +63,11 @@ def _check(
 
     with jax.ensure_compile_time_eval():  # also where the solve is traced
         params = layout.unflatten(jnp.asarray(np.cos(1 + np.arange(layout.size)) / 10, layout.dtype))
-        whole, mean = map(float, both(params, rows, arrays))
-    if abs(whole - mean) > APART * (abs(whole) + abs(mean)):
+        at_once, mean = map(float, both(params, rows, arrays))
+    if abs(at_once - mean) > APART * (abs(at_once) + abs(mean)):
         msg = (
-            f"`loss` {name} is no mean over rows: for {count} of them it is {whole:.6g}, and {mean:.6g} as the mean of"
-            " its values for each. Write jnp.mean over the rows, not a sum, nor a root or quotient of means; or pass"
+            f"`loss` {name} is no mean over rows: for {count} of them it is {at_once:.6g}, and {mean:.6g} as the mean"
+            " of its values for each. Write jnp.mean over the rows, not a sum, nor a root or quotient of means; or pass"
             " the data without `Rows`."
         )
         raise ValueError(msg)

@@ -20,20 +20,20 @@ class Evidence(NamedTuple):
     """What a verdict rests on, all scalars but the last."""
 
     first: jax.Array  # loss at the start
-    made: jax.Array  # decrease since the start
+    decrease: jax.Array  # decrease since the start
     lately: jax.Array  # decrease in the later half of the moves
     coming: jax.Array  # the part of it since the next half has begun
     model: jax.Array  # the solver's last prediction of the decrease left
-    left: jax.Array  # the decrease estimated to be left
+    predicted_remaining: jax.Array  # the decrease estimated to be left
     noise: jax.Array  # what rounding was seen to do to the loss of late
     change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
     lowered: jax.Array  # moves that lowered the loss by more than rounding
     last: jax.Array  # length of the last of these
     path: jax.Array  # of all these together
-    steepest: jax.Array  # longest gradient of the later half of the moves
-    steeper: jax.Array  # likewise, since the next half has begun
-    quiet: jax.Array  # evaluations since the last progress
-    calm: jax.Array  # moves in a row that met the test of `tol`
+    max_grad_norm: jax.Array  # longest gradient of the later half of the moves
+    next_max_grad_norm: jax.Array  # likewise, since the next half has begun
+    stalled_evals: jax.Array  # evaluations since the last progress
+    consecutive_moves: jax.Array  # moves in a row that met the test of `tol`
     hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
     claim: jax.Array  # the success that a test step is to confirm, a `Status`; 0: none
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
@@ -57,34 +57,34 @@ class Facts(NamedTuple):
     trial: Point
     best: Point  # before the step
     moved: jax.Array
-    whole: bool  # the curvature of the solver's model is computed in every direction
+    full_hessian: bool  # the curvature of the solver's model is computed in every direction
     bare: bool  # no term is added to the loss, which makes kinks of its own
     stuck: jax.Array
     saddle: Any
     lost: Any  # a parameter has lost its influence on the loss
     doubt: Any  # what the solver knows that rounding does to the loss, beside its own
     norm: jax.Array  # length of the residual after the step, in the solver's own scale
-    left: jax.Array  # the solver's prediction of the decrease left
-    gain: jax.Array  # decrease in the step as the slopes tell it
+    predicted_remaining: jax.Array  # the solver's prediction of the decrease left
+    slope_decrease: jax.Array  # decrease in the step as the slopes tell it
     moves: jax.Array  # with this one
     ahead: Any  # how far the minimum of the solver's model is, where it has one
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
-    told: jax.Array  # the decrease that they tell
+    trapezoid: jax.Array  # the decrease that they tell
     slope: jax.Array  # at the last point alone
-    steep: jax.Array  # sum of the absolute components of the gradient
+    grad_abs_sum: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
 
 
 def begin(dtype: np.dtype) -> jax.Array:
     """Return the evidence before the first evaluation, packed."""
-    unknown = {"first", "model", "left", "change"}
+    unknown = {"first", "model", "predicted_remaining", "change"}
     head = [np.inf if name in unknown else 0 for name in Evidence._fields[:-1]]
     return jnp.array([*head, *[np.inf] * (2 * WINDOW)], dtype)
 
 
-def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool) -> Evidence:
+def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature: bool) -> Evidence:
     """Return the evidence after a step; `tol` is the tolerance to test, if any.
 
     `part`: of what rounding hides, the most that may be left. `computed`: the curvature of the solver's model is
@@ -94,7 +94,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
     moved = facts.moved & known
     drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
-    gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.gain)
+    gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.slope_decrease)
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
@@ -102,49 +102,52 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, computed: bool)
         lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(lower, facts.length, 0),
-        quiet=jnp.where(lower, 0, old.quiet + 1),
+        stalled_evals=jnp.where(lower, 0, old.stalled_evals + 1),
     )
-    seen = _estimated(seen, facts, computed=computed)
+    seen = _estimated(seen, facts, exact_curvature=exact_curvature)
     wrong = known & ~moved & model_refuted(drop, jnp.maximum(resolution, seen.noise))
-    below = (seen.left <= part * hidden_by_rounding(facts.point, seen.made)) & ~wrong
+    below = (seen.predicted_remaining <= part * hidden_by_rounding(facts.point, seen.decrease)) & ~wrong
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
     # Far above the minimum, decreases are large whatever the loss comes to.
     size = jnp.abs(facts.point.loss) + jnp.finfo(gain.dtype).eps * seen.lately
-    return seen._replace(calm=jnp.where(seen.left <= tol * jnp.minimum(seen.lately, size), old.calm + moved, 0))
+    met = seen.predicted_remaining <= tol * jnp.minimum(seen.lately, size)
+    return seen._replace(consecutive_moves=jnp.where(met, old.consecutive_moves + moved, 0))
 
 
 def _added(old: Evidence, facts: Facts, gain: jax.Array, moved: jax.Array) -> Evidence:
     """Return the evidence with what a move adds to sums and maxima, which a new half of the moves begins anew."""
     halved = moved & ((facts.moves & (facts.moves - 1)) == 0)
     lately, coming = old.lately + gain, old.coming + gain
-    steepest, steeper = jnp.maximum(old.steepest, facts.norm), jnp.maximum(old.steeper, facts.norm)
+    steepest, steeper = jnp.maximum(old.max_grad_norm, facts.norm), jnp.maximum(old.next_max_grad_norm, facts.norm)
     return old._replace(
-        made=old.made + gain,
+        decrease=old.decrease + gain,
         lately=jnp.where(halved, coming, lately),
         coming=jnp.where(halved, 0, coming),
         change=old.change if facts.change is None else jnp.where(moved, facts.change, old.change),
-        steepest=jnp.where(halved, steeper, steepest),
-        steeper=jnp.where(halved, facts.norm, steeper),
+        max_grad_norm=jnp.where(halved, steeper, steepest),
+        next_max_grad_norm=jnp.where(halved, facts.norm, steeper),
         recent=choose(moved, (gain, *old.recent[:-1]), old.recent),
     )
 
 
-def _estimated(seen: Evidence, facts: Facts, *, computed: bool) -> Evidence:
+def _estimated(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Evidence:
     """Return the evidence with the decrease that is left, by the solver's model and what the moves say of it."""
     # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
-    left = jnp.where((facts.left >= 0) & (computed | (facts.moves > 0)), facts.left, jnp.inf)
-    if computed:
-        left = left if facts.whole else jnp.maximum(left, as_shrunk(seen, facts.norm))
-        return seen._replace(model=left, left=left)
-    left = jnp.where(jnp.isnan(facts.left), seen.model, left)
+    left = jnp.where(
+        (facts.predicted_remaining >= 0) & (exact_curvature | (facts.moves > 0)), facts.predicted_remaining, jnp.inf
+    )
+    if exact_curvature:
+        left = left if facts.full_hessian else jnp.maximum(left, as_shrunk(seen, facts.norm))
+        return seen._replace(model=left, predicted_remaining=left)
+    left = jnp.where(jnp.isnan(facts.predicted_remaining), seen.model, left)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
     # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
     # has ended it, what the slopes bring if each parameter changes by all its size.
-    slopes = jnp.minimum(facts.point.blur / jnp.finfo(left.dtype).eps, seen.made)
+    slopes = jnp.minimum(facts.point.param_rounding / jnp.finfo(left.dtype).eps, seen.decrease)
     left = jnp.maximum(jnp.maximum(left, jnp.minimum(trend(seen.recent), slopes)), as_shrunk(seen, facts.norm))
-    return seen._replace(model=model, left=left)
+    return seen._replace(model=model, predicted_remaining=left)
 
 
 def noise_seen(facts: Facts, drop: jax.Array) -> jax.Array:
@@ -153,7 +156,7 @@ def noise_seen(facts: Facts, drop: jax.Array) -> jax.Array:
     Between two points a convex loss changes by no more than its slope at one of them says: what is more is rounding, or
     was a long step across a hill, which is soon forgotten.
     """
-    off = jnp.abs(drop - facts.gain)
+    off = jnp.abs(drop - facts.slope_decrease)
     return jnp.where(jnp.isfinite(off) & (off > facts.slopes), off, 0)
 
 
@@ -164,7 +167,7 @@ def model_refuted(drop: jax.Array, noise: Any) -> Any:
 
 def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
     """Return the decrease left if the loss is a parabola on which the gradient has shrunk to this length."""
-    return seen.lately * (norm / jnp.where(seen.steepest > 0, seen.steepest, 1)) ** 2
+    return seen.lately * (norm / jnp.where(seen.max_grad_norm > 0, seen.max_grad_norm, 1)) ** 2
 
 
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
@@ -173,7 +176,7 @@ def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     finite = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
     level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
     # Where the curvature is known in every direction, the model says that the loss is lower there.
-    onwards = facts.moved & facts.whole
+    onwards = facts.moved & facts.full_hessian
     level = level | (onwards & (rise <= jnp.maximum(_measured(old, facts.best), facts.doubt)))
     level = level & (facts.trial.loss <= old.first)
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
@@ -185,7 +188,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
     Where the latter is all the loss and more than was `made`, beside a pole for one, nothing is known of it.
     """
     size = jnp.abs(point.loss) + made
-    return rounding(point.loss) + jnp.where(point.blur < size, 4 * point.blur, 0)
+    return rounding(point.loss) + jnp.where(point.param_rounding < size, 4 * point.param_rounding, 0)
 
 
 def _measured(seen: Evidence, point: Point) -> Any:
@@ -193,14 +196,14 @@ def _measured(seen: Evidence, point: Point) -> Any:
     size = jnp.abs(point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
-    return jnp.maximum(noise, hidden_by_rounding(point, seen.made))
+    return jnp.maximum(noise, hidden_by_rounding(point, seen.decrease))
 
 
-def at_floor(seen: Evidence, facts: Facts, *, computed: bool) -> Any:
+def at_floor(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
     measured = _measured(seen, facts.point)
     ended = facts.stuck | resting(seen, facts.before.loss - facts.trial.loss, measured)
-    return ended & (jnp.minimum(seen.left, seen.model) <= (1 if computed else ROUGHLY) * measured)
+    return ended & (jnp.minimum(seen.predicted_remaining, seen.model) <= (1 if exact_curvature else ROUGHLY) * measured)
 
 
 def resting(seen: Evidence, drop: jax.Array, noise: Any) -> Any:
@@ -208,21 +211,21 @@ def resting(seen: Evidence, drop: jax.Array, noise: Any) -> Any:
 
     A trial that changed the loss by more than rounding says that there is more to be found on a shorter step.
     """
-    return (seen.quiet >= PATIENCE) & (jnp.abs(drop) <= 4 * noise)
+    return (seen.stalled_evals >= PATIENCE) & (jnp.abs(drop) <= 4 * noise)
 
 
 def pinned(seen: Evidence, facts: Facts, size: int) -> Any:
     """Return whether refused trials have closed in on the minimum over one parameter from both sides."""
     fine = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm) & jnp.isfinite(facts.norm**2)
-    return facts.stuck & (size == 1) & (seen.quiet > 1) & fine
+    return facts.stuck & (size == 1) & (seen.stalled_evals > 1) & fine
 
 
 def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     """Return whether a test step from the best point lowered the loss by more than is `left`, and rounding."""
     drop = facts.best.loss - facts.trial.loss
     # What the slopes at both ends tell alike is no rounding, whatever was taken for it.
-    sure = jnp.abs(drop - facts.told) <= facts.told / 2
-    noise = jnp.where(sure, hidden_by_rounding(facts.best, seen.made), _measured(seen, facts.best))
+    sure = jnp.abs(drop - facts.trapezoid) <= facts.trapezoid / 2
+    noise = jnp.where(sure, hidden_by_rounding(facts.best, seen.decrease), _measured(seen, facts.best))
     return drop > 4 * jnp.maximum(left, noise)
 
 
@@ -231,12 +234,12 @@ def on_a_kink(seen: Evidence, facts: Facts) -> Any:
 
     Where it is smooth, the slope at a minimum is small beside that at the other end.
     """
-    drop, other = facts.best.loss - facts.trial.loss, -2 * facts.told - facts.slope
+    drop, other = facts.best.loss - facts.trial.loss, -2 * facts.trapezoid - facts.slope
     # The step leads down the slope of the best point, whatever it was at the last.
     slope = -jnp.abs(facts.slope)
     off = jnp.abs(drop + (slope + other) / 2)
-    steep = facts.bare & (-slope > KINK * jnp.abs(other))
-    return steep & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
+    grad_abs_sum = facts.bare & (-slope > KINK * jnp.abs(other))
+    return grad_abs_sum & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
 
 
 def probe(point: Point) -> jax.Array:
@@ -245,7 +248,7 @@ def probe(point: Point) -> jax.Array:
     The units of the params do not matter.
     """
     size = jnp.abs(point.params)
-    part = point.residual / jnp.where(point.size > 0, point.size, 1) * size
+    part = point.residual / jnp.where(point.residual_abs_sum > 0, point.residual_abs_sum, 1) * size
     largest = jnp.max(jnp.abs(part))
     return point.params - jnp.cbrt(jnp.finfo(size.dtype).eps) * size * (part / jnp.where(largest > 0, largest, 1))
 

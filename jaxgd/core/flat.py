@@ -25,7 +25,7 @@ def pack(*rows: jax.Array) -> jax.Array:
     return packed
 
 
-def beside(flags: Any, leaf: Any) -> Any:
+def expand_to(flags: Any, leaf: Any) -> Any:
     """Return flags, one for each entry of the leaf's first axis, in the shape that goes with the leaf."""
     return flags.reshape(-1, *[1] * (leaf.ndim - 1))
 
@@ -59,7 +59,7 @@ def products(rows: jax.Array, others: jax.Array) -> jax.Array:
     return jax.lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision="highest")
 
 
-def root(square: jax.Array, size: jax.Array) -> jax.Array:
+def safe_norm(square: jax.Array, size: jax.Array) -> jax.Array:
     """Return the length of a vector from its square, or where that leaves the type's range, the sum of its sizes.
 
     The sum is too long by the root of the number of entries at most.
@@ -78,7 +78,7 @@ def triangle(matrix: jax.Array) -> jax.Array:
     def peel(column: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         rest, rows = carry
         own = rest[:, column]
-        length = root(jnp.sum(own**2), jnp.sum(jnp.abs(own)))
+        length = safe_norm(jnp.sum(own**2), jnp.sum(jnp.abs(own)))
         unit = own / jnp.where(length > 0, length, 1)
         row = jnp.where(jnp.arange(size) > column, jnp.sum(unit[:, None] * rest, axis=0), 0)
         return rest - unit[:, None] * row, rows.at[column].set(row.at[column].set(length))

@@ -60,7 +60,7 @@ def differentiable(
         params = problem_of(inputs).layout.flatten(answer.params)
 
         def seen(given: Given, params: jax.Array) -> Any:
-            return answer_of(inputs_of(given), problem_of(inputs_of(given)).at(params))
+            return answer_of(inputs_of(given), problem_of(inputs_of(given)).evaluate(params))
 
         def lowest(given: Given, params: jax.Array = params) -> jax.Array:
             return _lowest(problem_of(inputs_of(given)), params)
@@ -131,7 +131,7 @@ def _on_face(problem_of: Callable[[Given], Problem], given: Given, along: Given,
     free = ~_face(problem, params)[1].blocked(params, slopes)
     pushed = jnp.where(free, 0, pushed)
     hessian = problem.hessian(params) if params.size <= DENSE else None
-    times = partial(problem.product, params)
+    times = partial(problem.hvp, params)
     if hessian is not None:
         times = partial(jnp.matmul, hessian, precision="highest")
 
@@ -146,7 +146,7 @@ def _on_face(problem_of: Callable[[Given], Problem], given: Given, along: Given,
 
 def _face(problem: Problem, params: jax.Array) -> tuple[jax.Array, Box]:
     """Return the slopes of loss and term on the face that the params lie on, and its box."""
-    grad = problem.at(params).grad
+    grad = problem.evaluate(params).grad
     if problem.term is None:
         return grad, Box(-jnp.inf, jnp.inf)
     face: Any = problem.term
@@ -193,9 +193,9 @@ def _through_prox(problem_of: Callable[[Given], Problem], given: Given, along: G
 
     def residual(given: Given) -> jax.Array:
         problem = problem_of(given)
-        return params - problem.prox(params - step * problem.at(params).grad, step)
+        return params - problem.prox(params - step * problem.evaluate(params).grad, step)
 
-    near = jax.jacfwd(lambda place: problem.prox(place, step))(params - step * problem.at(params).grad)
+    near = jax.jacfwd(lambda place: problem.prox(place, step))(params - step * problem.evaluate(params).grad)
     matrix = one - jnp.matmul(near, one - step * hessian, precision="highest")
     factors = lu_factor(matrix)
     pivots = jnp.abs(jnp.diagonal(factors[0]))

@@ -24,18 +24,18 @@ class Dots:
     def of(cls, jaxpr: Any, params: int) -> "Dots | None":
         """Return the record cut so, or None where there is nothing to cut; the first `params` inputs are the params."""
         own = {id(var): leaf for leaf, var in enumerate(jaxpr.invars[:params])}
-        reached, cut, kept = set(own), [], []
+        reached, cut, equations = set(own), [], []
         for equation in jaxpr.eqns:
             of_params = [id(var) in reached for var in equation.invars]
             found = _product(equation, own, of_params)
-            (cut if found else kept).append((equation, found))
+            (cut if found else equations).append((equation, found))
             if any(of_params):
                 reached |= {id(var) for var in equation.outvars}
         if not cut:
             return None
         invars = [*jaxpr.invars, *(equation.outvars[0] for equation, _ in cut)]
         names = jaxpr.debug_info.with_unknown_names()
-        rest = jaxpr.replace(eqns=[equation for equation, _ in kept], invars=invars, debug_info=names)
+        rest = jaxpr.replace(eqns=[equation for equation, _ in equations], invars=invars, debug_info=names)
         factors = jaxpr.replace(outvars=[data for _, (data, _) in cut], debug_info=names)
         return cls(rest, factors, tuple(place for _, (_, place) in cut))
 

@@ -1,27 +1,16 @@
 """The loop: one for all methods, one evaluation a tick."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxgd.core import convergence
 from jaxgd.core.problem import Point, Problem, choose
+from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.stop import Status, Stop
 from jaxgd.core.tiles import Span
-
-
-class Solver(Protocol):
-    """Two pure functions: where to look first, and what to do after each evaluation."""
-
-    def init(self, problem: Problem, params: jax.Array) -> Any:
-        """Return the state that asks for the start `params`, shape `(p,)`, to be evaluated."""
-        ...
-
-    def step(self, problem: Problem, state: Any, trial: Point) -> Any:
-        """Return the state after the evaluation that the last state asked for."""
-        ...
 
 
 class Track(NamedTuple):
@@ -64,13 +53,13 @@ def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -
     state = solver.init(problem, params)
     line = jnp.zeros(trace, params.dtype)
     rows = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
-    best = problem.nowhere(params)
+    best = problem.unevaluated(params)
     return Run(state, best, convergence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
     """Evaluate where the solver asks, tell it, and judge."""
-    return learn(problem, solver, stop, run, problem.at(run.state.trial))
+    return learn(problem, solver, stop, run, problem.evaluate(run.state.trial))
 
 
 def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) -> Run:
@@ -78,9 +67,9 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
     state = solver.step(problem, run.state, trial)
     counts, seen, better = stop.judge(solver, run, trial, state)
     best = choose(better, trial, run.best)
-    if not getattr(solver, "computed", False):
+    if not Traits.of(solver).exact_curvature:
         claims = convergence.Evidence.unpack(seen).claim > 0
-        state = state._replace(trial=jnp.where(claims, problem.inside(convergence.probe(best)), state.trial))
+        state = state._replace(trial=jnp.where(claims, problem.project(convergence.probe(best)), state.trial))
     return Run(
         state=state,
         best=best,
@@ -118,7 +107,7 @@ def minibatches(
         rows = order[at]
         own, weights = jax.tree.map(lambda leaf: leaf[rows], (span.rows, span.weights))
         problem, solver = bind(Span(own, weights, jnp.int32(0), jnp.int32(rows.size), span.total))
-        trial = problem.at(sums.state.trial)
+        trial = problem.evaluate(sums.state.trial)
         losses = sums.losses + jnp.stack([trial.loss, trial.loss**2])
         return Minibatches(solver.step(problem, sums.state, trial), losses, sums.params + trial.params)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import Held, Layout, pack, products, root
+from jaxgd.core.flat import Held, Layout, pack, products, safe_norm
 from jaxgd.core.linear_products import Cut
 from jaxgd.core.terms import Term, residual
 from jaxgd.core.tiles import Tiles
@@ -58,17 +58,17 @@ class Point(NamedTuple):
         return self.scalars[1]
 
     @property
-    def size(self) -> jax.Array:
+    def residual_abs_sum(self) -> jax.Array:
         """The sum of the absolute components of the residual, which is 0 only where all of them are."""
         return self.scalars[2]
 
     @property
-    def blur(self) -> jax.Array:
+    def param_rounding(self) -> jax.Array:
         """What rounding of the params alone does to the loss."""
         return jnp.finfo(self.scalars.dtype).eps * self.scalars[3]
 
     @property
-    def extent(self) -> jax.Array:
+    def params_abs_sum(self) -> jax.Array:
         """The sum of the absolute params."""
         return self.scalars[4]
 
@@ -130,7 +130,7 @@ class Problem:
         value = value if self.still is None else value + self.still
         return value if self.ridge is None else value + jnp.sum(self.ridge * params**2) / 2
 
-    def at(self, params: jax.Array) -> Point:
+    def evaluate(self, params: jax.Array) -> Point:
         """Evaluate loss and gradient at the flat `params`."""
         (loss, aux), grad = self.slopes(params)
         return self.point(params, loss, grad, aux)
@@ -145,36 +145,36 @@ class Problem:
             loss = loss + self.term.value(params)
             vectors = pack(params, grad, residual(self.term, params, grad))
         sizes = jnp.abs(vectors)
-        (blur, extent), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
-        return Point(vectors, pack(loss, root(square, size), size, blur, extent), aux)
+        (param_rounding, params_abs_sum), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
+        return Point(vectors, pack(loss, safe_norm(square, size), size, param_rounding, params_abs_sum), aux)
 
     def prox(self, params: jax.Array, stepsize: Any) -> jax.Array:
         """Return the prox of the term, times the step size, at `params`."""
         return params if self.term is None else self.term.prox(params, stepsize)
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest params that the term allows."""
-        return params if self.term is None else self.term.inside(params)
+        return params if self.term is None else self.term.project(params)
 
-    def product(self, params: jax.Array, vector: jax.Array) -> jax.Array:
+    def hvp(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part at `params` times `vector`."""
-        bent = self._sum(lambda part: part._curvature(params)(vector))  # noqa: SLF001 - a part is of this class
-        return bent if self.ridge is None else bent + self.ridge * vector
+        found = self._sum(lambda part: part._curvature(params)(vector))  # noqa: SLF001 - a part is of this class
+        return found if self.ridge is None else found + self.ridge * vector
 
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:
         """Return the Gauss-Newton Hessian of a least-squares loss, J'J, at `params` times `vector`."""
         along = jax.jvp(self._residuals, (params,), (vector,))[1]
         if self.forward:
-            bent = jnp.matmul(jax.jacfwd(self._residuals)(params).T, along, precision="highest")
+            found = jnp.matmul(jax.jacfwd(self._residuals)(params).T, along, precision="highest")
         else:
-            bent = jax.vjp(self._residuals, params)[1](along)[0]
-        return bent if self.ridge is None else bent + self.ridge * vector
+            found = jax.vjp(self._residuals, params)[1](along)[0]
+        return found if self.ridge is None else found + self.ridge * vector
 
     def hessian(self, params: jax.Array) -> jax.Array:
         """Return the Hessian of the smooth part, shape `(p, p)`."""
         eye = jnp.eye(params.size, dtype=params.dtype)
-        bent = self._sum(lambda part: part._hessian(params, eye))  # noqa: SLF001
-        return bent if self.ridge is None else bent + self.ridge * eye
+        found = self._sum(lambda part: part._hessian(params, eye))  # noqa: SLF001
+        return found if self.ridge is None else found + self.ridge * eye
 
     def _hessian(self, params: jax.Array, eye: jax.Array) -> jax.Array:
         """Return the Hessian of the bare loss."""
@@ -189,11 +189,11 @@ class Problem:
 
         slopes = jax.grad(value, (0, 1))
         at = (params, cut.products(tree, factors))
-        bent, turned = jax.vmap(lambda *along: jax.jvp(slopes, at, along)[1])(eye, rows)
-        for turn, row in zip(turned, rows, strict=True):
+        found, turned = jax.vmap(lambda *along: jax.jvp(slopes, at, along)[1])(eye, rows)
+        for grad_change, row in zip(turned, rows, strict=True):
             along = tuple(range(1, row.ndim))
-            bent = bent + jnp.tensordot(turn, row, (along, along), precision="highest")
-        return bent
+            found = found + jnp.tensordot(grad_change, row, (along, along), precision="highest")
+        return found
 
     def _curvature(self, params: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """Return the product of the Hessian of the bare loss at `params` with a vector, as a function of the vector."""
@@ -217,7 +217,7 @@ class Problem:
         aux = self.bare(params)[1]
         return as_vector(aux[0] if self.has_aux else aux, params.dtype)
 
-    def nowhere(self, params: jax.Array) -> Point:
+    def unevaluated(self, params: jax.Array) -> Point:
         """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
         aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.aux)
         scalars, zeros = jnp.array([jnp.inf, 0, 0, 0, 0], params.dtype), jnp.zeros_like(params)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, root
+from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, rounding
 from jaxgd.core.terms import Box
 
@@ -35,8 +35,8 @@ class Units(NamedTuple):
 
     def begun(self, point: Point, first: jax.Array) -> "Units":
         """Return those that the slopes at the start tell, where no Hessian has."""
-        told = first & ~self.known
-        return Units(jnp.where(told, scale_of_slopes(point), self.scale), self.known | told)
+        begins = first & ~self.known
+        return Units(jnp.where(begins, scale_of_slopes(point), self.scale), self.known | begins)
 
     def dropped(self, lost: jax.Array) -> tuple["Units", jax.Array]:
         """Return those of the user where all is lost in these, and whether it is lost in those as well."""
@@ -46,7 +46,7 @@ class Units(NamedTuple):
         """Return the length of a gradient that is in these units."""
         rows = pack(grad, jnp.sign(grad))
         (square, size), _ = products(rows, rows)
-        return root(square, size)
+        return safe_norm(square, size)
 
 
 def equilibrated(matrix: jax.Array) -> jax.Array:
@@ -113,7 +113,7 @@ def scale_of_slopes(point: Point) -> jax.Array:
     In it, squares stay within the range whatever the unit of the loss.
     """
     grad, bare = point.grad, len(point.vectors) == 2  # noqa: PLR2004 - no term: the length is known
-    length = point.norm if bare else root(jnp.sum(grad**2), jnp.sum(jnp.abs(grad)))
+    length = point.norm if bare else safe_norm(jnp.sum(grad**2), jnp.sum(jnp.abs(grad)))
     return jnp.full_like(grad, jnp.sqrt(or_one(length)))
 
 

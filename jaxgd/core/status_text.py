@@ -12,7 +12,8 @@ from jaxgd.core.stop import Status
 SENTENCES = {
     Status.RUNNING: "still running after {r.evals} evaluations.",
     Status.CONVERGED: (
-        "the loss can fall by an estimated {e.left:.1e} at most, after a decrease of {e.made:.3g} since the start."
+        "the loss can fall by an estimated {e.predicted_remaining:.1e} at most, after a decrease of {e.decrease:.3g}"
+        " since the start."
     ),
     Status.SMALL_GRADIENT: "largest gradient component {r.grad_norm:.2g} <= gtol {s.gtol:.2g}.",
     Status.SMALL_STEP: "largest change of a parameter in the last move {e.change:.3g} < xtol {s.xtol:.2g}.",

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.convergence import Evidence, Facts, at_floor, better, on_a_kink, on_a_ray, pinned, refuted, weigh
-from jaxgd.core.flat import pack, products, root
+from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, choose
-
-CALM = 5  # moves in a row that must meet the test of `tol`, where there are as many parameters
+from jaxgd.core.protocol import Reported, Traits
 
 
 class Status(IntEnum):
@@ -47,29 +46,6 @@ class Status(IntEnum):
 def succeeded(codes: Any) -> Any:
     """Return which of the numbers of statuses are success."""
     return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR) | (codes == Status.NOISE_FLOOR)
-
-
-class Tolerance(NamedTuple):
-    """What a method's own estimate of the decrease left is worth: what `tol` is to it, by float type, and rounding."""
-
-    default: dict[str, float]  # where the user asks for none
-    margin: dict[str, float]  # what is demanded of the estimate, of the `tol` asked for
-    agree: int  # evaluations in a row that must find no more left than rounding hides
-    part: float  # of what rounding hides, the most that may be left
-
-    def demanded(self, tol: Any, dtype: Any) -> jax.Array:
-        """Return what the estimate must come to, where the user asks for `tol`; 0 stands for nothing."""
-        default = self.default[str(dtype)]
-        return jnp.where(tol > 0, jnp.maximum(self.margin[str(dtype)] * tol, jnp.minimum(tol, default)), default)
-
-
-_EVEN = {"float32": 1.0, "float64": 1.0}
-# The parameters are far off where rounding begins to hide the loss, and the slopes still tell.
-TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, _EVEN, agree=5, part=0.01)
-# With a model of the curvature, hardly a move more reaches what rounding hides.
-TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, _EVEN, agree=2, part=0.01)
-# One that is learnt may be much less where it is not seen yet.
-TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3, part=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +110,7 @@ class Stop:
         """
         (_, evals, moves, _), old = run.counts, Evidence.unpack(run.evidence)
         moves = moves + (state.moved & (evals > 0))
-        computed, whole, tol = getattr(solver, "computed", False), getattr(solver, "whole", False), self.tol
+        traits, reported = Traits.of(solver), Reported.of(state)
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
         step = trial.params - before.params
         slope, other, square = products(pack(before.grad, trial.grad, step), step[None])[:, 0]
@@ -144,34 +120,31 @@ class Stop:
             trial=trial,
             best=run.best,
             moved=state.moved,
-            whole=whole,
+            full_hessian=traits.full_hessian,
             bare=bare,
             stuck=state.stuck,
-            saddle=getattr(state, "saddle", np.False_),
-            lost=getattr(state, "lost", np.False_),
-            doubt=getattr(state, "doubt", 0.0),
-            norm=getattr(state, "norm", point.norm),
-            left=state.left,
-            gain=state.gain,
+            saddle=reported.saddle,
+            lost=reported.lost,
+            doubt=reported.doubt,
+            norm=point.norm if reported.norm is None else reported.norm,
+            predicted_remaining=state.predicted_remaining,
+            slope_decrease=state.slope_decrease,
             moves=moves,
-            ahead=state.ahead if whole else None,
-            length=root(square, jnp.sum(jnp.abs(step))),
-            slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.gain),
-            told=-(slope + other) / 2,
+            ahead=reported.ahead if traits.full_hessian else None,
+            length=safe_norm(square, jnp.sum(jnp.abs(step))),
+            slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.slope_decrease),
+            trapezoid=-(slope + other) / 2,
             slope=slope,
-            steep=point.size if bare else jnp.sum(jnp.abs(point.grad)),
+            grad_abs_sum=point.residual_abs_sum if bare else jnp.sum(jnp.abs(point.grad)),
             largest=None if self.gtol is None else jnp.max(jnp.abs(point.residual)),
             change=None if self.xtol is None else jnp.max(jnp.abs(point.params - before.params)),
         )
-        worth = getattr(solver, "tols", TOL)
-        if tol is not None:
-            tol = worth.demanded(tol, trial.loss.dtype)
-        seen = weigh(old, facts, tol, worth.part, computed=computed)
-        status = self._status(solver, trial.params.size, seen, facts, evals + 1)
-        if not computed:
+        tol = None if self.tol is None else traits.tolerance.demanded(self.tol, trial.loss.dtype)
+        seen = weigh(old, facts, tol, traits.tolerance.part, exact_curvature=traits.exact_curvature)
+        status = self._status(traits, trial.params.size, seen, facts, evals + 1)
+        if not traits.exact_curvature:
             status, seen = self._confirmed(status, seen, old, facts, evals + 1)
-        taken = getattr(state, "products", jnp.zeros((), jnp.int32))
-        return pack(status, evals + 1, moves, taken), seen.pack(), better(old, facts, evals)
+        return pack(status, evals + 1, moves, reported.products), seen.pack(), better(old, facts, evals)
 
     def _confirmed(
         self, status: jax.Array, seen: Evidence, old: Evidence, facts: Facts, evals: jax.Array
@@ -181,27 +154,25 @@ class Stop:
         What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
         """
         tested, floor = old.claim > 0, old.claim == Status.PRECISION_FLOOR
-        left = jnp.where(floor, jnp.minimum(old.left, old.model), old.left)
+        left = jnp.where(floor, jnp.minimum(old.predicted_remaining, old.model), old.predicted_remaining)
         false = refuted(old, left, facts) | on_a_kink(old, facts)
         verdict = jnp.where(false, int(Status.STUCK), old.claim)
         claims = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)
-        waits = claims & ~tested & (facts.point.size > 0) & (evals < self.max_evals)
+        waits = claims & ~tested & (facts.point.residual_abs_sum > 0) & (evals < self.max_evals)
         new = seen._replace(claim=jnp.where(waits, status, 0).astype(old.claim.dtype))
         status = jnp.where(tested, verdict.astype(status.dtype), jnp.where(waits, int(Status.RUNNING), status))
         return status, choose(tested, old._replace(claim=new.claim), new)
 
-    def _status(self, solver: Any, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
+    def _status(self, traits: Traits, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
-        calm, agree = getattr(solver, "calm", CALM), getattr(solver, "tols", TOL).agree
-        computed = getattr(solver, "computed", False)
         first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
         here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
-        moved, flat = facts.moved & ~first, fine & (facts.point.size == 0) & ~facts.saddle
-        floor = here & (at_floor(seen, facts, computed=computed) | pinned(seen, facts, size))
-        done = flat | (here & (seen.hidden >= min(agree, size + 1)))
+        moved, flat = facts.moved & ~first, fine & (facts.point.residual_abs_sum == 0) & ~facts.saddle
+        floor = here & (at_floor(seen, facts, exact_curvature=traits.exact_curvature) | pinned(seen, facts, size))
+        done = flat | (here & (seen.hidden >= min(traits.tolerance.agree, size + 1)))
         if self.tol is not None:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
-            done = done | (moved & (seen.calm >= min(calm, size)))
+            done = done | (moved & (seen.consecutive_moves >= min(traits.consecutive_moves, size)))
         # Later rows win.
         rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
         rows += [(Status.STUCK, facts.stuck), (Status.DIVERGED, facts.stuck & ~here)]
@@ -213,10 +184,11 @@ class Stop:
             rows += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
         if self.gtol is not None:
             rows += [(Status.SMALL_GRADIENT, facts.largest <= self.gtol)]
-        rows += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.steep == 0))]
+        rows += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.grad_abs_sum == 0))]
         rows += [(Status.NO_INFLUENCE, (floor | done) & ~first & (facts.lost | on_a_ray(seen, facts)))]
         huge = float(jnp.finfo(facts.point.loss.dtype).max) ** 0.75
-        endless = (facts.trial.loss < -huge) | (moved & (facts.point.extent > huge) & (facts.point.loss < seen.first))
+        far = moved & (facts.point.params_abs_sum > huge) & (facts.point.loss < seen.first)
+        endless = (facts.trial.loss < -huge) | far
         rows += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]
         status = jnp.zeros((), jnp.int32)
         for reason, met in rows:

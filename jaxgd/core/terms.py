@@ -20,7 +20,7 @@ class Term(Protocol):
         """Return the minimizer over x of `stepsize * value(x) + |x - params|^2 / 2`."""
         ...
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest params that the term allows."""
         ...
 
@@ -39,7 +39,7 @@ class Hold(NamedTuple):
 
     free: jax.Array  # entries that may move, shape (p,)
     normal: jax.Array | None = None  # the moves are at right angles to it, shape (p,); None or zeros: to nothing
-    bend: Any = 0.0  # the curvature that a loss has for the surface moved along being curved
+    curvature: Any = 0.0  # the curvature that a loss has for the surface moved along being curved
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["lower", "upper"], meta_fields=[])
@@ -64,7 +64,7 @@ class Box:
         """Return the slope, as far as there is room."""
         return jnp.clip(grad, params - self.upper, params - self.lower)
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
         return self.prox(params)
 
@@ -115,7 +115,7 @@ class L1:
         shrunk = jnp.clip(params, grad - self.weight, grad + self.weight)
         return self.box.residual(params, shrunk) if self.box else shrunk
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest point of the box."""
         return self.box.prox(params) if self.box else params
 
@@ -168,7 +168,7 @@ class Simplex:
         excess = excess[jnp.sum(rest > grad[order] + excess) - 1]
         return jnp.minimum(grad + _cleared(excess, jnp.max(jnp.abs(grad))), params)
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
         return self.prox(params)
 
@@ -249,7 +249,7 @@ class Ball:
         far = jnp.where(along > 0, room / jnp.where(along > 0, along + root, 1), root - along)
         return far / jnp.where(along > 0, 1, jnp.where(square > 0, square, 1))
 
-    def inside(self, params: jax.Array) -> jax.Array:
+    def project(self, params: jax.Array) -> jax.Array:
         """Return the nearest point inside."""
         return self.prox(params)
 

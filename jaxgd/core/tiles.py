@@ -64,9 +64,9 @@ class Tiles:
         begin = jnp.minimum(first, there - self.size)
         index = begin + jnp.arange(self.size)
         own = (index >= first) & (index < stop)
-        taken = 1 if weights is None else jax.lax.dynamic_slice_in_dim(weights, begin, self.size)
+        weight = 1 if weights is None else jax.lax.dynamic_slice_in_dim(weights, begin, self.size)
         tile = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, self.size), rows)
-        return tile, jnp.where(own, taken, 0).astype(jnp.result_type(total)) / total
+        return tile, jnp.where(own, weight, 0).astype(jnp.result_type(total)) / total
 
 
 def rows_of_tile(row: int, there: int) -> int:

@@ -58,7 +58,7 @@ class Pools:
         return {name: np.concatenate([pool[name] for pool in pools]) for name in pools[0]}
 
 
-class Kept:
+class Answers:
     """Answers of lanes that are done, on the host."""
 
     def __init__(self, size: int, sign: int) -> None:
@@ -120,11 +120,11 @@ class Kept:
         if not self._rows:
             return None
         longest = max(int(np.max(rows[-1])) for _, rows in self._rows)
-        kept = [(owner, jax.tree.map(lambda leaf: _as_long(leaf, longest), rows)) for owner, rows in self._rows]
-        whole = blank(self.size, kept[0][1])
-        for owner, rows in kept:
-            put(whole, owner, rows)
-        return whole
+        blocks = [(owner, jax.tree.map(lambda leaf: _as_long(leaf, longest), rows)) for owner, rows in self._rows]
+        joined = blank(self.size, blocks[0][1])
+        for owner, rows in blocks:
+            put(joined, owner, rows)
+        return joined
 
     def saved(self) -> dict[str, np.ndarray]:
         """Return it as arrays."""
@@ -139,8 +139,8 @@ class Kept:
             self.columns = together("answer", arrays, answer)
             self._lower(jax.tree.map(lambda leaf: leaf[self.done], self.columns))
         if rows is not None and "rows.0" in arrays:
-            whole = together("rows", arrays, rows)
-            self._rows = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], whole))]
+            joined = together("rows", arrays, rows)
+            self._rows = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], joined))]
 
 
 def _as_long(leaf: np.ndarray, longest: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Program
 from jaxgd.compile.row_mean import weighted as of_rows
-from jaxgd.core.flat import beside
+from jaxgd.core.flat import expand_to
 from jaxgd.data.columns import check_there
 from jaxgd.lanes import many
 from jaxgd.lanes.pool import Part, blank, put
@@ -134,8 +134,8 @@ def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcom
             _check(ask, rows, program, weighted)
         outcomes.append((groups, many.solve(program, batch, watch, last=length == ends[-1])))
         parts.append(Part(groups, program, batch, rows.counts[groups]))
-    whole = _merged(size, outcomes)._replace(run=watch.frozen)
-    return program, whole, rows.labels, note, parts  # type: ignore[reportPossiblyUnboundVariable]
+    combined = _merged(size, outcomes)._replace(run=watch.frozen)
+    return program, combined, rows.labels, note, parts  # type: ignore[reportPossiblyUnboundVariable]
 
 
 def lengths(counts: np.ndarray) -> list[int]:
@@ -165,7 +165,7 @@ def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:
     def weighted(params: Any, data: Any) -> Any:
         rows, weights = data
         values = jax.vmap(lambda row: residuals(params, jax.tree.map(lambda leaf: leaf[None], row)))(rows)
-        return jax.tree.map(lambda leaf: leaf * beside(weights > 0, leaf), values)
+        return jax.tree.map(lambda leaf: leaf * expand_to(weights > 0, leaf), values)
 
     return weighted
 
@@ -205,8 +205,10 @@ def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any
     place = jnp.cos(1 + jnp.arange(program.size, dtype=layout.dtype)) / 10
     params = layout.unflatten(layout.flatten(program.start) + place)
     data = jax.tree.map(jnp.asarray, data)
-    whole, mean = (jax.tree.leaves(f) for f in (ask.loss(params, data), weighted(params, (data, jnp.asarray(weights)))))
-    for one, other in zip(whole, mean, strict=True):
+    combined, mean = (
+        jax.tree.leaves(f) for f in (ask.loss(params, data), weighted(params, (data, jnp.asarray(weights))))
+    )
+    for one, other in zip(combined, mean, strict=True):
         off, scale = jnp.max(jnp.abs(one.ravel() - other.ravel())), jnp.max(jnp.abs(one)) + jnp.max(jnp.abs(other))
         if off > APART * scale:
             msg = (
@@ -220,8 +222,8 @@ def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any
 def _merged(size: int, outcomes: list[tuple[np.ndarray, many.Outcome]]) -> many.Outcome:
     """Return the outcomes as one, in the order of the labels."""
     parts = [outcome.answer._replace(aux=()) for _, outcome in outcomes]
-    whole = blank(size, parts[0])
+    combined = blank(size, parts[0])
     for (groups, _), part in zip(outcomes, parts, strict=True):
-        put(whole, groups, part)
+        put(combined, groups, part)
     compiling = sum(outcome.compiling for _, outcome in outcomes)
-    return many.Outcome(whole, None, sum(outcome.slots or 0 for _, outcome in outcomes), compiling)
+    return many.Outcome(combined, None, sum(outcome.slots or 0 for _, outcome in outcomes), compiling)

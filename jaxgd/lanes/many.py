@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
 from jaxgd.compile.program import Answer, Program
-from jaxgd.core.flat import beside
+from jaxgd.core.flat import expand_to
 from jaxgd.core.stop import Status, succeeded
 from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
 from jaxgd.lanes.pool import Batch, Lanes, put
@@ -103,7 +103,7 @@ def solve(
     answer, rows = running.collected()
     _put_starts(batch, answer)
     answer = _looked_at_twice(program, batch, answer) if twice else answer
-    return Outcome(answer, rows, running.kept.slots, running.compiling, watch.frozen)
+    return Outcome(answer, rows, running.answers.slots, running.compiling, watch.frozen)
 
 
 def _about(program: Program, batch: Batch) -> dict[str, Any]:
@@ -140,21 +140,21 @@ def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
 def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answer]) -> Answer:
     """Return the answers with those of the neighbours where they are lower."""
     own = jax.tree.map(lambda leaf: leaf[flat], answer)
-    counts, calm = own.counts.copy(), np.ones(len(flat), bool)
+    counts, succeeded_again = own.counts.copy(), np.ones(len(flat), bool)
     for again in found:
         counts = counts + again.counts * np.array([0, 1, 0, 1], np.int32)
         lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts[:, 0] == Status.ZERO_GRADIENT)
-        calm &= succeeded(again.counts[:, 0])
-        taken = again._replace(
+        succeeded_again &= succeeded(again.counts[:, 0])
+        second = again._replace(
             counts=np.column_stack([again.counts[:, 0], counts[:, 1], again.counts[:, 2], counts[:, 3]])
         )
         own = jax.tree.map(
-            lambda old, new, lower=lower: np.where(beside(lower, old), new, old), own._replace(counts=counts), taken
+            lambda old, new, lower=lower: np.where(expand_to(lower, old), new, old), own._replace(counts=counts), second
         )
         counts = own.counts
     # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-    still = (counts[:, 0] == Status.ZERO_GRADIENT) & calm
-    counts[:, 0] = np.where(still, int(Status.CONVERGED), counts[:, 0])
-    whole = jax.tree.map(np.array, answer)
-    put(whole, flat, own._replace(counts=counts))
-    return whole
+    flat_start = (counts[:, 0] == Status.ZERO_GRADIENT) & succeeded_again
+    counts[:, 0] = np.where(flat_start, int(Status.CONVERGED), counts[:, 0])
+    merged = jax.tree.map(np.array, answer)
+    put(merged, flat, own._replace(counts=counts))
+    return merged

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgd.compile.devices import memory_of
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.convergence import Evidence
-from jaxgd.core.flat import beside
+from jaxgd.core.flat import expand_to
 from jaxgd.core.lapack import compiled
 from jaxgd.core.loop import Run, tick
 from jaxgd.core.stop import Status
@@ -115,7 +115,7 @@ class Lanes:
     def __init__(self, program: Program, structure: Any, mapped: tuple[bool, ...]) -> None:
         """Prepare; `structure` is that of the inputs, `mapped` says which of its leaves differ by lane."""
         self.program, self.structure, self.mapped = program, structure, mapped
-        self.turn = compiled(self._turn, donate_argnums=1)
+        self.burst = compiled(self._burst, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
         self.widths: set[int] = set()  # compiled
         self.lock = threading.Lock()  # so that what several workers need is compiled once
@@ -147,7 +147,7 @@ class Lanes:
         room = min(memory // SHARE, CACHE) if on_cpu else memory // SHARE
         return min(room // size, WIDEST["cpu" if on_cpu else "other"])
 
-    def _turn(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any], orders: Orders) -> tuple[Pool, Ended]:
+    def _burst(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any], orders: Orders) -> tuple[Pool, Ended]:
         """Take the block in, advance until as many lanes have ended as a block holds, and let those leave."""
         most = owner.size
         pool = self._taken(shared, pool, owner, block)
@@ -192,7 +192,7 @@ class Lanes:
             made, runs = carry
             alive = (pool.owner >= 0) & (runs.status == Status.RUNNING)
             new = jax.vmap(step)(pool.given, runs)
-            return made + 1, jax.tree.map(lambda a, b: jnp.where(beside(alive, a), a, b), new, runs)
+            return made + 1, jax.tree.map(lambda a, b: jnp.where(expand_to(alive, a), a, b), new, runs)
 
         return jax.lax.while_loop(going, onwards, (jnp.zeros((), jnp.int32), pool.runs))
 
@@ -200,7 +200,7 @@ class Lanes:
         """Return the runs after what the host says of them."""
         running, status = runs.status == Status.RUNNING, runs.status
         # Ten times what the model says is left.
-        reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).left
+        reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).predicted_remaining
         status = jnp.where(running & (reach > orders.ceiling), int(Status.OUTDONE), status)
         status = jnp.where(running & (orders.halt > 0), orders.halt, status)
         return runs._replace(counts=runs.counts.at[:, 0].set(status))

@@ -16,7 +16,7 @@ from jaxgd.compile.cache import cache, clock
 from jaxgd.compile.devices import may_block, places, settings
 from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Status
-from jaxgd.lanes.collect import Kept, Pools, gathered
+from jaxgd.lanes.collect import Answers, Pools, gathered
 from jaxgd.lanes.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import together
@@ -45,7 +45,7 @@ class Solve:
         """
         self.lanes, self.batch, self.rivals = lanes, batch, rivals
         self._watch, self._stage, self._last = watch, stage, last
-        self.kept = Kept(batch.size, lanes.program.recipe.sign)
+        self.answers = Answers(batch.size, lanes.program.recipe.sign)
         self.compiling = 0.0
         # XLA rounds otherwise at another width, and may in another slot: what must be exact runs by a fixed schedule.
         self._exact, self._next = watch.exact, [0]  # by worker, where each has blocks of its own
@@ -60,8 +60,8 @@ class Solve:
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back what was saved."""
         run, answer, rows = self._shapes()
-        self.kept.restore(arrays, answer, rows)
-        owner, self._todo = arrays["owner"], ~self.kept.done
+        self.answers.restore(arrays, answer, rows)
+        owner, self._todo = arrays["owner"], ~self.answers.done
         self._begun = owner, together("run", arrays, run) if len(owner) else None
         self._width = int(arrays["width"])
 
@@ -91,9 +91,9 @@ class Solve:
             for worker in working:
                 worker.result()
         if self._watch and self._last:
-            self._watch.look(self._seen(self._watch.status or self.kept.status))
+            self._watch.look(self._seen(self._watch.status or self.answers.status))
         elif self._watch:
-            self._watch.finish(self.saved(), int(np.sum(self.kept.done)), self.kept.failed)
+            self._watch.finish(self.saved(), int(np.sum(self.answers.done)), self.answers.failed)
 
     def _lead(self, working: list[Any]) -> None:
         """Let the watchers look in until all is done, or one of them ends it."""
@@ -115,21 +115,21 @@ class Solve:
 
     def _seen(self, status: Status = Status.RUNNING) -> Seen:
         with self._lock:
-            mask, failed, kept = self.kept.done.copy(), self.kept.failed, self.kept
-            counts = np.zeros(4) if kept.columns is None else kept.columns.counts[kept.done].sum(axis=0)
+            mask, failed, answers = self.answers.done.copy(), self.answers.failed, self.answers
+            counts = np.zeros(4) if answers.columns is None else answers.columns.counts[answers.done].sum(axis=0)
         lanes = (int(np.sum(mask)), failed, self.batch.size)
         return Seen(int(counts[1]), int(counts[2]), partial(self._answer, mask), self.saved, status, lanes=lanes)
 
     def _answer(self, done: np.ndarray) -> Answer:
         with self._lock:
-            return self.kept.answer(done, self._shapes()[1] if self.kept.columns is None else None)
+            return self.answers.answer(done, self._shapes()[1] if self.answers.columns is None else None)
 
     def saved(self) -> Saved:
         """Return the solve as far as it has come: the answers so far, and the runs that are in the pools."""
         pools = self._pools.asked()
         owner, upto = pools["owner"], pools.pop("upto")
         with self._lock:
-            arrays = self.kept.saved() | pools
+            arrays = self.answers.saved() | pools
         # What came after a pool was handed over is to come again.
         arrays["done"][owner[owner >= 0]] = False
         if self._exact and len(upto):
@@ -158,11 +158,11 @@ class Solve:
         owner, runs = self._begun[0][share], jax.tree.map(lambda leaf: leaf[share], self._begun[1])
         given = [np.asarray(leaf[owner], dtype) for leaf, dtype in self.batch.given]
         filled: Any = Pool(owner, given, runs)  # type: ignore[arg-type] - on the host still
-        return jax.tree.map(lambda whole, part: whole.at[: len(part)].set(part), pool, filled)
+        return jax.tree.map(lambda every, part: every.at[: len(part)].set(part), pool, filled)
 
     def collected(self) -> tuple[Answer, Any]:
         """Return the answers and the rows of the trace, in the order of the problems."""
-        columns, rows = self.kept.columns, self.kept.rows()
+        columns, rows = self.answers.columns, self.answers.rows()
         if self._processes > 1:
             columns, rows = gathered((columns, rows), self._owned())
         missing = columns.counts[:, 0] == Status.RUNNING
@@ -194,25 +194,25 @@ class Solve:
         """Keep a pool full while problems wait, and make it narrower when they no longer do."""
         lanes, most, exact, mine = self.lanes, width // PART, self._exact, worker if self._exact else 0
         shared, idle = jax.device_put(self.batch.shared, device), self.batch.block(0, most)
-        turn = max(1, min(TURN, TURNED // max(1, width * sum(leaf.nbytes // most for leaf in idle))))
-        pool, ticks, tail = self._filled(shared, width, share, device), turn if exact else 16, 0
+        ticks_of_burst = max(1, min(TURN, TURNED // max(1, width * sum(leaf.nbytes // most for leaf in idle))))
+        pool, ticks, tail = self._filled(shared, width, share, device), ticks_of_burst if exact else 16, 0
         held = int(np.sum(self._begun[0][share] >= 0))
         while True:
             self._pools.hand_over(worker, pool, self._next[mine])
-            taken = self._take(most, mine) if held + most <= width else None
-            if taken is None and held == 0 and self.kept.columns is not None:
+            block_taken = self._take(most, mine) if held + most <= width else None
+            if block_taken is None and held == 0 and self.answers.columns is not None:
                 return
-            owner, block = taken or (np.full(most, -1, np.int32), idle)
+            owner, block = block_taken or (np.full(most, -1, np.int32), idle)
             held += int(np.sum(owner >= 0))
             halt, last = self._halt, self._next[mine] >= self.batch.size
             full = bool(held + most > width or last or halt)
             # When nothing waits, the host looks in where the pool may become narrower.
             least = max((other for other in lanes.widths if other < width), default=0) if last and not exact else 0
-            ceiling = self.kept.ceiling if self.rivals else np.inf
+            ceiling = self.answers.ceiling if self.rivals else np.inf
             orders = Orders((min(ticks, TAIL) if last and not exact else ticks) if full else 0, least, ceiling, halt)
             began = time.perf_counter()
             with nullcontext() if width in lanes.widths else lanes.lock:
-                pool, ended = lanes.turn(shared, pool, owner, block, orders)
+                pool, ended = lanes.burst(shared, pool, owner, block, orders)
             if width not in lanes.widths:
                 lanes.widths.add(width)
                 cache.trim()
@@ -220,10 +220,10 @@ class Solve:
                 continue
             ended = jax.device_get(ended)  # first: whoever looks in does not wait for a device
             with self._lock:
-                self.kept.keep(ended, width)
+                self.answers.keep(ended, width)
             held = int(ended.running) + int(ended.ended)
             ticks = ticks if exact else paced(ticks, time.perf_counter() - began)
-            if taken is None and not exact:
+            if block_taken is None and not exact:
                 tail = tail + int(ended.ticks) if held <= width // SHRINK else 0
                 narrow = self._narrower(width, held, tail)
                 if narrow < width:

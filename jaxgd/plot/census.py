@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgd.core.stop import Status
 from jaxgd.plot.canvas import BLUE, STYLES, VERMILLION, axes, ink
-from jaxgd.plot.canvas import count as whole
+from jaxgd.plot.canvas import count as number
 from jaxgd.plot.contours import check_result, draw_moves, scale_moves
 from jaxgd.result import Result
 
@@ -118,7 +118,7 @@ def worst(result: Any, count: int = 5, *, ax: Any = None) -> Any:
 
     """
     check_result(result, "result", lanes=True)
-    lanes = worst_lanes(result)[: whole(count, "count", "the problems to draw", len(STYLES))]
+    lanes = worst_lanes(result)[: number(count, "count", "the problems to draw", len(STYLES))]
     if result.trace is None:
         msg = (
             f"`result` has no trace of its moves. Solve with `trace=True`; of many problems, the worst alone: lanes"

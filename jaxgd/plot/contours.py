@@ -209,11 +209,11 @@ def _window(seen: Surface, window: Any, points: np.ndarray, results: Sequence[Re
     best = min(results, key=lambda result: float(result.loss) if np.isfinite(result.loss) else np.inf)
     centre = seen.flat(best.params)
     # How far the contour through the highest place reaches, as the curvature at the answer tells it.
-    bent, losses = seen.hessian(centre), seen.at(points)[0]
+    hessian, losses = seen.hessian(centre), seen.at(points)[0]
     losses = losses[np.isfinite(losses)]
     rise = float(losses.max() - losses.min()) if len(losses) else 0.0
-    fine = np.isfinite(bent).all() and np.linalg.eigvalsh(bent)[0] > 0
-    far = np.sqrt(2 * rise * np.diagonal(np.linalg.inv(bent))) if fine else np.zeros(2)
+    fine = np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0
+    far = np.sqrt(2 * rise * np.diagonal(np.linalg.inv(hessian))) if fine else np.zeros(2)
     # A path that says itself how wide the picture should be is not made small by a valley that is long.
     long = np.ptp(np.vstack([points, centre]), axis=0)
     far = np.where(long > 0.2 * far, np.minimum(far, 1.5 * long), far)

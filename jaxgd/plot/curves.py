@@ -78,8 +78,8 @@ def seen_window(seen: Surface, window: Any, thetas: Sequence[float]) -> tuple[fl
     centre = thetas[0] if least is None else float(least[0][0])
     half = 1.25 * max((abs(theta - centre) for theta in thetas), default=0.4 * abs(start - centre))
     if half <= 1e-9 * abs(centre):
-        bent, high = (0.0, 0.0) if least is None else (float(seen.hessian(least[0])[0, 0]), abs(least[1]))
-        half = 2 * np.sqrt(2 * high / bent) if bent > 0 and high > 0 else max(1.0, abs(centre))
+        curvature, high = (0.0, 0.0) if least is None else (float(seen.hessian(least[0])[0, 0]), abs(least[1]))
+        half = 2 * np.sqrt(2 * high / curvature) if curvature > 0 and high > 0 else max(1.0, abs(centre))
     return centre - half, centre + half
 
 
@@ -144,8 +144,8 @@ def room_below(ax: Any, share: float = 0.16) -> tuple[float, float]:
 def tangent_of(ax: Any, place: Place, label: str) -> float:
     """Draw the tangent at a place, and return how far it reaches to either side."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    steep = abs(place.slope)
-    reach = min(0.3 * (right - left), 0.45 * (high - low) / steep if steep else np.inf)
+    slope_size = abs(place.slope)
+    reach = min(0.3 * (right - left), 0.45 * (high - low) / slope_size if slope_size else np.inf)
     thetas = place.theta + np.array([-reach, reach])
     ax.plot(thetas, place.loss + place.slope * (thetas - place.theta), color=VERMILLION, lw=1.6, ls="--", label=label)
     return reach

@@ -97,7 +97,7 @@ def explore(
     losses, slopes = seen.at(grid[:, None])
     finite_somewhere(losses[SHOWN : 2 * SHOWN + 1], (low, high), seen)
     least = seen.minimum
-    told = {
+    content = {
         "loss": name_of(loss),
         "name": seen.names[0],
         "grid": [float(grid[0]), float(grid[-1])],
@@ -110,7 +110,7 @@ def explore(
         "xtol": xtol,
     }
     template = resources.files("jaxgd").joinpath("plot/explore.html").read_text(encoding="utf-8")
-    return Page(template.replace('"told here"', _json(told)))
+    return Page(template.replace('"told here"', _json(content)))
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
@@ -118,7 +118,7 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [float(f"{value:.12g}") if np.isfinite(value) else None for value in values]
 
 
-def _json(told: Any) -> str:
+def _json(content: Any) -> str:
     """Return JSON that no text in it can end the script of."""
-    text = json.dumps(told, allow_nan=False)
+    text = json.dumps(content, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

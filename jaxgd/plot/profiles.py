@@ -65,8 +65,8 @@ def profile(
         alone = len(covariance.names) == 1
         axis.set(xlabel=covariance.names[i], ylabel="loss" if alone else "loss, the others minimized again")
         _draw(axis, at, losses, errors[i])
-        bend = again.sign * errors[i] ** 2 / (2 * again.spread[i])
-        parabola = losses[len(at) // 2] + bend * places**2
+        quadratic = again.sign * errors[i] ** 2 / (2 * again.spread[i])
+        parabola = losses[len(at) // 2] + quadratic * places**2
         axis.plot(at, parabola, color=VERMILLION, ls="--", lw=1.5, label="parabola of the standard error")
         low, high = axis.get_ylim()
         axis.set_ylim(low, high + 0.5 * (high - low))
@@ -123,12 +123,12 @@ class _Again:
         self._options, self._ends = _options(program, given, self.flat.size)
         with jax.enable_x64(program.dtype == np.float64):
             found = program.compiled(information.moments, False)(given, result.params)
-        bent = np.asarray(found.bent, float)
+        hessian = np.asarray(found.hessian, float)
         inner = ~np.asarray(found.held)
-        bent = bent.T @ bent if recipe.least_squares else bent
+        hessian = hessian.T @ hessian if recipe.least_squares else hessian
         at = program.free[inner]
         self.spread = np.full(self.flat.size, np.nan)
-        self.spread[at] = np.diagonal(np.linalg.pinv(bent[np.ix_(inner, inner)], hermitian=True))
+        self.spread[at] = np.diagonal(np.linalg.pinv(hessian[np.ix_(inner, inner)], hermitian=True))
 
     def along(self, i: int, offsets: np.ndarray) -> np.ndarray:
         """Return the loss with param `i` held so far from the answer; NaN where that is out of bounds or fails."""

@@ -99,7 +99,7 @@ def _evaluated(program: Program, together: int | None, given: Inputs, points: An
 
     def one(point: Any) -> Any:
         point = point.astype(program.dtype)
-        nearest = problem.inside(point)
+        nearest = problem.project(point)
         outside = jnp.any(jnp.abs(nearest - point) > 1e-9 * (1 + jnp.abs(point)))
         loss, slopes = jax.value_and_grad(total)(nearest)
         return jnp.where(outside, jnp.nan, loss), slopes

@@ -15,39 +15,41 @@ NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 LOOKS = 30  # evaluations over all rows, in which a decrease that is left must show
 
 
-class Whole:
+class AllRows:
     """The loss over all rows, and the method that `auto` chooses for it."""
 
     def __init__(self, program: Program, given: Inputs, own: Pass, count: int) -> None:
         """Evaluate the start; a sample that tells the curvature has `count` rows."""
         self.program, self.given, self.own, self._count = program, given, own, count
         self._bare = given._replace(data=None)
-        self.first = self.told(np.asarray(program.first(self._bare)))
+        self.first = self.evaluate(np.asarray(program.first(self._bare)))
 
-    def told(self, params: np.ndarray) -> Answer:
+    def evaluate(self, params: np.ndarray) -> Answer:
         """Return what all rows, and the penalties, say of the params."""
-        return self.program.told(self._bare, params, self.own(params), NOTHING, convergence.begin(self.program.dtype))
+        return self.program.answer_from(
+            self._bare, params, self.own(params), NOTHING, convergence.begin(self.program.dtype)
+        )
 
     def height(self, answer: Answer) -> float:
         """Return the loss as it is minimized."""
         return self.program.recipe.sign * float(answer.loss)
 
-    def made(self, answer: Answer) -> float:
+    def decrease(self, answer: Answer) -> float:
         """Return the decrease since the start."""
         return self.height(self.first) - self.height(answer)
 
-    def judged(self, answer: Answer, left: float) -> Answer:
+    def judged(self, answer: Answer, remaining: float) -> Answer:
         """Return the answer with the decrease made, and that which is left."""
         seen = convergence.begin(self.program.dtype)
-        made, rest = (Evidence._fields.index(name) for name in ("made", "left"))
-        return answer._replace(evidence=seen.at[made].set(self.made(answer)).at[rest].set(left))
+        made, rest = (Evidence._fields.index(name) for name in ("decrease", "predicted_remaining"))
+        return answer._replace(evidence=seen.at[made].set(self.decrease(answer)).at[rest].set(remaining))
 
     def better(self, points: Iterable[np.ndarray]) -> list[Answer]:
         """Return what is said of the params that are lower than the start, the lowest first."""
-        lower = [told for told in map(self.told, points) if self.height(told) < self.height(self.first)]
+        lower = [evaluate for evaluate in map(self.evaluate, points) if self.height(evaluate) < self.height(self.first)]
         return sorted(lower, key=self.height)
 
-    def left(self, answer: Answer, enough: float, without: "Without | None" = None) -> float:
+    def remaining(self, answer: Answer, enough: float, without: "Without | None" = None) -> float:
         """Return by how much the loss can fall from the answer, as far as `LOOKS` evaluations tell.
 
         It is looked no further where that is more than `enough`, or surely less. Of a descent `without` some rows, by
@@ -58,8 +60,8 @@ class Whole:
         for run in descended(self.program, start, without or self.own, self._count, LOOKS):
             here = float(run.best.loss) if without is None else without.held(np.asarray(run.best.params))
             seen = Evidence.unpack(run.evidence)
-            made, rest = max(made, height - here), float(seen.left)
-            if made > enough or float(seen.made) + rest <= enough:
+            made, rest = max(made, height - here), float(seen.predicted_remaining)
+            if made > enough or float(seen.decrease) + rest <= enough:
                 break
         return made + (rest if np.isfinite(rest) and without is None else 0.0)
 

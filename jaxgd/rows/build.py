@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxgd.compile import fingerprint, inputs
 from jaxgd.compile.build import Ask, find, in_types
 from jaxgd.compile.program import Inputs, Program
+from jaxgd.core.protocol import Traits
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
 from jaxgd.rows.in_memory import held, is_apart
 from jaxgd.rows.rows import Rows
@@ -77,7 +78,7 @@ def _inside(ask: Ask, given: Any) -> bool:
 def _exact(method: Any) -> bool:
     """Whether a method needs the Hessian of all rows."""
     method = named(method)
-    return getattr(method, "computed", False) and not isinstance(method.curvature, Sampled)
+    return Traits.of(method).exact_curvature and not isinstance(method.curvature, Sampled)
 
 
 def _refuse_in_passes(ask: Ask) -> None:

@@ -27,7 +27,7 @@ PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
 QUICK = 10  # evaluations on the sample before the loss of the other is looked at
 PATIENCE = 5  # evaluations on the sample that may not lower that
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
-MADE, LATELY, LEFT = (Evidence._fields.index(name) for name in ("made", "lately", "left"))
+DECREASE, LATELY, REMAINING = (Evidence._fields.index(name) for name in ("decrease", "lately", "predicted_remaining"))
 
 
 class Samples(NamedTuple):
@@ -97,7 +97,7 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     if not gained > 0:
         return run._replace(counts=np.append(run.counts[:1], there.counts[1:]))
     seen = np.array(there.evidence)
-    seen[[MADE, LATELY]] += gained
+    seen[[DECREASE, LATELY]] += gained
     return there._replace(evidence=seen)
 
 
@@ -110,11 +110,11 @@ def _with_memory(run: Run, other: Run) -> Run:
 def _on_sample(program: Program, samples: Samples) -> Run:
     """Return a run that has descended on the first sample as long as the loss of the other falls as well."""
     lowest, waited, run = np.inf, 0, program.begin(samples.other)
-    tol, found = float(program.tols.demanded(CLOSE, program.dtype)), run
+    tol, found = float(program.tolerance.demanded(CLOSE, program.dtype)), run
     while not int(run.status) and waited < PATIENCE:
         run = _learnt(program, samples.other, run, program.slopes(samples.first, run.state.trial))
         seen = np.asarray(run.evidence)
-        if seen[LEFT] <= tol * seen[MADE]:
+        if seen[REMAINING] <= tol * seen[DECREASE]:
             break
         if int(run.evals) > QUICK:
             loss = float(program.slopes(samples.other, run.best.params)[-1])

@@ -81,13 +81,13 @@ class Memory:
         """Return gradient and loss at the params, in one vector, or what `of` says."""
         asked = of or self._program.slopes
 
-        def told(part: Inputs) -> np.ndarray:
+        def slopes_of(part: Inputs) -> np.ndarray:
             with ExitStack() as stack:
                 for setting in self._settings:
                     stack.enter_context(setting())
                 return np.asarray(asked(part, params), np.float64)
 
-        return sum(self._pool.map(told, self._parts))  # type: ignore[return-value]
+        return sum(self._pool.map(slopes_of, self._parts))  # type: ignore[return-value]
 
     def samples(self, count: int) -> list[Any]:
         """Return two samples, or all rows."""

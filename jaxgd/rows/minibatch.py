@@ -14,7 +14,7 @@ from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Status, Stop
 from jaxgd.rows import build, full_batch
-from jaxgd.rows.between_passes import NOTHING, Whole, Without
+from jaxgd.rows.between_passes import NOTHING, AllRows, Without
 from jaxgd.rows.in_memory import filled, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.shuffle import Batches, Shuffled, Sums, passed_over
@@ -39,19 +39,19 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     auto = ask._replace(method="auto", stop=DEFAULT)
     program, given, note = build.prepare(auto, rows, passes=True)
     count = full_batch.sample_size(program, rows)
-    whole = Whole(program, given, full_batch.passes_over(program, given, rows, ask.dtype, count), count)
+    all_rows = AllRows(program, given, full_batch.passes_over(program, given, rows, ask.dtype, count), count)
     program, own, _ = build.prepare(ask, rows, tile=batches.size)
-    over_all, first = (program, given), whole.first
+    over_all, first = (program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
         return (
             program,
             Solved(first._replace(counts=counts)),
-            note + blame(given, whole.own.not_finite(), first),
+            note + blame(given, all_rows.own.not_finite(), first),
             over_all,
         )
-    descent = _Descent((program, own), whole, batches, rows, ask)
-    of = [float(first.loss), whole.own.total]
+    descent = _Descent((program, own), all_rows, batches, rows, ask)
+    of = [float(first.loss), all_rows.own.total]
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
     passed = descent.run(watch, stage)
     status, best = descent.verdict(passed)
@@ -122,7 +122,7 @@ class Passed(NamedTuple):
     steps: Any = 0
     number: Any = 0  # of passes
     waited: Any = 0  # of these since the lowest
-    left: Any = np.inf  # decrease that all rows say is left
+    predicted_remaining: Any = np.inf  # decrease that all rows say is left
     status: Any = 0
 
     def plain(self) -> "Passed":
@@ -133,8 +133,8 @@ class Passed(NamedTuple):
 class _Descent:
     """Passes over minibatches."""
 
-    def __init__(self, own: tuple[Program, Inputs], whole: Whole, batches: Batches, rows: Rows, ask: Ask) -> None:
-        (self._program, self._given), self._whole, self._batches = own, whole, batches
+    def __init__(self, own: tuple[Program, Inputs], all_rows: AllRows, batches: Batches, rows: Rows, ask: Ask) -> None:
+        (self._program, self._given), self._whole, self._batches = own, all_rows, batches
         self._rows, self._stop, self._limit = (
             Shuffled(self._given, rows, batches, ask.dtype),
             ask.stop,
@@ -181,7 +181,7 @@ class _Descent:
             found = [*filter(self._is_small, found)]
         if not found and passed.number and passed.least > self._whole.height(self._whole.first):
             status = Status.DIVERGED if status in (Status.NOISE_FLOOR, Status.MAX_PASSES) else status
-        return status, self._whole.judged(found[0] if found else self._whole.first, passed.left)
+        return status, self._whole.judged(found[0] if found else self._whole.first, passed.predicted_remaining)
 
     def _answer(self, passed: Passed) -> Answer:
         """Return the params of the lowest pass, and the loss averaged over it."""
@@ -224,22 +224,22 @@ class _Descent:
             passed, status = passed._replace(lowest=found.ends), Status.SMALL_GRADIENT
         elif not status and passed.waited >= self._batches.patience:
             status, left = self._at_rest(passed, found.error)
-            passed = passed._replace(waited=0, left=left)
+            passed = passed._replace(waited=0, predicted_remaining=left)
         if not status and passed.number == self._batches.passes:
             status = Status.MAX_PASSES
         return passed._replace(status=int(status))
 
     def _at_rest(self, passed: Passed, error: float) -> tuple[Status, float]:
         """Return the status where the passes bring little, success if all rows say so, and what is left to gain."""
-        whole, part, tol = self._whole, self._batches.validation, self._stop.tol
+        all_rows, part, tol = self._whole, self._batches.validation, self._stop.tol
         if self._batches.polish:
             return Status.NOISE_FLOOR, np.inf  # what follows finds out what is left
-        best, near = (*whole.better(passed.lowest), whole.first)[0], 0.0
+        best, near = (*all_rows.better(passed.lowest), all_rows.first)[0], 0.0
         if part:
             error *= math.sqrt((1 - part) / part)  # that of the rows held out, which are fewer
         elif tol is not None:
-            near = float(self._program.tols.demanded(tol, self._program.dtype)) * whole.made(best)
-        left = whole.left(best, max(error, near), self._without() if part else None)
+            near = float(self._program.tolerance.demanded(tol, self._program.dtype)) * all_rows.decrease(best)
+        left = all_rows.remaining(best, max(error, near), self._without() if part else None)
         status = Status.CONVERGED if left < near else Status.NOISE_FLOOR if left <= error else Status.RUNNING
         return status, left
 
@@ -250,10 +250,10 @@ class _Descent:
 
     def _without(self) -> Without:
         """Return the passes without the rows held out."""
-        data, whole = self._rows.held_out, self._whole
+        data, all_rows = self._rows.held_out, self._whole
         if not data:
             msg = f"`validation={self._batches.validation}` holds out no row of so few. Give a larger part, or 0."
             raise ValueError(msg)
         span = span_of(data, self._program.dtype)
-        given = whole.given._replace(data=filled(span, whole.program.recipe.tile))
-        return Without(whole.own, partial(whole.program.slopes, given), float(span.total))
+        given = all_rows.given._replace(data=filled(span, all_rows.program.recipe.tile))
+        return Without(all_rows.own, partial(all_rows.program.slopes, given), float(span.total))

@@ -31,12 +31,12 @@ class Stream:
     def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
         """Return gradient and loss at the params, in one vector, or what `of` says."""
         asked, sums, total = of or self._program.slopes, np.zeros(()), 0.0
-        kept = _Reservoir(self._keep) if self._kept is None else None
+        reservoir = _Reservoir(self._keep) if self._kept is None else None
         with contextlib.closing(ahead(self._source.blocks(self._size, self._seen), WAITING)) as found:
             for block in found:
                 data = checked(block, self._dtype)
-                if kept:
-                    kept.add(data)
+                if reservoir:
+                    reservoir.add(data)
                 span = span_of(data, np.float64)
                 total += float(span.total)
                 span = filled(span, self._size)._replace(total=np.ones((), self._program.dtype))
@@ -44,7 +44,7 @@ class Stream:
         if not total:
             msg = f"weights of {self._source.name} are all 0, so there is nothing to take the mean of."
             raise ValueError(msg)
-        self.total, self._kept = total, kept or self._kept
+        self.total, self._kept = total, reservoir or self._kept
         return sums / total
 
     def samples(self, count: int) -> list[Any]:
@@ -79,11 +79,11 @@ class _Reservoir:
     def add(self, data: Any) -> None:
         """Look at some rows."""
         keys = self._draw.random(len(jax.tree.leaves(data)[0]))
-        taken = np.flatnonzero(keys < self._most)
-        if not len(taken):
+        picked = np.flatnonzero(keys < self._most)
+        if not len(picked):
             return
-        self._keys = np.concatenate([self._keys, keys[taken]])
-        self._parts.append(jax.tree.map(lambda leaf: leaf[taken], data))
+        self._keys = np.concatenate([self._keys, keys[picked]])
+        self._parts.append(jax.tree.map(lambda leaf: leaf[picked], data))
         if len(self._keys) > 2 * self._size:
             best = np.sort(np.argpartition(self._keys, self._size)[: self._size])
             self._keys, self._parts = self._keys[best], [jax.tree.map(lambda leaf: leaf[best], self.rows)]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import once, pack, products
 from jaxgd.core.problem import Point, Problem, choose
+from jaxgd.core.protocol import Tolerance
 from jaxgd.core.scaling import Units, scaling_of
-from jaxgd.core.stop import Tolerance
 from jaxgd.solvers.gradient_directions import Conjugate, Gradient
 from jaxgd.solvers.line_search import LineSearch, Nonmonotone, Wolfe
 from jaxgd.solvers.quasi_newton_directions import DenseInverse, Direction, LimitedMemory, Move
@@ -23,8 +23,8 @@ class DescentState(NamedTuple):
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    left: jax.Array  # decrease predicted to be left; inf while it is unknown
-    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    predicted_remaining: jax.Array  # decrease predicted to be left; inf while it is unknown
+    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # of the last step
     norm: jax.Array  # length of the gradient, scaled
     products: jax.Array  # Hessian-vector products so far, an int32
@@ -49,9 +49,9 @@ class Descent:
     scaled: bool = True
 
     @property
-    def tols(self) -> Tolerance:
+    def tolerance(self) -> Tolerance:
         """What `tol` is to the method."""
-        return self.direction.tols
+        return self.direction.tolerance
 
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of the matrix that the direction keeps."""
@@ -59,20 +59,20 @@ class Descent:
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.nowhere(params)
+        point = problem.unevaluated(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        taken = scaling_of(params.size) if self.scaled else 0
+        hvps = scaling_of(params.size) if self.scaled else 0
         return DescentState(
             point=point,
             trial=params,
             moved=no,
             stuck=no,
-            left=point.loss,
-            gain=zero,
+            predicted_remaining=point.loss,
+            slope_decrease=zero,
             stepsize=zero,
             norm=zero,
-            products=jnp.full((), taken, jnp.int32),
-            units=Units.at(problem, params) if taken else Units.unknown(params),
+            products=jnp.full((), hvps, jnp.int32),
+            units=Units.at(problem, params) if hvps else Units.unknown(params),
             direction=jnp.zeros_like(params),
             line=self.search.begin(point.loss).pack(),
             memory=self.direction.begin(params),
@@ -88,7 +88,7 @@ class Descent:
         after, moved, failed = self.search.judge(line, state.point.loss, trial.loss, slope)
         moved, failed = once(moved, state.point.norm), once(failed, state.point.norm)
         # Where no line has an answer, not even along the gradient, the scale is tried that the user gave.
-        lost = failed & (state.memory.taken == 0)
+        lost = failed & (state.memory.num_pairs == 0)
         units, stuck = units.dropped(lost)
         over, point = moved | failed, choose(moved, trial, state.point)
         here = _in(units, point.vectors)
@@ -97,7 +97,7 @@ class Descent:
         first = jnp.where(units.known, 1, 1 / norm)
         memory = state.memory._replace(
             scale=jnp.where((state.memory.scale == 0) | lost, first, state.memory.scale),
-            taken=jnp.where(failed, 0, state.memory.taken),
+            num_pairs=jnp.where(failed, 0, state.memory.num_pairs),
         )
         move = Move.along(state, line, new - old, slope, moved=moved, over=over)
         memory, direction = self.direction.learn(memory, move, grad)
@@ -108,8 +108,8 @@ class Descent:
             trial=point.params + packed[0] * (direction / units.scale),
             moved=moved,
             stuck=stuck,
-            left=self.direction.left(memory, here[0], norm, descent),
-            gain=-line.stepsize * (line.slope + slope) / 2,
+            predicted_remaining=self.direction.predicted_remaining(memory, here[0], norm, descent),
+            slope_decrease=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
             norm=norm,
             products=state.products,

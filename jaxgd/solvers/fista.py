@@ -21,8 +21,8 @@ class AcceleratedState(NamedTuple):
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    left: jax.Array  # decrease predicted to be left
-    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    predicted_remaining: jax.Array  # decrease predicted to be left
+    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # of the last step
     ahead: Point  # y, where the next gradient step starts
     looking: jax.Array  # the trial is the next y, not the end of a gradient step
@@ -42,11 +42,11 @@ class FISTA:
     """
 
     name = "FISTA"
-    keeps = (object,)  # any term: its prox is all that is needed
+    supported_terms = (object,)  # any term: its prox is all that is needed
 
     def init(self, problem: Problem, params: jax.Array) -> AcceleratedState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.nowhere(params)
+        point = problem.unevaluated(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
         return AcceleratedState(point, params, no, no, point.loss, zero, zero, point, no, zero, zero + 1, no)
 
@@ -69,15 +69,15 @@ class FISTA:
         here = restart | (moved & ~look)
         ahead = choose(here, point, choose(state.looking & fine, trial, state.ahead))
         down = problem.prox(ahead.params - ahead.grad / curvature, 1 / curvature)
-        aim = jnp.where(look, problem.inside(point.params + lead * change), down)
+        aim = jnp.where(look, problem.project(point.params + lead * change), down)
         gain, left = along(problem, state.point, trial)
         return AcceleratedState(
             point=point,
             trial=aim,
             moved=moved,
             stuck=~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params),
-            left=jnp.where(moved & ~first, left, jnp.nan),
-            gain=gain,
+            predicted_remaining=jnp.where(moved & ~first, left, jnp.nan),
+            slope_decrease=gain,
             stepsize=1 / jnp.where(first, jnp.inf, state.curvature),
             ahead=ahead,
             looking=look,
@@ -91,9 +91,9 @@ class FISTA:
     ) -> tuple[jax.Array, jax.Array]:
         """Return whether the parabola of curvature L lies above the loss at the trial, and the next L."""
         first = ~jnp.isfinite(state.point.loss)
-        bend, square = self._bend(problem, state.ahead, trial)
-        under = fine & (bend <= state.curvature * square * (1 + 1e-3))
-        measured = bend / jnp.where(square > 0, square, 1)
+        s_y, square = self._measured(problem, state.ahead, trial)
+        under = fine & (s_y <= state.curvature * square * (1 + 1e-3))
+        measured = s_y / jnp.where(square > 0, square, 1)
         growth = jnp.where(fine, jnp.clip(1.1 * measured / state.curvature, 2, 100), 10)
         relaxed = jnp.where(state.begun, SHRINK * state.curvature, jnp.maximum(measured, 1e-3 * state.curvature))
         after = jnp.where(under, relaxed, growth * state.curvature)
@@ -103,7 +103,7 @@ class FISTA:
         seen = jnp.minimum(trial.norm, jnp.max(jnp.abs(trial.residual) / shortest))
         return under, jnp.where(first, seen, jnp.where(state.looking, state.curvature, after))
 
-    def _bend(self, problem: Problem, ahead: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
+    def _measured(self, problem: Problem, ahead: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
         """Return twice what the smooth loss at the trial is above its tangent at `ahead`, and the squared distance."""
         move = trial.params - ahead.params
         before, after, square = products(jnp.stack([ahead.grad, trial.grad, move]), move[None])[:, 0]

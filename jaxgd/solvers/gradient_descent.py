@@ -22,8 +22,8 @@ class GradientState(NamedTuple):
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    left: jax.Array  # decrease predicted to be left
-    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    predicted_remaining: jax.Array  # decrease predicted to be left
+    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # of the last step
     upcoming: jax.Array  # of the next
     steps: jax.Array  # taken
@@ -49,7 +49,7 @@ class GradientDescent:
     momentum: float | jax.Array | None = None
     nesterov: bool = False
 
-    keeps = (object,)  # any term: its prox is all that is needed
+    supported_terms = (object,)  # any term: its prox is all that is needed
 
     def __post_init__(self) -> None:
         """Refuse numbers no step can be made with; tracers and schedules cannot be looked at."""
@@ -80,7 +80,7 @@ class GradientDescent:
 
     def init(self, problem: Problem, params: jax.Array) -> GradientState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.nowhere(params)
+        point = problem.unevaluated(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
         place = params if self.nesterov else None
         return GradientState(point, params, no, no, point.loss, zero, zero, zero, jnp.zeros((), jnp.int32), place)
@@ -96,15 +96,15 @@ class GradientDescent:
             aim = problem.prox(aim + self.momentum * (trial.params - state.point.params), size)
         else:
             place = problem.prox(aim, size)
-            aim = problem.inside(place + self.momentum * (place - state.place))
+            aim = problem.project(place + self.momentum * (place - state.place))
         gain, left = along(problem, state.point, trial)
         return GradientState(
             point=trial,
             trial=aim,
             moved=jnp.isfinite(state.point.loss),
             stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
-            left=jnp.maximum(size * trial.norm**2 / 2, left),
-            gain=gain,
+            predicted_remaining=jnp.maximum(size * trial.norm**2 / 2, left),
+            slope_decrease=gain,
             stepsize=state.upcoming,
             upcoming=size,
             steps=state.steps + 1,
@@ -120,15 +120,15 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     """
     move = trial.params - point.params
     before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
-    gain, bend = -(before + after) / 2, after - before
+    gain, curvature = -(before + after) / 2, after - before
     if isinstance(problem.term, L1):
         gain = gain + problem.term.value(point.params) - problem.term.value(trial.params)
     eps = jnp.finfo(square.dtype).eps
-    clear = bend > 4 * eps * jnp.abs(before)
-    lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.extent
+    clear = curvature > 4 * eps * jnp.abs(before)
+    lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.params_abs_sum
     unclear = jnp.where(lost, jnp.nan, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
-    left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, bend, 1)) / 2, unclear)
+    left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, curvature, 1)) / 2, unclear)
     return gain, left
 
 

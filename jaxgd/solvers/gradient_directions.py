@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.core.flat import pack, products
-from jaxgd.core.stop import TOL
+from jaxgd.core.protocol import TOL
 from jaxgd.solvers.quasi_newton_directions import Move
 
 FADE = 0.98  # what is left after a move of the largest curvature radius seen
@@ -20,7 +20,7 @@ class Trail(NamedTuple):
     """What is known of the curvature along the last moves alone."""
 
     scale: jax.Array
-    taken: jax.Array
+    num_pairs: jax.Array
     radius: jax.Array  # largest curvature radius s's / s'y seen of late
     peak: jax.Array  # longest gradient seen
     stiff: jax.Array  # largest curvature y'y / s'y seen
@@ -31,24 +31,24 @@ class Trail(NamedTuple):
         zero = jnp.zeros((), params.dtype)
         return cls(zero, zero, zero, zero, zero)
 
-    def learn(self, move: Move, length: jax.Array, turn: jax.Array, scale: jax.Array) -> "Trail":
+    def learn(self, move: Move, length: jax.Array, grad_change: jax.Array, scale: jax.Array) -> "Trail":
         """Take the move, with s's and y'y as given, where it says so; `scale` is what to assume next."""
         radius = jnp.maximum(FADE * self.radius, length / move.curvature)
         return self._replace(
             scale=jnp.where(move.take, scale, self.scale),
-            taken=self.taken + move.take,
+            num_pairs=self.num_pairs + move.take,
             radius=jnp.where(move.take, radius, self.radius),
             peak=jnp.maximum(self.peak, move.norm),
-            stiff=jnp.where(move.take, jnp.maximum(self.stiff, turn / move.curvature), self.stiff),
+            stiff=jnp.where(move.take, jnp.maximum(self.stiff, grad_change / move.curvature), self.stiff),
         )
 
-    def left(self, params: jax.Array, norm: jax.Array) -> jax.Array:
+    def predicted_remaining(self, params: jax.Array, norm: jax.Array) -> jax.Array:
         """Return the decrease left if the curvature is nowhere less than the least seen of late.
 
         A gradient that rounding of the params makes up tells of none.
         """
         rounding = jnp.finfo(norm.dtype).eps * self.stiff * jnp.sqrt(jnp.sum(params**2))
-        return jnp.where(self.taken > 0, jnp.where(norm > rounding, self.radius * norm**2 / 2, 0), jnp.inf)
+        return jnp.where(self.num_pairs > 0, jnp.where(norm > rounding, self.radius * norm**2 / 2, 0), jnp.inf)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["beta"])
@@ -63,7 +63,7 @@ class Conjugate:
 
     beta: str
 
-    tols = TOL
+    tolerance = TOL
 
     def begin(self, params: jax.Array) -> Trail:
         """Return an empty memory."""
@@ -87,10 +87,10 @@ class Conjugate:
         memory = memory.learn(move, s_s, y_y, jnp.clip(scale, 0.1 * known, 10 * known))
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - grad), move.direction)
 
-    def left(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return memory.left(params, norm)
+        return memory.predicted_remaining(params, norm)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
@@ -102,7 +102,7 @@ class Gradient:
     Dai, Comput. Optim. Appl. 35 (2006), ABB).
     """
 
-    tols = TOL
+    tolerance = TOL
 
     def begin(self, params: jax.Array) -> Trail:
         """Return an empty memory."""
@@ -122,7 +122,7 @@ class Gradient:
         memory = memory._replace(scale=jnp.where(blind, far, memory.scale))
         return memory, -memory.scale * grad
 
-    def left(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease left by the curvature of late."""
         del slope
-        return MARGIN * memory.left(params, norm)
+        return MARGIN * memory.predicted_remaining(params, norm)

@@ -33,17 +33,17 @@ class Curvature(Protocol):
     """What a model knows of the curvature, kept from step to step in a memory whose first field is the scale."""
 
     @property
-    def calm(self) -> int:
+    def consecutive_moves(self) -> int:
         """Moves that must meet the test of `tol`."""
         ...
 
     @property
-    def computed(self) -> bool:
+    def exact_curvature(self) -> bool:
         """Whether it is computed, not learnt from the moves."""
         ...
 
     @property
-    def whole(self) -> bool:
+    def full_hessian(self) -> bool:
         """Whether it is known in every direction."""
         ...
 
@@ -83,7 +83,9 @@ class Matrix(NamedTuple):
 class Exact:
     """The Hessian as a matrix, computed after every move."""
 
-    calm, computed, whole, scaled = 2, True, True, False  # the model knows every direction, but not how far it holds
+    consecutive_moves = 2  # the model knows every direction, but not how far it holds
+    exact_curvature = full_hessian = True
+    scaled = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Matrix:
         """Return zeros."""
@@ -132,8 +134,8 @@ class _Foretold(NamedTuple):
         A decrease that it did not foretell as well is no minimum: it may lead where nothing depends on a param. Nor is
         a place where the curvature falls on, from much less than it was. What is lost there stays lost.
         """
-        promised = -jnp.sum((self.slope + self.after) * self.move) / 2
-        true = jnp.abs(before.loss - trial.loss - promised) <= FORESEEN * promised + rounding(before.loss)
+        predicted = -jnp.sum((self.slope + self.after) * self.move) / 2
+        true = jnp.abs(before.loss - trial.loss - predicted) <= FORESEEN * predicted + rounding(before.loss)
         ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
         known = (jnp.abs(own - memory.own) <= FORESEEN * own) | (memory.own >= FORESEEN * memory.most)
         gone = without_influence(memory.own, memory.most, before.vectors, before.loss, None)
@@ -160,7 +162,9 @@ class SumOfSquares:
     Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
     """
 
-    calm, computed, whole, scaled, sum_of_squares = 2, True, True, False, True
+    consecutive_moves = 2
+    exact_curvature = full_hessian = sum_of_squares = True
+    scaled = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
@@ -176,9 +180,9 @@ class SumOfSquares:
         slope, after = before.grad / unit, trial.grad / unit
         off = slope - after + jnp.matmul(memory.matrices, move, precision="highest")
         errors = jnp.sum(off**2, axis=1)
-        told = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
+        informative = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
         clearly = errors[1] < CLEARLY * errors[0]
-        choice = jnp.where(told, clearly.astype(jnp.int32), memory.choice)
+        choice = jnp.where(informative, clearly.astype(jnp.int32), memory.choice)
 
         def learnt() -> Pair:
             # Scaled before it is squared, so that squares stay within the range.
@@ -230,7 +234,9 @@ class Products:
 
     sum_of_squares: bool = False
 
-    calm, computed, whole, scaled = 2, True, False, True
+    consecutive_moves = 2
+    exact_curvature = scaled = True
+    full_hessian = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Diagonal:
         """Return the scale at the start."""
@@ -240,10 +246,10 @@ class Products:
         """Return the scale in which the curvature along the move is 1, so that squares stay within the range."""
         del problem
         change = pack(memory.scale * (trial.params - before.params), (trial.grad - before.grad) / memory.scale)
-        length, bend = products(change, change[:1])[:, 0]
+        length, curvature = products(change, change[:1])[:, 0]
         first = ~jnp.isfinite(before.loss)
-        known = moved & jnp.isfinite(bend / length) & (bend > 0) & ~first
-        scale = memory.scale * jnp.sqrt(jnp.where(known, bend / length, 1))
+        known = moved & jnp.isfinite(curvature / length) & (curvature > 0) & ~first
+        scale = memory.scale * jnp.sqrt(jnp.where(known, curvature / length, 1))
         return Diagonal(scale if scaling_of(trial.params.size) else jnp.where(first, scale_of_slopes(trial), scale))
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
@@ -256,4 +262,4 @@ class Products:
         return step.products
 
     def _product(self, problem: Problem, params: jax.Array, vector: jax.Array) -> jax.Array:
-        return problem.gauss_newton(params, vector) if self.sum_of_squares else problem.product(params, vector)
+        return problem.gauss_newton(params, vector) if self.sum_of_squares else problem.hvp(params, vector)

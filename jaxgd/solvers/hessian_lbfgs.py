@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import combination, products
 from jaxgd.core.problem import Point, Problem
+from jaxgd.core.protocol import Traits
 from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of
-from jaxgd.core.stop import CALM
 from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_cg import Implicit
 
@@ -37,7 +37,8 @@ class LimitedMemory:
     size: int = 10
     scaled: bool = True
 
-    calm, computed, whole = CALM, False, False
+    consecutive_moves = Traits().consecutive_moves
+    exact_curvature = full_hessian = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Pairs:
         """Return an empty memory."""
@@ -74,9 +75,9 @@ class LimitedMemory:
 
     def forget(self, memory: Pairs, lost: jax.Array) -> tuple[Pairs, Any]:
         """Drop the moves remembered where no step was found; say whether there were any."""
-        kept = jnp.where(lost, 0, jnp.stack([memory.s, memory.y]))
+        remaining = jnp.where(lost, 0, jnp.stack([memory.s, memory.y]))
         base = jnp.where(lost, 1, memory.base)
-        return memory._replace(s=kept[0], y=kept[1], base=base), jnp.any(memory.s != 0)
+        return memory._replace(s=remaining[0], y=remaining[1], base=base), jnp.any(memory.s != 0)
 
     def model(self, problem: Problem, memory: Pairs, point: Point) -> Implicit:
         """Return the model around the point."""
@@ -90,9 +91,9 @@ class LimitedMemory:
 
         return Implicit.around(point, memory.scale, product)
 
-    def left(self, memory: Pairs, step: Step) -> jax.Array:
+    def predicted_remaining(self, memory: Pairs, step: Step) -> jax.Array:
         """Return the decrease to the model's minimum; inf while the model is a guess."""
-        return jnp.where(jnp.any(memory.s[-1] != 0), step.left, jnp.inf)
+        return jnp.where(jnp.any(memory.s[-1] != 0), step.predicted_remaining, jnp.inf)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return 0: the products are with what was learnt."""

@@ -24,7 +24,7 @@ class Learnt(NamedTuple):
     scale: jax.Array  # shape (p,)
     hessian: jax.Array  # shape (p, p): B
     moves: jax.Array  # since it was made, an int32
-    made: jax.Array  # how often it was, an int32
+    computed: jax.Array  # how often it was, an int32
 
 
 @jax.tree_util.register_static
@@ -37,7 +37,9 @@ class Sampled:
     until it foretells gradients badly. Those of BFGS lose what the sample told where few rows were missing in it.
     """
 
-    calm, computed, whole, scaled = 2, True, False, False
+    consecutive_moves = 2
+    exact_curvature = True
+    full_hessian = scaled = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Learnt:
         """Return zeros."""
@@ -56,8 +58,8 @@ class Sampled:
         (s_s, s_r, _), (_, r_r, _), (*_, g_g) = products(scaled, scaled)
         wrong = known & (r_r > STALE**2 * g_g)
         # What was made twice and is wrong again is left to the moves for longer.
-        rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.made - 1), LONGEST)
-        anew = (known & (memory.moves < 0)) | (moved & ((memory.made == 0) | (memory.moves < 0) | (wrong & rested)))
+        rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.computed - 1), LONGEST)
+        anew = (known & (memory.moves < 0)) | (moved & ((memory.computed == 0) | (memory.moves < 0) | (wrong & rested)))
         least = jnp.maximum(LEAST * jnp.sqrt(s_s) * jnp.sqrt(r_r), jnp.finfo(s_r.dtype).tiny)
         take = known & jnp.isfinite(r_r) & (jnp.abs(s_r) > least)
         corrected = memory.hessian + jnp.where(take, off[:, None] * off / jnp.where(take, s_r, 1), 0)
@@ -65,7 +67,7 @@ class Sampled:
         def make() -> Learnt:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
             none = jnp.zeros((), jnp.int32)
-            return Learnt(rescaled(memory.scale, equilibrated(hessian)), hessian, none, memory.made + 1)
+            return Learnt(rescaled(memory.scale, equilibrated(hessian)), hessian, none, memory.computed + 1)
 
         moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
         return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))

@@ -107,11 +107,11 @@ def cubic_minimizer(
     return b - (b - a) * (db + d2 - d1) / (db - da + 2 * d2)
 
 
-def _check(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+def _check(name: str, value: Any, low: float, high: float, *, integer: bool = False) -> None:
     """Refuse an option of a search that is not between two numbers."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and low < value < high and (not whole or value == int(value))):
-        rule = "a positive integer" if whole else f"above {low} and below {high}"
+    if not (number and low < value < high and (not integer or value == int(value))):
+        rule = "a positive integer" if integer else f"above {low} and below {high}"
         msg = f"`{name}` must be {rule}; got {value!r}. Leave it out for the usual value."
         raise ValueError(msg)
 
@@ -143,7 +143,7 @@ class Wolfe:
         _check("sufficient", self.sufficient, 0, 1)
         _check("curvature", self.curvature, self.sufficient, 1)
         _check("growth", self.growth, 1, np.inf)
-        _check("max_trials", self.max_trials, 0, np.inf, whole=True)
+        _check("max_trials", self.max_trials, 0, np.inf, integer=True)
 
     def begin(self, like: jax.Array) -> Search:
         """Return a search that accepts its first trial: the start of everything."""
@@ -222,8 +222,8 @@ class Nonmonotone:
     def __post_init__(self) -> None:
         """Refuse numbers with which no step is found."""
         _check("sufficient", self.sufficient, 0, 1)
-        _check("window", self.window, 0, np.inf, whole=True)
-        _check("max_trials", self.max_trials, 0, np.inf, whole=True)
+        _check("window", self.window, 0, np.inf, integer=True)
+        _check("max_trials", self.max_trials, 0, np.inf, integer=True)
 
     def begin(self, like: jax.Array) -> Backtrack:
         """Return a search that accepts its first trial: the start of everything."""

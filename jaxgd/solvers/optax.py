@@ -20,8 +20,8 @@ class OptaxState(NamedTuple):
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    left: jax.Array  # decrease predicted to be left
-    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    predicted_remaining: jax.Array  # decrease predicted to be left
+    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # length of the last step
     inner: Any  # the transformation's own
 
@@ -44,7 +44,7 @@ class Optax:
 
     def init(self, problem: Problem, params: jax.Array) -> OptaxState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.nowhere(params)
+        point = problem.unevaluated(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
         inner = self.transformation.init(problem.layout.unflatten(params))
         return OptaxState(point, params, no, no, point.loss, zero, zero, jax.tree.map(_strong, inner))
@@ -63,8 +63,8 @@ class Optax:
             trial=trial.params + flatten(updates),
             moved=moved,
             stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
-            left=left,
-            gain=gain,
+            predicted_remaining=left,
+            slope_decrease=gain,
             stepsize=jnp.sqrt(jnp.sum((trial.params - state.point.params) ** 2)),
             # In the types they came in, which the loop cannot change.
             inner=jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner),

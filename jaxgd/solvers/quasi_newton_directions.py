@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.flat import combination, pack, products
-from jaxgd.core.stop import TOL_LEARNT, Tolerance
+from jaxgd.core.protocol import TOL_LEARNT, Tolerance
 from jaxgd.solvers.line_search import Line
 
 
@@ -44,7 +44,7 @@ class Direction(Protocol):
     """
 
     @property
-    def tols(self) -> Tolerance:
+    def tolerance(self) -> Tolerance:
         """What `tol` is to the method."""
         ...
 
@@ -56,7 +56,7 @@ class Direction(Protocol):
         """Take the move where it says so; return the memory and the direction where the gradient is `grad`."""
         ...
 
-    def left(self, memory: Any, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(self, memory: Any, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return the decrease predicted to be left, by params, the gradient's length and the slope of the next line."""
         ...
 
@@ -67,7 +67,7 @@ class Memory(NamedTuple):
     pairs: jax.Array  # shape (2m, p): s and y of each pair, one under the other
     small: jax.Array  # shape (2, m, m): inverse of R, the upper triangle of SY' in order of age; and YY'
     scale: jax.Array  # gamma, the curvature radius assumed where nothing is known
-    taken: jax.Array  # pairs since the last reset
+    num_pairs: jax.Array  # pairs since the last reset
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
@@ -83,7 +83,7 @@ class LimitedMemory:
 
     size: int = 10
 
-    tols = TOL_LEARNT
+    tolerance = TOL_LEARNT
 
     def begin(self, params: jax.Array) -> Memory:
         """Return an empty memory."""
@@ -94,13 +94,13 @@ class LimitedMemory:
 
     def learn(self, memory: Memory, move: Move, grad: jax.Array) -> tuple[Memory, jax.Array]:
         """Take the move where it says so; return the memory and -H grad."""
-        slot, take = memory.taken.astype(jnp.int32) % self.size, move.take
+        slot, take = memory.num_pairs.astype(jnp.int32) % self.size, move.take
         pair = jnp.where(take, _scaled(move), jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
         pairs = jax.lax.dynamic_update_slice_in_dim(memory.pairs, pair, 2 * slot, 0)
         s_y, s_g, y_y, y_g = products(pairs, pack(pair[1], grad)).reshape(self.size, 4).T
 
         new = jnp.arange(self.size) == slot
-        known = memory.taken > 0
+        known = memory.num_pairs > 0
         trailing = jnp.where(known & ~(new[:, None] | new[None, :]), memory.small[0], 0)
         column = jnp.where(new, 1, -_times(trailing, s_y))
         inverse = jnp.where(new[None, :], column[:, None], trailing)
@@ -111,12 +111,12 @@ class LimitedMemory:
         q = _times(small[0], s_g)
         a = _times(small[0].T, q + scale * (_times(small[1], q) - y_g))
         weights = pack(a, -scale * q).T.reshape(-1)
-        return Memory(pairs, small, scale, memory.taken + take), -scale * grad - combination(weights, pairs)
+        return Memory(pairs, small, scale, memory.num_pairs + take), -scale * grad - combination(weights, pairs)
 
-    def left(self, memory: Memory, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(self, memory: Memory, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
         del params, norm
-        return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
+        return jnp.where(memory.num_pairs > 0, -slope / 2, jnp.inf)
 
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ class Inverse(NamedTuple):
 
     inverse: jax.Array  # shape (p, p): H
     scale: jax.Array
-    taken: jax.Array
+    num_pairs: jax.Array
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
@@ -148,7 +148,7 @@ class DenseInverse:
     Theory Appl. 77 (1993): without it a first scale too small for flat directions is long remembered.
     """
 
-    tols = TOL_LEARNT
+    tolerance = TOL_LEARNT
 
     def begin(self, params: jax.Array) -> Inverse:
         """Return an empty memory."""
@@ -163,15 +163,15 @@ class DenseInverse:
         unknown = jnp.where(index[:, None] == index, scale, 0)
         # s'Bs / s'y: while most of H is a guess, what the move shows too short is lengthened.
         more = jnp.maximum(1, -(move.stepsize**2) * move.slope / move.curvature)
-        more = jnp.where(move.take & (memory.taken < s.size), more, 1)
-        inverse = jnp.where(memory.taken > 0, more * memory.inverse, unknown)
+        more = jnp.where(move.take & (memory.num_pairs < s.size), more, 1)
+        inverse = jnp.where(memory.num_pairs > 0, more * memory.inverse, unknown)
         u, v = products(pack(y, grad), inverse)
         (s_g, _), (u_g, y_u) = products(pack(s, u), pack(grad, y))
         along = (1 + y_u) * s - u
         inverse = inverse + along[:, None] * s - s[:, None] * u
-        return Inverse(inverse, scale, memory.taken + move.take), s * u_g - along * s_g - v
+        return Inverse(inverse, scale, memory.num_pairs + move.take), s * u_g - along * s_g - v
 
-    def left(self, memory: Inverse, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(self, memory: Inverse, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
         del params, norm
-        return jnp.where(memory.taken > 0, -slope / 2, jnp.inf)
+        return jnp.where(memory.num_pairs > 0, -slope / 2, jnp.inf)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.core.loop import Solver
 from jaxgd.core.problem import Derivatives
+from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.scaling import FEW
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
@@ -79,7 +79,7 @@ def choose(
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
         return _choice(size, term, least_squares=least_squares, curved=curved)
     squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
-    if getattr(method, "computed", False) and not (forward if squares else curved):
+    if Traits.of(method).exact_curvature and not (forward if squares else curved):
         msg = (
             f"`method` {method.name} needs derivatives of the loss that JAX does not have where it holds a"
             f" `jax.custom_vjp`: {derivatives.value}. Define it by `jax.custom_jvp`, or use method='lbfgs', or 'lbfgsb'"
@@ -90,9 +90,11 @@ def choose(
     if squares and not least_squares:
         msg = f"`method` {method.name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
         raise ValueError(msg)
-    if term is not None and not isinstance(term, getattr(method, "keeps", ())):
+    if term is not None and not isinstance(term, Traits.of(method).supported_terms):
         able = [
-            name for name, make in METHODS.items() if name != "auto" and isinstance(term, getattr(make(), "keeps", ()))
+            name
+            for name, make in METHODS.items()
+            if name != "auto" and isinstance(term, Traits.of(make()).supported_terms)
         ]
         msg = (
             f"`method` {getattr(method, 'name', repr(method))} cannot keep {type(term).__name__}."

@@ -12,8 +12,8 @@ class Step(NamedTuple):
     """A step and what the model says of it."""
 
     move: jax.Array  # shape (p,)
-    promised: jax.Array  # decrease of the model along the move
-    left: jax.Array  # decrease of the model to its minimum; inf where it has none
+    predicted_reduction: jax.Array  # decrease of the model along the move
+    predicted_remaining: jax.Array  # decrease of the model to its minimum; inf where it has none
     radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
     products: jax.Array  # with the Hessian, an int32
     newton: jax.Array  # shape (p,): to the model's minimum, as far as curvature tells where it is
@@ -37,18 +37,18 @@ class Model(Protocol):
         """The diagonal D, shape `(p,)`."""
         ...
 
-    def times(self, steps: jax.Array) -> jax.Array:
+    def matvec(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`, shape `(k, p)`."""
         ...
 
-    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+    def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return the minimizer of grad's + s'Hs / 2 over the entries that are `free` (1, else 0), |Ds| <= radius.
 
         Where the radius is infinite, it is the length of a Newton step with each curvature taken as positive.
         """
         ...
 
-    def across(self, normal: jax.Array, bend: Any) -> "Model":
+    def across(self, normal: jax.Array, curvature: Any) -> "Model":
         """Return the model of steps at right angles to the normal, with `bend` added to each curvature."""
         ...
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, root
+from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, rounding
 from jaxgd.core.scaling import or_one
 from jaxgd.solvers.subproblem import Step, dot, inward
@@ -22,7 +22,7 @@ class Implicit:
 
     grad: jax.Array
     scale: jax.Array
-    product: Callable[[jax.Array], jax.Array]
+    hvp: Callable[[jax.Array], jax.Array]
     size: jax.Array  # scaled length of the params
     noise: jax.Array  # changes of the loss that rounding hides
 
@@ -30,14 +30,14 @@ class Implicit:
     def around(cls, point: Point, scale: jax.Array, product: Callable[[jax.Array], jax.Array]) -> "Implicit":
         """Return the model around a point."""
         scaled = scale * point.params
-        size = root(dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
+        size = safe_norm(dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
         return cls(point.grad, scale, product, size, rounding(point.loss))
 
-    def times(self, steps: jax.Array) -> jax.Array:
+    def matvec(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`."""
-        return jax.vmap(self.product)(steps)
+        return jax.vmap(self.hvp)(steps)
 
-    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+    def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return an approximate minimizer.
 
         Truncated conjugate gradients: Steihaug, SIAM J. Numer. Anal. 20 (1983), section 2.
@@ -46,36 +46,36 @@ class Implicit:
         slopes = free * grad / self.scale
         unit = or_one(jnp.max(jnp.abs(slopes)))
         slopes, radius, size, noise = slopes / unit, radius / unit, self.size / unit, self.noise / unit / unit
-        steep = dot(slopes, slopes)
+        initial = dot(slopes, slopes)
         most = min(2 * slopes.size, MOST_PRODUCTS)
         limited = jnp.isfinite(radius)
 
         def going(search: "_Conjugate") -> jax.Array:
-            square, far, *_, ended, taken = search.scalars
+            square, far, *_, ended, count = search.scalars
             # What is left of the slope is hidden where it brings no more over all the size of the params.
-            hidden = (taken > 0) & (jnp.sqrt(square) * (size + jnp.sqrt(far)) <= noise)
-            return (taken < most) & (ended == 0) & (square > ENOUGH**2 * steep) & ~hidden
+            hidden = (count > 0) & (jnp.sqrt(square) * (size + jnp.sqrt(far)) <= noise)
+            return (count < most) & (ended == 0) & (square > ENOUGH**2 * initial) & ~hidden
 
-        zero = jnp.zeros_like(steep)
+        zero = jnp.zeros_like(initial)
         start = pack(jnp.zeros_like(slopes), slopes, -slopes)
-        first = _Conjugate(start, pack(steep, zero, zero, steep, zero, zero, zero))
+        first = _Conjugate(start, pack(initial, zero, zero, initial, zero, zero, zero))
         search = jax.lax.while_loop(going, lambda search: self._onwards(search, free, radius), first)
-        (at, rest, _), (_, far, *_, ended, taken) = search.vectors, search.scalars
-        promised = -dot(at, slopes + rest) / 2 * unit * unit
+        (at, rest, _), (_, far, *_, ended, count) = search.vectors, search.scalars
+        predicted = -dot(at, slopes + rest) / 2 * unit * unit
         far = jnp.sqrt(far)
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
-        left = jnp.where(ended > 0, jnp.inf, promised)
+        left = jnp.where(ended > 0, jnp.inf, predicted)
         move = unit * at / self.scale
-        return Step(move, promised, left, unit * radius, taken.astype(jnp.int32), move, zero)
+        return Step(move, predicted, left, unit * radius, count.astype(jnp.int32), move, zero)
 
-    def across(self, normal: jax.Array, bend: Any) -> "Implicit":
+    def across(self, normal: jax.Array, curvature: Any) -> "Implicit":
         """Return the model on the face."""
         inner = inward(normal, self.scale)
 
         def product(vector: jax.Array) -> jax.Array:
             vector = vector - inner * dot(normal, vector)
-            bent = self.product(vector) + bend * vector
-            return bent - normal * dot(inner, bent)
+            h_d = self.hvp(vector) + curvature * vector
+            return h_d - normal * dot(inner, h_d)
 
         return Implicit(self.grad, self.scale, product, self.size, self.noise)
 
@@ -83,24 +83,24 @@ class Implicit:
         """Move to the minimum along the direction, or to the edge, and turn."""
         at, rest, direction = search.vectors
         eps, limited = jnp.finfo(radius.dtype).eps, jnp.isfinite(radius)
-        square, far, along, length, largest, _, taken = search.scalars
-        bent = free * self.product(free * direction / self.scale) / self.scale
-        bend = dot(direction, bent)
-        largest = jnp.maximum(largest, jnp.abs(bend) / length)
-        clear = jnp.abs(bend) > eps * at.size * length * largest
-        convex = clear & (bend > 0)
+        square, far, along, length, largest, _, count = search.scalars
+        h_d = free * self.hvp(free * direction / self.scale) / self.scale
+        curvature = dot(direction, h_d)
+        largest = jnp.maximum(largest, jnp.abs(curvature) / length)
+        clear = jnp.abs(curvature) > eps * at.size * length * largest
+        convex = clear & (curvature > 0)
         # With no radius to stop at, a curvature is taken as positive, and one that is 0 ends the first step at 1.
-        ahead = jnp.where(clear, square / jnp.where(clear, jnp.abs(bend), 1), jax.lax.rsqrt(length))
+        ahead = jnp.where(clear, square / jnp.where(clear, jnp.abs(curvature), 1), jax.lax.rsqrt(length))
         to_edge = jnp.where(limited, _to_edge(far, along, length, radius), ahead)
         inside = convex & ~(limited & (ahead > to_edge))
         stepsize = jnp.where(inside, ahead, to_edge)
-        rest = rest + stepsize * bent
+        rest = rest + stepsize * h_d
         left = dot(rest, rest)
-        turn = left / square
-        moved = pack(at + stepsize * direction, rest, turn * direction - rest)
+        beta = left / square
+        moved = pack(at + stepsize * direction, rest, beta * direction - rest)
         # Not by recurrence, which in float32 goes astray.
         (far, _, along), _, (*_, length) = products(moved, moved)
-        return _Conjugate(moved, pack(left, far, along, length, largest, ~inside, taken + 1))
+        return _Conjugate(moved, pack(left, far, along, length, largest, ~inside, count + 1))
 
 
 class _Conjugate(NamedTuple):

@@ -25,38 +25,38 @@ def within_set(
     """
     gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
 
-    def change(steps: jax.Array, bent: jax.Array) -> jax.Array:
-        return jnp.sum(steps * (gradient + bent / 2), axis=1)
+    def change(steps: jax.Array, curved: jax.Array) -> jax.Array:
+        return jnp.sum(steps * (gradient + curved / 2), axis=1)
 
     def sweep(carry: _Sweep) -> _Sweep:
         at, first = carry.at, carry.first
         face = _face(model, allowed.hold(params, at, carry.grad), carry.grad)
-        step = face.model.within(face.grad, face.free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
-        steep = face.steep
+        step = face.model.minimize_within(face.grad, face.free, jnp.where(carry.sweeps > 0, carry.first.radius, radius))
+        steepest = face.steepest
         # As far as the model falls along it (Cauchy's point), or the region reaches.
-        fall, rise = dot(steep, -face.grad), dot(steep, face.model.times(steep[None])[0])
-        reach = step.radius / jnp.maximum(_length(model, steep[None])[0], tiny)
+        fall, rise = dot(steepest, -face.grad), dot(steepest, face.model.matvec(steepest[None])[0])
+        reach = step.radius / jnp.maximum(_length(model, steepest[None])[0], tiny)
         cauchy = jnp.where(rise > 0, jnp.minimum(fall / jnp.where(rise > 0, rise, 1), reach), reach)
         cauchy = jnp.where(fall > 0, cauchy, 0)
-        paths = [_path(allowed, params, at, direction, face.tries) for direction in (step.move, cauchy * steep)]
+        paths = [_path(allowed, params, at, direction, face.tries) for direction in (step.move, cauchy * steepest)]
         ends = jnp.concatenate([at[None], *paths])
         # What is allowed is convex and holds 0, so that a step too long for the region may be shortened.
         ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
-        bent = model.times(ends)
-        changes = change(ends, bent)
+        curved = model.matvec(ends)
+        changes = change(ends, curved)
         best = jnp.argmin(changes)
         end = ends[best]
         first = jax.tree.map(lambda new, old: jnp.where(carry.sweeps == 0, new, old), step, first)
         first = first._replace(products=carry.first.products + step.products + len(ends) + 1)
         # Done where no bound was met, or where nothing better was found.
         met = jnp.any(end != at + step.move) & (best > 0)
-        return _Sweep(end, gradient + bent[best], -changes[best], first, carry.sweeps + 1, ~met)
+        return _Sweep(end, gradient + curved[best], -changes[best], first, carry.sweeps + 1, ~met)
 
     zero, none, still = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(params)
     first = Step(still, zero, zero, zero, none, still, zero)
     start = _Sweep(still, gradient, zero, first, none, jnp.zeros((), bool))
     last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
-    return last.first._replace(move=last.at, promised=last.promised)
+    return last.first._replace(move=last.at, predicted_reduction=last.predicted_reduction)
 
 
 class _Face(NamedTuple):
@@ -65,7 +65,7 @@ class _Face(NamedTuple):
     model: Model
     free: jax.Array  # shape (p,), 1 or 0
     grad: jax.Array  # of the model there
-    steep: jax.Array  # the steepest descent
+    steepest: jax.Array  # the steepest descent
     tries: np.ndarray  # how much of a path to try
 
 
@@ -78,7 +78,7 @@ def _face(model: Model, hold: Hold, grad: jax.Array) -> _Face:
     # What joins all params compares them, as if they had one unit.
     unit = jnp.full_like(grad, jnp.max(model.scale))
     slopes, flat = (grad - normal * dot(inward(normal, scale), grad) for scale in (model.scale, unit))
-    return _Face(model.across(normal, hold.bend), free, slopes, -free * over_square(flat, unit), CURVED)
+    return _Face(model.across(normal, hold.curvature), free, slopes, -free * over_square(flat, unit), CURVED)
 
 
 def _length(model: Model, steps: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ def _path(
 class _Sweep(NamedTuple):
     at: jax.Array
     grad: jax.Array  # of the model there
-    promised: jax.Array
+    predicted_reduction: jax.Array
     first: Step
     sweeps: jax.Array
     done: jax.Array

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from jaxgd.core import flat
-from jaxgd.core.flat import CLOSED, beside, pack
+from jaxgd.core.flat import CLOSED, expand_to, pack
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.scaling import NOISY
 from jaxgd.solvers.subproblem import Step, inward
@@ -29,11 +29,11 @@ class Dense(NamedTuple):
     # Of a sum of squares, shape (p, p + 1): R and Q'r, with R'R = H and R'Q'r = g, scaled; nan where H is another.
     triangle: jax.Array | None = None
 
-    def times(self, steps: jax.Array) -> jax.Array:
+    def matvec(self, steps: jax.Array) -> jax.Array:
         """Return H times each of the `steps`."""
         return self.scale * jnp.matmul(self.scale * steps, self.hessian, precision="highest")
 
-    def within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
+    def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return the exact minimizer."""
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
         free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
@@ -49,14 +49,14 @@ class Dense(NamedTuple):
             move=free * step.move / self.scale, newton=free * step.newton / self.scale, unknown=unknown
         )
 
-    def across(self, normal: jax.Array, bend: Any) -> "Dense":
+    def across(self, normal: jax.Array, curvature: Any) -> "Dense":
         """Return the model on the face; along the normal its curvature is that of the scale."""
         inner, normal = self.scale * inward(normal, self.scale), normal / self.scale
-        bent = self.hessian + bend * jnp.diag(self.scale**-2)
-        turned = jnp.matmul(bent, inner, precision="highest")
+        shifted = self.hessian + curvature * jnp.diag(self.scale**-2)
+        turned = jnp.matmul(shifted, inner, precision="highest")
         square = jnp.sum(inner * turned) + jnp.sum(inner**2)
         mixed = normal[:, None] * (turned - square / 2 * normal)
-        return Dense(self.grad, self.scale, bent - mixed - mixed.T)
+        return Dense(self.grad, self.scale, shifted - mixed - mixed.T)
 
 
 @custom_vmap
@@ -75,7 +75,7 @@ class _Spectrum(NamedTuple):
     curvatures: jax.Array  # shape (p,), the lowest first
     basis: jax.Array  # shape (p, p): eigenvectors as columns
     slopes: jax.Array  # shape (p,), along these
-    blur: jax.Array  # curvatures below this are rounding of the largest
+    noise: jax.Array  # curvatures below this are rounding of the largest
     unknown: jax.Array  # directions in which columns depend on each other; nan where the model is not one of squares
 
 
@@ -109,14 +109,14 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
 
 
 def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
-    curvatures, basis, slopes, blur, unknown = model
+    curvatures, basis, slopes, noise, unknown = model
     eps, largest = jnp.finfo(slopes.dtype).eps, jnp.max(jnp.abs(curvatures))
-    newton = slopes / jnp.maximum(jnp.abs(curvatures), blur)
+    newton = slopes / jnp.maximum(jnp.abs(curvatures), noise)
     far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
     curved = (far > 0) & (largest > 0)
     radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
     lowest = curvatures[0]
-    least = jnp.maximum(0, blur - lowest)
+    least = jnp.maximum(0, noise - lowest)
 
     def improve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         multiplier, below = bracket
@@ -135,18 +135,18 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
     # The hard case: what is missing to the radius is filled up along the most negative curvature.
     missing = jnp.maximum(radius**2 - jnp.sum(along**2), 0)
     down = jnp.where(along[0] < 0, -1, 1) * jnp.sqrt(along[0] ** 2 + missing)
-    negative = lowest < -NOISY * blur
+    negative = lowest < -NOISY * noise
     along = along.at[0].set(jnp.where(negative, down, along[0]))
     left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
-    promised = -jnp.sum(along * (slopes + curvatures * along / 2))
-    newton = jnp.where(jnp.abs(curvatures) > blur, -newton, 0)
+    predicted = -jnp.sum(along * (slopes + curvatures * along / 2))
+    newton = jnp.where(jnp.abs(curvatures) > noise, -newton, 0)
     move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
-    return Step(move, promised, left, radius, jnp.zeros((), jnp.int32), newton, unknown)
+    return Step(move, predicted, left, radius, jnp.zeros((), jnp.int32), newton, unknown)
 
 
 def _length(vector: jax.Array) -> jax.Array:
     """Return the length of a vector, whose square may leave the range."""
-    return flat.root(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
+    return flat.safe_norm(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
 
 
 @_minimized.def_vmap
@@ -196,7 +196,7 @@ def _together(
 
     def again() -> Step:
         other = jax.vmap(_by_spectrum)(jax.vmap(_spectrum)(matrices, slopes, *squares), radii)
-        return jax.tree.map(lambda a, b: jnp.where(beside(sure, a), a, b), step, other)
+        return jax.tree.map(lambda a, b: jnp.where(expand_to(sure, a), a, b), step, other)
 
     return jax.lax.cond(jnp.all(sure), lambda: step, again)
 

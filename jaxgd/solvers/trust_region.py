@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, root
+from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, choose, rounding
+from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.core.scaling import scaling_of, without_influence
-from jaxgd.core.stop import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.hessian import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.hessian_lbfgs import LimitedMemory
@@ -29,8 +29,8 @@ class RegionState(NamedTuple):
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    left: jax.Array  # decrease of the model to its minimum; inf where it has none
-    gain: jax.Array  # decrease in the last step, as the slopes at its ends tell
+    predicted_remaining: jax.Array  # decrease of the model to its minimum; inf where it has none
+    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
     stepsize: jax.Array  # scaled length of the last step
     products: jax.Array  # Hessian-vector products so far, an int32
     saddle: jax.Array  # the model has a direction of negative curvature
@@ -40,7 +40,7 @@ class RegionState(NamedTuple):
     ahead: jax.Array  # how far the model's minimum is
     doubt: jax.Array  # what rounding of the residuals of a sum of squares does to the loss
     radius: jax.Array
-    promised: jax.Array  # decrease of the model at the trial
+    predicted_reduction: jax.Array  # decrease of the model at the trial
     slope: jax.Array  # of the term, on the face of it that the trial lies on, shape (p,); 0 where there is no term
     memory: Any  # of the curvature
 
@@ -59,45 +59,45 @@ class TrustRegion:
     name: str
 
     @property
-    def keeps(self) -> tuple[type, ...]:
+    def supported_terms(self) -> tuple[type, ...]:
         """The terms that the method can keep."""
-        return (Box, L1, Simplex, Ball) if self.whole else (Box, L1)
+        return (Box, L1, Simplex, Ball) if self.full_hessian else (Box, L1)
 
     @property
-    def calm(self) -> int:
+    def consecutive_moves(self) -> int:
         """Moves that must meet the test of `tol`."""
-        return self.curvature.calm
+        return self.curvature.consecutive_moves
 
     @property
-    def computed(self) -> bool:
+    def exact_curvature(self) -> bool:
         """Whether the model's curvature is computed, not learnt from the moves."""
-        return self.curvature.computed
+        return self.curvature.exact_curvature
 
     @property
-    def tols(self) -> Tolerance:
+    def tolerance(self) -> Tolerance:
         """What `tol` is to the method."""
-        return TOL_COMPUTED if self.computed else TOL_LEARNT
+        return TOL_COMPUTED if self.exact_curvature else TOL_LEARNT
 
     @property
-    def whole(self) -> bool:
+    def full_hessian(self) -> bool:
         """Whether the model's curvature is computed in every direction."""
-        return self.curvature.whole
+        return self.curvature.full_hessian
 
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of a Hessian of `size` parameters, its scaled copy and its spectrum."""
-        return 3 * 8 * size**2 if self.whole else 0
+        return 3 * 8 * size**2 if self.full_hessian else 0
 
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.nowhere(params)
+        point = problem.unevaluated(params)
         no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
         return RegionState(
             point=point,
             trial=params,
             moved=no,
             stuck=no,
-            left=point.loss,
-            gain=zero,
+            predicted_remaining=point.loss,
+            slope_decrease=zero,
             stepsize=zero,
             products=jnp.full((), scaling_of(params.size) if self.curvature.scaled else 0, jnp.int32),
             saddle=no,
@@ -107,7 +107,7 @@ class TrustRegion:
             ahead=zero,
             doubt=zero,
             radius=point.loss,
-            promised=zero,
+            predicted_reduction=zero,
             slope=zero if problem.term is None else jnp.zeros_like(params),
             memory=self.curvature.begin(problem, params),
         )
@@ -116,50 +116,50 @@ class TrustRegion:
         """Accept the trial or not, set the radius by how well the model foretold the loss, and solve the model."""
         rule, old = self.curvature, state.memory
         doubt: Any = rule.doubt(old, state.point, trial) if isinstance(rule, SumOfSquares) else (0, 0)
-        verdict = judge(state.point, trial, state.promised, state.slope, doubt)
+        verdict = judge(state.point, trial, state.predicted_reduction, state.slope, doubt)
         moved = verdict.moved
         point = choose(moved, trial, state.point)
         memory: Any = self.curvature.learn(problem, state.memory, state.point, trial, moved)
         model = self.curvature.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
-        if self.whole:
+        if self.full_hessian:
             # What one point tells of the curvature is not believed beyond a change by all their size of the params.
             far = REACH * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        solved, left = (~moved & state.solved) | jnp.isinf(radius) | self.whole, step.left
+        solved, left = (~moved & state.solved) | jnp.isinf(radius) | self.full_hessian, step.predicted_remaining
         again: Any = False
-        if self.computed:
+        if self.exact_curvature:
             # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
-            left = jnp.where(moved | jnp.isfinite(left), left, state.left)
+            left = jnp.where(moved | jnp.isfinite(left), left, state.predicted_remaining)
             again = lost & ~solved
         if isinstance(self.curvature, LimitedMemory):
-            left = self.curvature.left(memory, step)
+            left = self.curvature.predicted_remaining(memory, step)
         if isinstance(self.curvature, LimitedMemory | Sampled):
             # What was learnt may be wrong: the model is tried once more without it.
             memory, other = self.curvature.forget(memory, lost)
             again = again | other
         gone: Any = False
-        if self.whole:
+        if self.full_hessian:
             gone = without_influence(memory.own, memory.most, point.vectors, point.loss, problem.term)
         return RegionState(
             point=point,
             trial=aim,
             moved=moved,
             stuck=lost & ~again,
-            left=left,
-            gain=verdict.gain,
+            predicted_remaining=left,
+            slope_decrease=verdict.slope_decrease,
             stepsize=length,
             products=state.products + self.curvature.cost(step, moved),
-            saddle=jnp.isinf(step.left),
+            saddle=jnp.isinf(step.predicted_remaining),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
             doubt=jnp.asarray(doubt[0], trial.loss.dtype),
             solved=solved,
             lost=(step.unknown > state.unknown) | jnp.any(gone),
             unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
-            promised=step.promised,
+            predicted_reduction=step.predicted_reduction,
             slope=slope,
             memory=memory,
         )
@@ -168,7 +168,7 @@ class TrustRegion:
 def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope: jax.Array) -> tuple[Step, Any, Any]:
     """Return the step within the radius that keeps the term, where it leads, and the slope of the term there."""
     if problem.term is None:
-        step = model.within(point.grad, jnp.ones_like(point.params), radius)
+        step = model.minimize_within(point.grad, jnp.ones_like(point.params), radius)
         return step, point.params + step.move, slope
     term: Any = problem.term
     allowed, slope = term.face(point.params, point.grad)
@@ -216,7 +216,7 @@ class Verdict(NamedTuple):
     """What a trial says of the model that led there."""
 
     moved: jax.Array
-    gain: jax.Array  # decrease as the slopes at both ends tell
+    slope_decrease: jax.Array  # decrease as the slopes at both ends tell
     ratio: jax.Array  # decrease over the decrease promised
     move: jax.Array
     shorter: jax.Array  # the part of the move to allow next, where it was refused
@@ -225,15 +225,15 @@ class Verdict(NamedTuple):
         """Return the next radius, in the scale `after`, given the last in the scale `before`, and the move's length."""
         scaled = pack(before * self.move, after * self.move)
         (square, _), (_, other) = products(scaled, scaled)
-        old, new = root(pack(square, other), jnp.sum(jnp.abs(scaled), axis=1))
-        kept = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
-        good = jnp.where((self.ratio > 0.75), jnp.maximum(kept, 2.5 * new), kept)  # noqa: PLR2004
+        old, new = safe_norm(pack(square, other), jnp.sum(jnp.abs(scaled), axis=1))
+        grown = jnp.where(old > 0, radius * (new / jnp.where(old > 0, old, 1)), radius)
+        good = jnp.where((self.ratio > 0.75), jnp.maximum(grown, 2.5 * new), grown)  # noqa: PLR2004
         fair = jnp.where(self.ratio < 0.25, new / 3, good)  # noqa: PLR2004
-        refused = jnp.where(old > 0, self.shorter * jnp.minimum(new, kept), radius / 4)
+        refused = jnp.where(old > 0, self.shorter * jnp.minimum(new, grown), radius / 4)
         return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 
-def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array, doubt: Any = (0, 0)) -> Verdict:
+def judge(point: Point, trial: Point, predicted_reduction: jax.Array, slope: jax.Array, doubt: Any = (0, 0)) -> Verdict:
     """Say whether to move from the point to the trial; the start, reached from nowhere, is taken if it is finite.
 
     `doubt`: what rounding does to the loss, where that is known to be more than its own, and to the decrease that the
@@ -245,14 +245,14 @@ def judge(point: Point, trial: Point, promised: jax.Array, slope: jax.Array, dou
     # Where rounding hides the decrease, the slopes at both ends still tell it.
     clear = jnp.abs(drop) > jnp.maximum(rounding(point.loss), doubt[0])
     sure = jnp.where(clear, drop, gain)
-    ratio = sure / jnp.where(promised > 0, promised, jnp.inf)
+    ratio = sure / jnp.where(predicted_reduction > 0, predicted_reduction, jnp.inf)
     # A move of no length is none, or the same would be made for ever.
-    believed = ~clear & (jnp.abs(gain) <= doubt[1]) & (promised > 0) & jnp.any(move != 0)
+    believed = ~clear & (jnp.abs(gain) <= doubt[1]) & (predicted_reduction > 0) & jnp.any(move != 0)
     ratio = jnp.where(believed, 1, ratio)
     fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
     first = ~jnp.isfinite(point.loss)
     moved = fine & (first | (ratio > ACCEPT))
     # The minimizer of the parabola through both losses and the slope; too far is too far where the trial is not finite.
-    bend = trial.loss - point.loss - slopes[0]
-    shorter = jnp.where(fine & (bend > 0), jnp.clip(-slopes[0] / (2 * bend), 0.05, 0.5), 0.1)
+    excess = trial.loss - point.loss - slopes[0]
+    shorter = jnp.where(fine & (excess > 0), jnp.clip(-slopes[0] / (2 * excess), 0.05, 0.5), 0.1)
     return Verdict(moved, gain, jnp.where(first, 0.5, ratio), jnp.where(first, 0, move), shorter)

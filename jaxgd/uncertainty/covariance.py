@@ -48,15 +48,15 @@ class Covariance:
         """Return the roots of the variances, in the shape of the params."""
         roots = np.sqrt(np.diagonal(self.matrix, axis1=-2, axis2=-1))
         leaves, structure = jax.tree.flatten(params)
-        whole, at = [], 0
+        parts, at = [], 0
         for leaf in leaves:
             count = int(np.prod(leaf.shape[roots.ndim - 1 :]))
             part = roots[..., at : at + count].reshape(leaf.shape)
             if np.iscomplexobj(leaf):
                 part = part + 1j * roots[..., at + count : at + 2 * count].reshape(leaf.shape)
             at += count * (1 + np.iscomplexobj(leaf))
-            whole.append(part[()])
-        return structure.unflatten(whole)
+            parts.append(part[()])
+        return structure.unflatten(parts)
 
 
 class Found(NamedTuple):
@@ -69,7 +69,7 @@ class Found(NamedTuple):
 
 
 def covariances(
-    bent: np.ndarray,
+    hessian: np.ndarray,
     outer: np.ndarray,
     squares: np.ndarray,
     held: np.ndarray,
@@ -86,10 +86,10 @@ def covariances(
     H^-1 (sum of g g') H^-1 by "sandwich" (Huber 1967; White, Econometrica 48, 1980). Least squares (`squared`) have
     J'J for H, and by "hessian" the variance of the noise, the sum of squares over n less the rank, as a factor.
     """
-    fine: np.ndarray = np.all(np.isfinite(bent), axis=(1, 2))
-    bent = np.where(fine[:, None, None], bent, np.eye(held.shape[1]))
+    fine: np.ndarray = np.all(np.isfinite(hessian), axis=(1, 2))
+    hessian = np.where(fine[:, None, None], hessian, np.eye(held.shape[1]))
     spare = rows - np.sum(~held, axis=1) if squared else rows
-    own = np.sum(bent**2, axis=1) if squared else np.diagonal(bent, axis1=1, axis2=2)
+    own = np.sum(hessian**2, axis=1) if squared else np.diagonal(hessian, axis1=1, axis2=2)
     with np.errstate(all="ignore"):
         # Were all other params known, the error would be this. A param that may change by more than its size over `eps`
         # changes less than rounding does: whether a column is small depends on what its param is, not on its units.
@@ -98,7 +98,7 @@ def covariances(
         if kind == "sandwich":
             alone = np.diagonal(outer, axis1=1, axis2=2) / own**2 / (1 if squared else rows[:, None] ** 2)
         faint = ~held & (alone * eps**2 >= size**2)
-    found = inverse(bent, held, eps, root=squared, faint=faint)
+    found = inverse(hessian, held, eps, root=squared, faint=faint)
     spare = rows - found.rank if squared else rows
     enough = spare > 0
     if kind == "sandwich":
@@ -112,23 +112,23 @@ def covariances(
     return found._replace(matrix=matrix)
 
 
-def inverse(bent: np.ndarray, held: np.ndarray, eps: float, *, root: bool, faint: np.ndarray) -> Found:
+def inverse(hessian: np.ndarray, held: np.ndarray, eps: float, *, root: bool, faint: np.ndarray) -> Found:
     """Return the inverse of symmetric matrices, or with `root` that of R'R; what is held is 0.
 
     The units of the params do not matter: the diagonal is scaled to ones. An eigenvalue that rounding may have made,
     `p * eps` of the largest and less, stands for a direction that is not determined; of R, a singular value. What is
     `faint` is taken as 0.
     """
-    bent, size = np.where(faint[:, None, :], 0, np.array(bent, np.float64)), held.shape[1]
+    hessian, size = np.where(faint[:, None, :], 0, np.array(hessian, np.float64)), held.shape[1]
     if root:
-        scale = _reciprocal(np.linalg.norm(bent, axis=1))
-        _, values, vectors = np.linalg.svd(bent * scale[:, None, :])
+        scale = _reciprocal(np.linalg.norm(hessian, axis=1))
+        _, values, vectors = np.linalg.svd(hessian * scale[:, None, :])
         vectors, roots = np.swapaxes(vectors, 1, 2), values
     else:
-        bent[(held | faint)[:, :, None] | held[:, None, :]] = 0
-        bent[:, range(size), range(size)] += held
-        scale = _reciprocal(np.sqrt(np.maximum(np.diagonal(bent, axis1=1, axis2=2), 0)))
-        values, vectors = np.linalg.eigh(bent * scale[:, :, None] * scale[:, None, :])
+        hessian[(held | faint)[:, :, None] | held[:, None, :]] = 0
+        hessian[:, range(size), range(size)] += held
+        scale = _reciprocal(np.sqrt(np.maximum(np.diagonal(hessian, axis1=1, axis2=2), 0)))
+        values, vectors = np.linalg.eigh(hessian * scale[:, :, None] * scale[:, None, :])
         roots = np.sqrt(np.maximum(values, 0))
     small = values <= size * eps * np.max(np.abs(values), axis=1, keepdims=True)
     half = vectors * np.where(small, 0, _reciprocal(roots))[:, None, :] * scale[:, :, None]
@@ -162,10 +162,10 @@ def _simplest(rows: np.ndarray, faint: float) -> np.ndarray:
 
 def direction(vector: np.ndarray, names: list[str]) -> Direction:
     """Return a direction with its words, its first part positive."""
-    told = np.flatnonzero(np.abs(vector) > FAINT * np.max(np.abs(vector)))
-    vector = vector * np.sign(vector[told[0]])
+    named = np.flatnonzero(np.abs(vector) > FAINT * np.max(np.abs(vector)))
+    vector = vector * np.sign(vector[named[0]])
     words = "".join(
         f" {'-' if vector[i] < 0 else '+'} " + (f"{abs(vector[i]):.2g} " if abs(vector[i]) < 1 else "") + names[i]
-        for i in told[:MOST]
+        for i in named[:MOST]
     )
-    return Direction(words[3:] + (" + ..." if len(told) > MOST else ""), vector)
+    return Direction(words[3:] + (" + ..." if len(named) > MOST else ""), vector)

@@ -46,11 +46,11 @@ def in_passes(
     shared = given._replace(data=None)
     problem = program.bind(shared)[0]
     flat = np.asarray(problem.layout.flatten(params))
-    bent = own(flat, program.compiled(information.curvature))
-    bent = bent if problem.ridge is None else bent + np.asarray(problem.ridge) * np.eye(flat.size)
+    hessian = own(flat, program.compiled(information.curvature))
+    hessian = hessian if problem.ridge is None else hessian + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(information.products_of_rows)) * own.total if outer else np.zeros(())
     held = program.compiled(information.held)(shared, flat)
-    found = _on_host(Moments(bent, sums, np.zeros(()), held, information.size_of(flat)), first=True)
+    found = _on_host(Moments(hessian, sums, np.zeros(()), held, information.size_of(flat)), first=True)
     return Known(found, np.full(1, own.total if count is None else count, np.float64))
 
 
@@ -115,8 +115,8 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
         raise ValueError(msg) from error
     if rows is not None:
         return rows
-    whole, total, sizes = seen[np.isfinite(seen).all(axis=1)].T
-    fits = [len(whole) > 0 and bool(np.all(np.abs(whole - total / n) < APART * sizes / n)) for n in (count, 1)]
+    at_once, total, sizes = seen[np.isfinite(seen).all(axis=1)].T
+    fits = [len(at_once) > 0 and bool(np.all(np.abs(at_once - total / n) < APART * sizes / n)) for n in (count, 1)]
     if count > 1 and fits[0] == fits[1]:
         msg = (
             f"`loss` {name} cannot be told to be the mean or the sum of its values for single rows: for all {count} it"

@@ -20,7 +20,7 @@ from jaxgd.lanes.pool import Lanes
 class Moments(NamedTuple):
     """What is known at the params, shape `(p,)`, of one problem; lanes first of many."""
 
-    bent: Any  # the Hessian, shape (p, p); of least squares R, upper triangular, with R'R = J'J
+    hessian: Any  # the Hessian, shape (p, p); of least squares R, upper triangular, with R'R = J'J
     outer: Any  # the sum over rows of their gradients' outer products, shape (p, p), or 0
     squares: Any  # the sum of the squares of the residuals, or 0
     held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
@@ -85,7 +85,7 @@ def values(program: Program, inputs: Inputs, params: Any) -> jax.Array:
     def at(flat: jax.Array) -> jax.Array:
         return jnp.stack([problem.bare(flat)[0], *replace(tiles, loss=sums).total(lambda of, _: of(flat))])
 
-    return jnp.stack([at(flat), at(problem.inside(flat + nudge(flat)))])
+    return jnp.stack([at(flat), at(problem.project(flat + nudge(flat)))])
 
 
 def rows_of(data: Any) -> int | None:

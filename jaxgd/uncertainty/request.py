@@ -88,19 +88,19 @@ class Many:
         return _of_arrays(part.program, Lanes(part.program, batch.structure, batch.mapped).inputs(batch.shared, own))
 
     def _known(self, params: Any, converged: np.ndarray, rows: Any, *, outer: bool) -> Known:
-        wanted, whole = np.atleast_1d(self.lanes), None
+        wanted, joined = np.atleast_1d(self.lanes), None
         for part in self.parts:
             at = np.flatnonzero(np.isin(wanted, part.lanes))
             if not len(at):
                 continue
             place = np.searchsorted(part.lanes, wanted[at])
             own = of_part(part, place, jax.tree.map(lambda leaf, at=at: leaf[at], params), converged[at], rows, outer)
-            whole = blank(len(wanted), own) if whole is None else whole
-            put(whole, at, own)
-        if whole is None:
+            joined = blank(len(wanted), own) if joined is None else joined
+            put(joined, at, own)
+        if joined is None:
             msg = "The result is of 0 problems, which have no covariances. Pick one at least, as `result[:1]`."
             raise ValueError(msg)
-        return whole if rows is None else whole._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
+        return joined if rows is None else joined._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
 
 
 def _of_arrays(program: Program, given: Inputs) -> tuple[Program, Inputs]:
@@ -120,7 +120,7 @@ def _term(batch: Batch) -> Any:
 
 def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance:
     """Return the covariance of one problem; a warning names what the data do not determine."""
-    if not np.isfinite(known.moments.bent).all():
+    if not np.isfinite(known.moments.hessian).all():
         msg = f"`loss` {name_of(program.recipe.functions[0])} has no finite second derivatives at the answer."
         raise ValueError(msg)
     matrix, directions, rank = _finished(program, known, kind, names_of(params))
@@ -148,8 +148,8 @@ def _together(program: Program, known: Known, kind: str, params: Any, converged:
         "are not determined by their data in some direction (infinite variances, see `undetermined`)": loose,
     }
     if any(said.values()):
-        told = ", ".join(f"{count} {what}" for what, count in said.items() if count)
-        warnings.warn(f"Of {len(converged)} problems {told}.", stacklevel=4)
+        summary = ", ".join(f"{count} {what}" for what, count in said.items() if count)
+        warnings.warn(f"Of {len(converged)} problems {summary}.", stacklevel=4)
     return Covariance(matrix, names, directions, labels)
 
 
@@ -164,12 +164,12 @@ def _finished(
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
 
-    def told(own: np.ndarray) -> Direction:
+    def summary(own: np.ndarray) -> Direction:
         vector = vectors.copy()
         vector[free] = own
         return direction(vector, names)
 
-    return matrix, [[told(own) for own in each] for each in found.directions], found.rank
+    return matrix, [[summary(own) for own in each] for each in found.directions], found.rank
 
 
 def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, ...]) -> None:

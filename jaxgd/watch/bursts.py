@@ -46,12 +46,12 @@ def in_bursts(
     `begin` returns a run unless one is resumed, `advance` the run after so many evaluations at most.
     """
     found = _resumed(program, given, stage)
-    run, kept = found or (begin(), [])
+    run, traces = found or (begin(), [])
     longest = LONGEST if run.rows is None else run.rows.loss.size
     watch.show(book=program.recipe.sign if program.size == 1 else 0)
 
     def save() -> Saved:
-        return stage.saved(taken_apart("run", run) | (taken_apart("trace", _joined(kept)) if kept else {}))
+        return stage.saved(taken_apart("run", run) | (taken_apart("trace", _joined(traces)) if traces else {}))
 
     def seen() -> Seen:
         answer = partial(program.answer, given, run)
@@ -61,14 +61,14 @@ def in_bursts(
         while not int(run.status):
             run = advance(run, min(watch.ticks, longest))
             if run.rows is not None:
-                kept.append(_filled(*program.rows(given, run.rows)))
+                traces.append(_filled(*program.rows(given, run.rows)))
                 run = run._replace(rows=emptied(run.rows))
             if not int(run.status) and (status := watch.look(seen())):
                 run = ended(run, status)
     except KeyboardInterrupt:
         run = ended(run, watch.interrupted())
     watch.look(seen())
-    trace = kept and (*_joined(kept), int(run.moves) + 1)
+    trace = traces and (*_joined(traces), int(run.moves) + 1)
     held = save() if watch and resumable(Status(int(run.status))) else None
     return Solved(program.answer(given, run), trace, held)
 
@@ -109,9 +109,9 @@ def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
     return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, stage)
 
 
-def _joined(kept: list[Any]) -> Any:
+def _joined(traces: list[Any]) -> Any:
     """Return the trace of several bursts as one."""
-    return jax.tree.map(lambda *bursts: np.concatenate(bursts), *kept)
+    return jax.tree.map(lambda *bursts: np.concatenate(bursts), *traces)
 
 
 def _filled(*rows: Any) -> tuple[Any, ...]:

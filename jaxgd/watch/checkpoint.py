@@ -86,13 +86,13 @@ def read(path: Path) -> Saved:
 
 def differences(was: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """Return in words in what two runs differ, by the words that describe them."""
-    told: dict[str, str] = {}
+    changed: dict[str, str] = {}
     for name in sorted(was.keys() | now.keys()):
         old, new = was.get(name), now.get(name)
         if old != new and not (name == "data" and _close(old, new)):
             known = not (_is_print(old) or _is_print(new))
-            told[name] = f"{name} (was {old}, is {new})" if known else f"{name} (another one)"
-    return told
+            changed[name] = f"{name} (was {old}, is {new})" if known else f"{name} (another one)"
+    return changed
 
 
 def _close(old: Any, new: Any) -> bool:

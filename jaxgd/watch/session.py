@@ -156,15 +156,15 @@ class Stage:
         if found is None:
             return None
         was, arrays = found
-        told = differences(was, self.about)
-        wrong = [text for name, text in told.items() if name not in but]
+        changed = differences(was, self.about)
+        wrong = [text for name, text in changed.items() if name not in but]
         if wrong:
             msg = (
                 f"`resume` is of another problem, or another way to solve it. It differs in: {', '.join(wrong)}."
                 " Resume what was saved, or begin anew from its params by `init=`."
             )
             raise ValueError(msg)
-        return arrays, not told
+        return arrays, not changed
 
     def saved(self, arrays: dict[str, np.ndarray]) -> Saved:
         """Return the solve as far as it has come."""

@@ -59,6 +59,6 @@ class Seen:
         return max(float(np.max(np.abs(np.asarray(leaf)), initial=0)) for leaf in jax.tree.leaves(slopes))
 
     @property
-    def left(self) -> float:
+    def predicted_remaining(self) -> float:
         """The decrease of the loss estimated to be left; inf while nothing is known."""
-        return float(np.asarray(self._answer.evidence)[Evidence._fields.index("left")])
+        return float(np.asarray(self._answer.evidence)[Evidence._fields.index("predicted_remaining")])

@@ -66,7 +66,7 @@ def _words(seen: Seen) -> str:
         return f"failed={seen.lanes[1]}"
     if seen.words:
         return seen.words + verdict
-    return f"loss={float(seen.loss):.8g} gradient={seen.grad_norm:.1e} left={seen.left:.1e}{verdict}"
+    return f"loss={float(seen.loss):.8g} gradient={seen.grad_norm:.1e} left={seen.predicted_remaining:.1e}{verdict}"
 
 
 def _bar(total: int | None) -> Any:

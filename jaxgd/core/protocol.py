@@ -1,0 +1,79 @@
+"""What the loop and the stop rule ask of a method, with the answer of one that does not say."""
+
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.core.problem import Point, Problem
+
+
+class Solver(Protocol):
+    """Two pure functions: where to look first, and what to do after each evaluation."""
+
+    def init(self, problem: Problem, params: jax.Array) -> Any:
+        """Return the state that asks for the start `params`, shape `(p,)`, to be evaluated."""
+        ...
+
+    def step(self, problem: Problem, state: Any, trial: Point) -> Any:
+        """Return the state after the evaluation that the last state asked for."""
+        ...
+
+
+class Tolerance(NamedTuple):
+    """What a method's own estimate of the decrease left is worth: what `tol` is to it, by float type, and rounding."""
+
+    default: dict[str, float]  # where the user asks for none
+    margin: dict[str, float]  # what is demanded of the estimate, of the `tol` asked for
+    agree: int  # evaluations in a row that must find no more left than rounding hides
+    part: float  # of what rounding hides, the most that may be left
+
+    def demanded(self, tol: Any, dtype: Any) -> jax.Array:
+        """Return what the estimate must come to, where the user asks for `tol`; 0 stands for nothing."""
+        default = self.default[str(dtype)]
+        return jnp.where(tol > 0, jnp.maximum(self.margin[str(dtype)] * tol, jnp.minimum(tol, default)), default)
+
+
+EVEN_MARGIN = {"float32": 1.0, "float64": 1.0}
+# The parameters are far off where rounding begins to hide the loss, and the slopes still tell.
+TOL = Tolerance({"float32": 1e-10, "float64": 1e-14}, EVEN_MARGIN, agree=5, part=0.01)
+# With a model of the curvature, hardly a move more reaches what rounding hides.
+TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, EVEN_MARGIN, agree=2, part=0.01)
+# One that is learnt may be much less where it is not seen yet.
+TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3, part=1)
+
+
+class Traits(NamedTuple):
+    """What a method declares of itself, as attributes of the same names."""
+
+    exact_curvature: bool = False  # the curvature of its model is computed, not learnt from the moves
+    full_hessian: bool = False  # and known in every direction
+    consecutive_moves: int = 5  # that must meet the test of `tol`, where there are as many params
+    tolerance: Tolerance = TOL  # what its estimate of the decrease left is worth
+    supported_terms: tuple[type, ...] = ()  # that may be added to the loss
+
+    @classmethod
+    def of(cls, solver: Any) -> Self:
+        """Return what a method declares."""
+        return _declared(cls, solver)
+
+
+class Reported(NamedTuple):
+    """What the state of a method may tell, beside what every state does; all scalars."""
+
+    saddle: Any = np.False_  # the curvature is negative somewhere
+    lost: Any = np.False_  # a param has lost its influence on the loss
+    doubt: Any = 0.0  # what rounding does to the loss, as far as the method knows
+    norm: Any = None  # length of the gradient in the method's own scale
+    ahead: Any = None  # how far the minimum of its model is
+    products: Any = np.int32(0)  # with the Hessian, so far
+
+    @classmethod
+    def of(cls, state: Any) -> Self:
+        """Return what a state tells."""
+        return _declared(cls, state)
+
+
+def _declared(kind: Any, given: Any) -> Any:
+    return kind(**{name: getattr(given, name, default) for name, default in kind._field_defaults.items()})
