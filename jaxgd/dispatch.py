@@ -16,7 +16,7 @@ from jaxgd.compile.cache import clock
 from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.flat import without_derivatives
-from jaxgd.core.stop import DEFAULT, Status, Stop
+from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
@@ -33,15 +33,15 @@ def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls up."""
     began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
     with _precision(ask.dtype):
-        program, (answer, rows, run, source), note = _answered(ask, watch)
+        program, (answer, trace, run, source), note = _answered(ask, watch)
         if isinstance(answer.counts, Tracer):
-            return _report(program, answer, answer.counts, rows, ask.stop)
+            return _report(program, answer, answer.counts, trace, ask.stop)
         if ask.dtype is not None:
             answer = jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else np.asarray(leaf), answer)
     spent = clock.seconds - compiled
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     said = note + watch.note
-    result = _report(program, answer, np.asarray(answer.counts), rows, ask.stop, seconds, said, source)
+    result = _report(program, answer, np.asarray(answer.counts), trace, ask.stop, seconds, said, source)
     result = dataclasses.replace(result, run=run)
     if not result.converged:
         _warn(result, level + 1)
@@ -73,7 +73,7 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tup
         return program, solved, note
     # On the host at once: everything that follows asks for the status.
     counts = np.asarray(answer.counts)
-    if not Status(counts[0]).converged:
+    if not succeeded(Counts.of(counts).status):
         answer, counts, more = second_look(program, given, answer, counts)
         note += more
     source = One(program, given)
@@ -96,7 +96,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Resu
     answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
     seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     said = note + watch.note
-    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, said, source)
+    result = _report(program, answer, answer.counts, outcome.trace, ask.stop, seconds, said, source)
     result = dataclasses.replace(result, slots=outcome.slots, labels=labels, by=tuple(by), run=outcome.run)
     if seconds and not np.all(result.converged):
         bad = int(np.sum(~np.asarray(result.converged)))
@@ -115,7 +115,7 @@ def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result
     spent, said = clock.seconds - compiled + outcome.compiling, note + watch.note
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
     answer = outcome.answer
-    result = _report(program, answer, answer.counts, outcome.rows, ask.stop, seconds, said, source)
+    result = _report(program, answer, answer.counts, outcome.trace, ask.stop, seconds, said, source)
     if result.trace is not None:
         result = dataclasses.replace(result, trace=result.trace.trimmed())
     if not result.converged:
@@ -193,13 +193,13 @@ def _report(
     program: Program,
     answer: Answer,
     counts: Any,
-    rows: Any,
+    columns: Any,
     stop: Stop,
     seconds: Seconds | None = None,
     note: str = "",
     source: Any = None,
 ) -> Result:
-    trace = Trace(*rows) if rows else None
+    trace = Trace(*columns) if columns else None
     return Result(
         params=answer.params,
         loss=answer.loss,

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.status_text import SENTENCES, shown, wording
-from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.history import Trace, columns_of, frame
 
 
@@ -58,7 +58,7 @@ class Result:
     residual: Any  # with bounds and other terms: `params - prox(params - grad)`, zero at a minimum; else None
     aux: Any  # what the loss returned beside its value, or ()
     trace: Trace | None
-    counts: Any = field(repr=False)  # status, evaluations, moves, Hessian-vector products
+    counts: Any = field(repr=False)  # `Counts`, packed
     evidence: Any = field(repr=False)  # the numbers the verdict rests on
     tests: Any = field(repr=False)  # the `Stop` it was judged by
     method: str = ""  # what was used, and why where it was chosen
@@ -74,26 +74,26 @@ class Result:
     @property
     def status(self) -> Any:
         """The `Status`; under `vmap` and `jit` an array of its numbers."""
-        codes = self.counts[..., 0]
-        return codes if isinstance(codes, Tracer) or np.ndim(codes) else Status(int(codes))
+        codes = self._count("status")
+        return Status(codes) if isinstance(codes, int) else codes
 
     @property
     def evals(self) -> Any:
         """Evaluations of the loss and its gradient."""
-        return self._count(1)
+        return self._count("evals")
 
     @property
     def moves(self) -> Any:
         """Accepted steps."""
-        return self._count(2)
+        return self._count("moves")
 
     @property
     def products(self) -> Any:
         """Products of vectors with the Hessian, or with a Jacobian; a whole one is as many as there are parameters."""
-        return self._count(3)
+        return self._count("products")
 
-    def _count(self, at: int) -> Any:
-        counts = self.counts[..., at]
+    def _count(self, name: str) -> Any:
+        counts = getattr(Counts.of(self.counts), name)
         return counts if isinstance(counts, Tracer) or np.ndim(counts) else int(counts)
 
     @property

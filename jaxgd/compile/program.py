@@ -88,7 +88,7 @@ class Program:
         self.begin = compiled(self._begin)
         self.advance = compiled(self._advance)
         self.answer = compiled(self._answer)
-        self.rows = compiled(self._rows)
+        self.trace = compiled(self._trace)
         self.first = compiled(self._first)
         self.answer_from = compiled(self._answer_from)
         self.minibatches = compiled(self._minibatches, donate_argnums=1)
@@ -183,8 +183,8 @@ class Program:
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, _ = self.bind(inputs)
-        rows = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
-        return begin(problem, solver, self._first(inputs), rows)
+        moves = max(16, min(1000, (1 << 22) // self.size)) if self.recipe.trace else 0
+        return begin(problem, solver, self._first(inputs), moves)
 
     def _advance(self, inputs: Inputs, run: Run, ticks: Any = None) -> Run:
         return advance(*self.bind(inputs), run, ticks)
@@ -219,13 +219,13 @@ class Program:
         point = self.bind(inputs)[0].point(params, slopes[-1], slopes[:-1], ())
         return self._of_point(inputs, point, counts, evidence)
 
-    def _rows(self, inputs: Inputs, rows: Track) -> tuple[Any, ...]:
-        params = jax.vmap(self.layout(inputs.init).unflatten)(rows.params)
-        return self.recipe.sign * rows.loss, rows.grad_norm, rows.stepsize, params, rows.filled
+    def _trace(self, inputs: Inputs, track: Track) -> tuple[Any, ...]:
+        params = jax.vmap(self.layout(inputs.init).unflatten)(track.params)
+        return self.recipe.sign * track.loss, track.grad_norm, track.stepsize, params, track.filled
 
     def _solve(self, inputs: Inputs) -> tuple[Answer, Track | None]:
         run = self._advance(inputs, self._begin(inputs))
-        return self._answer(inputs, run), run.rows
+        return self._answer(inputs, run), run.trace
 
     def _reversible(self, inputs: Inputs) -> Problem:
         """Return the problem, which JAX can differentiate."""
@@ -244,6 +244,6 @@ def precision() -> tuple[Any, ...]:
     return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
 
 
-def emptied(rows: Track) -> Track:
-    """Return the rows emptied, for the next burst."""
-    return rows._replace(filled=jnp.zeros_like(rows.filled))
+def emptied(track: Track) -> Track:
+    """Return the track emptied, for the next burst."""
+    return track._replace(filled=jnp.zeros_like(track.filled))

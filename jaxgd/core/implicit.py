@@ -18,7 +18,7 @@ from jax.scipy.sparse.linalg import cg
 
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.problem import Point, Problem
-from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.core.terms import L1, Box
 
 DENSE = 1000  # params up to which the Hessian is a matrix: 8 MB in float64, and as exact as its condition allows
@@ -49,13 +49,14 @@ def differentiable(
     def rule(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         (inputs,), (along,) = primals, tangents
         # The solve with its own derivatives: so there are second ones.
-        answer, rows = wrapped(inputs)
-        still = jax.tree.map(_still, (answer, rows))
+        answer, trace = wrapped(inputs)
+        still = jax.tree.map(_still, (answer, trace))
         inputs_of, given, along = _moving(inputs, along, names)
         if not given:
-            return (answer, rows), still
+            return (answer, trace), still
         # A start with no slope is a minimum if its Hessian says so, which is asked where it is solved with.
-        sound = succeeded(answer.counts[0]) | (answer.counts[0] == Status.ZERO_GRADIENT)
+        status = Counts.of(answer.counts).status
+        sound = succeeded(status) | (status == Status.ZERO_GRADIENT)
         along = [leaf * jnp.where(sound, 1, jnp.nan).astype(leaf.dtype) for leaf in along]
         params = problem_of(inputs).layout.flatten(answer.params)
 
@@ -73,7 +74,7 @@ def differentiable(
             return jax.jvp(seen, (given, params), (along, moved.params))[1]._replace(loss=loss)
 
         found = one_by_one(known)(along)._replace(counts=still[0].counts, evidence=still[0].evidence)
-        return (answer, rows), (found, still[1])
+        return (answer, trace), (found, still[1])
 
     wrapped.defjvp(rule, symbolic_zeros=True)
     return wrapped

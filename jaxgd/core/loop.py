@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxgd.core import convergence
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.protocol import Solver, Traits
-from jaxgd.core.stop import Status, Stop
+from jaxgd.core.stop import Counts, Status, Stop
 from jaxgd.core.tiles import Span
 
 
@@ -29,32 +29,32 @@ class Run(NamedTuple):
     state: Any  # the solver's own
     best: Point
     evidence: jax.Array  # an `Evidence`, packed
-    counts: jax.Array  # int32, shape (4,): status, evaluations, moves, Hessian-vector products
-    rows: Track | None
+    counts: jax.Array  # `Counts`, packed
+    trace: Track | None
 
     @property
     def status(self) -> jax.Array:
         """The `Status`, an int32."""
-        return self.counts[..., 0]
+        return Counts.of(self.counts).status
 
     @property
     def evals(self) -> jax.Array:
         """Evaluations of loss and gradient."""
-        return self.counts[..., 1]
+        return Counts.of(self.counts).evals
 
     @property
     def moves(self) -> jax.Array:
         """Accepted steps."""
-        return self.counts[..., 2]
+        return Counts.of(self.counts).moves
 
 
 def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -> Run:
     """Return a run that has evaluated nothing; `trace` is how many moves to keep."""
     state = solver.init(problem, params)
     line = jnp.zeros(trace, params.dtype)
-    rows = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
+    track = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.unevaluated(params)
-    return Run(state, best, convergence.begin(params.dtype), jnp.zeros(4, jnp.int32), rows if trace else None)
+    return Run(state, best, convergence.begin(params.dtype), jnp.asarray(Counts().pack()), track if trace else None)
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
@@ -75,7 +75,7 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
         best=best,
         evidence=seen,
         counts=counts,
-        rows=run.rows and _record(run.rows, state, state.moved | (run.evals == 0)),
+        trace=run.trace and _record(run.trace, state, state.moved | (run.evals == 0)),
     )
 
 
@@ -114,16 +114,16 @@ def minibatches(
     return jax.lax.fori_loop(0, count, one, sums)
 
 
-def _record(rows: Track, state: Any, moved: jax.Array) -> Track:
+def _record(track: Track, state: Any, moved: jax.Array) -> Track:
     """Append the point moved to; moves beyond the last row are not kept."""
     point = state.point
     largest = jnp.max(jnp.abs(point.residual))
     # An index out of range is dropped, so that a step that is no move writes nothing.
-    at = jnp.where(moved, rows.filled, rows.loss.size)
+    at = jnp.where(moved, track.filled, track.loss.size)
     return Track(
-        rows.loss.at[at].set(point.loss, mode="drop"),
-        rows.grad_norm.at[at].set(largest, mode="drop"),
-        rows.stepsize.at[at].set(state.stepsize, mode="drop"),
-        rows.params.at[at].set(point.params, mode="drop"),
-        rows.filled + moved,
+        track.loss.at[at].set(point.loss, mode="drop"),
+        track.grad_norm.at[at].set(largest, mode="drop"),
+        track.stepsize.at[at].set(state.stepsize, mode="drop"),
+        track.params.at[at].set(point.params, mode="drop"),
+        track.filled + moved,
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,33 @@ class Status(IntEnum):
 def succeeded(codes: Any) -> Any:
     """Return which of the numbers of statuses are success."""
     return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR) | (codes == Status.NOISE_FLOOR)
+
+
+class Counts(NamedTuple):
+    """What a solve has come to in whole numbers; packed, an int32 array of shape `(..., 4)`."""
+
+    status: Any = Status.RUNNING
+    evals: Any = 0  # of loss and gradient
+    moves: Any = 0  # accepted steps
+    products: Any = 0  # of vectors with the Hessian
+
+    @classmethod
+    def of(cls, packed: Any) -> Self:
+        """Return what is packed in an array."""
+        return cls(*(packed[..., at] for at in range(len(cls._fields))))
+
+    def pack(self) -> np.ndarray:
+        """Return one array, on the host."""
+        return np.stack(np.broadcast_arrays(*self), axis=-1).astype(np.int32)
+
+
+def with_status(counts: Any, status: Any) -> Any:
+    """Return packed counts with another status: the one way to end a solve from outside the loop."""
+    if isinstance(counts, jax.Array):
+        return counts.at[..., 0].set(status)
+    counts = np.array(counts)
+    counts[..., 0] = status
+    return counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +135,9 @@ class Stop:
         The step led `run` to `state` over the `trial`. All that is read of the vectors is what `Facts` holds, so that
         XLA makes few kernels of what follows.
         """
-        (_, evals, moves, _), old = run.counts, Evidence.unpack(run.evidence)
-        moves = moves + (state.moved & (evals > 0))
+        counts, old = Counts.of(run.counts), Evidence.unpack(run.evidence)
+        evals = counts.evals
+        moves = counts.moves + (state.moved & (evals > 0))
         traits, reported = Traits.of(solver), Reported.of(state)
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
         step = trial.params - before.params
@@ -174,24 +202,24 @@ class Stop:
             # A model knows the directions it has moved in: several moves must agree, but no more than there are.
             done = done | (moved & (seen.consecutive_moves >= min(traits.consecutive_moves, size)))
         # Later rows win.
-        rows = [(Status.MAX_EVALS, evals >= self.max_evals)]
-        rows += [(Status.STUCK, facts.stuck), (Status.DIVERGED, facts.stuck & ~here)]
-        rows += [(Status.PRECISION_FLOOR, floor)]
+        cases = [(Status.MAX_EVALS, evals >= self.max_evals)]
+        cases += [(Status.STUCK, facts.stuck), (Status.DIVERGED, facts.stuck & ~here)]
+        cases += [(Status.PRECISION_FLOOR, floor)]
         if self.ftol is not None:
             scale = jnp.maximum(1, jnp.abs(facts.point.loss))
-            rows += [(Status.SMALL_DECREASE, moved & (seen.recent[0] <= self.ftol * scale))]
+            cases += [(Status.SMALL_DECREASE, moved & (seen.recent[0] <= self.ftol * scale))]
         if self.xtol is not None:
-            rows += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
+            cases += [(Status.SMALL_STEP, moved & (seen.change < self.xtol))]
         if self.gtol is not None:
-            rows += [(Status.SMALL_GRADIENT, facts.largest <= self.gtol)]
-        rows += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.grad_abs_sum == 0))]
-        rows += [(Status.NO_INFLUENCE, (floor | done) & ~first & (facts.lost | on_a_ray(seen, facts)))]
+            cases += [(Status.SMALL_GRADIENT, facts.largest <= self.gtol)]
+        cases += [(Status.CONVERGED, done), (Status.ZERO_GRADIENT, first & flat & (facts.grad_abs_sum == 0))]
+        cases += [(Status.NO_INFLUENCE, (floor | done) & ~first & (facts.lost | on_a_ray(seen, facts)))]
         huge = float(jnp.finfo(facts.point.loss.dtype).max) ** 0.75
         far = moved & (facts.point.params_abs_sum > huge) & (facts.point.loss < seen.first)
         endless = (facts.trial.loss < -huge) | far
-        rows += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]
+        cases += [(Status.UNBOUNDED, endless), (Status.BAD_START, first & ~fine)]
         status = jnp.zeros((), jnp.int32)
-        for reason, met in rows:
+        for reason, met in cases:
             status = jnp.where(met, int(reason), status)
         return status
 

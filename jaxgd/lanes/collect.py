@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgd.compile.program import Answer
-from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.lanes.pool import Ended, Pool, blank, put
 from jaxgd.watch.resume import taken_apart, together
 from jaxgd.watch.session import GLANCE
@@ -68,26 +68,26 @@ class Answers:
         self.done = np.zeros(size, bool)
         self.slots = 0  # evaluations made in all slots together
         self.ceiling = np.inf  # the lowest loss that a lane has converged to
-        self._rows: list[tuple[np.ndarray, Any]] = []
+        self._traces: list[tuple[np.ndarray, Any]] = []
 
     def keep(self, ended: Ended, width: int) -> None:
         """Put the answers of lanes that have left a pool where they belong."""
         owner = np.asarray(ended.owner)
         left = owner >= 0
-        answer, rows = jax.tree.map(lambda leaf: np.asarray(leaf)[left], (ended.answer, ended.rows))
+        answer, trace = jax.tree.map(lambda leaf: np.asarray(leaf)[left], (ended.answer, ended.trace))
         owner = owner[left]
         if self.columns is None:
             self.columns = blank(self.size, answer)
         put(self.columns, owner, answer)
-        if rows and len(owner):
-            self._rows.append((owner, rows))
+        if trace and len(owner):
+            self._traces.append((owner, trace))
         self.done[owner] = True
         self.slots += int(ended.ticks) * width
         self._lower(answer)
 
     def _lower(self, answer: Any) -> None:
         """Lower the ceiling to the lowest loss of lanes that have converged."""
-        won = succeeded(answer.counts[:, 0])
+        won = succeeded(Counts.of(answer.counts).status)
         self.ceiling = min(self.ceiling, float(np.min(self._sign * answer.loss[won], initial=np.inf)))
 
     @property
@@ -95,12 +95,12 @@ class Answers:
         """How many of those that are done have failed."""
         if self.columns is None:
             return 0
-        return int(np.sum(self.done & ~succeeded(self.columns.counts[:, 0])))
+        return int(np.sum(self.done & ~succeeded(Counts.of(self.columns.counts).status)))
 
     @property
     def status(self) -> Status:
         """What the first lane that failed has ended with, or `CONVERGED`."""
-        codes = self.columns.counts[:, 0]
+        codes = Counts.of(self.columns.counts).status
         return Status(int(codes[~succeeded(codes)][0] if self.failed else Status.CONVERGED))
 
     def answer(self, done: np.ndarray, one: Any) -> Answer:
@@ -115,32 +115,32 @@ class Answers:
 
         return jax.tree.map(or_nan, self.columns if one is None else nothing)
 
-    def rows(self) -> Any:
+    def trace(self) -> Any:
         """Return the rows of the traces of all lanes, as long as the longest, or None."""
-        if not self._rows:
+        if not self._traces:
             return None
-        longest = max(int(np.max(rows[-1])) for _, rows in self._rows)
-        blocks = [(owner, jax.tree.map(lambda leaf: _as_long(leaf, longest), rows)) for owner, rows in self._rows]
+        longest = max(int(np.max(trace[-1])) for _, trace in self._traces)
+        blocks = [(owner, jax.tree.map(lambda leaf: _as_long(leaf, longest), trace)) for owner, trace in self._traces]
         joined = blank(self.size, blocks[0][1])
-        for owner, rows in blocks:
-            put(joined, owner, rows)
+        for owner, trace in blocks:
+            put(joined, owner, trace)
         return joined
 
     def saved(self) -> dict[str, np.ndarray]:
         """Return it as arrays."""
-        answer, rows = ({} if tree is None else tree for tree in (self.columns, self.rows()))
-        parts = taken_apart("answer", answer) | taken_apart("rows", rows)
+        answer, trace = ({} if tree is None else tree for tree in (self.columns, self.trace()))
+        parts = taken_apart("answer", answer) | taken_apart("trace", trace)
         return parts | {"done": self.done.copy(), "slots": np.array(self.slots)}
 
-    def restore(self, arrays: dict[str, np.ndarray], answer: Any, rows: Any) -> None:
-        """Put back what was saved; `answer` and `rows` have the structure of those of one lane."""
+    def restore(self, arrays: dict[str, np.ndarray], answer: Any, trace: Any) -> None:
+        """Put back what was saved; `answer` and `trace` have the structure of those of one lane."""
         self.done, self.slots = arrays["done"], int(arrays["slots"])
         if np.any(self.done):
             self.columns = together("answer", arrays, answer)
             self._lower(jax.tree.map(lambda leaf: leaf[self.done], self.columns))
-        if rows is not None and "rows.0" in arrays:
-            joined = together("rows", arrays, rows)
-            self._rows = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], joined))]
+        if trace is not None and "trace.0" in arrays:
+            joined = together("trace", arrays, trace)
+            self._traces = [(np.flatnonzero(self.done), jax.tree.map(lambda leaf: leaf[self.done], joined))]
 
 
 def _as_long(leaf: np.ndarray, longest: int) -> np.ndarray:

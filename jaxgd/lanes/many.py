@@ -12,7 +12,7 @@ from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
 from jaxgd.compile.program import Answer, Program
 from jaxgd.core.flat import expand_to
-from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.stop import Counts, Status, succeeded, with_status
 from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
 from jaxgd.lanes.pool import Batch, Lanes, put
 from jaxgd.lanes.scheduler import Solve
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """What came of many solves."""
 
     answer: Answer  # lanes first
-    rows: Any  # of the trace, lanes first
+    trace: Any  # of the trace, lanes first
     slots: int | None = None  # evaluations made in all slots of the pools, also in those that stood idle
     compiling: float = 0.0  # seconds
     run: Saved | None = None  # where it can be carried on
@@ -93,17 +93,17 @@ def solve(
 
         def one(given: list[Any]) -> tuple[Answer, Any]:
             inputs = lanes.inputs(batch.shared, given)
-            answer, rows = program.solve(inputs)
-            return answer, rows and program.rows(inputs, rows)
+            answer, trace = program.solve(inputs)
+            return answer, trace and program.trace(inputs, trace)
 
         return Outcome(*jax.vmap(one)(given))
     watch.show()
     running = Solve(lanes, batch, watch, watch.stage(partial(_about, program, batch)), rivals=rivals, last=last)
     running.run()
-    answer, rows = running.collected()
+    answer, trace = running.collected()
     _put_starts(batch, answer)
     answer = _looked_at_twice(program, batch, answer) if twice else answer
-    return Outcome(answer, rows, running.answers.slots, running.compiling, watch.frozen)
+    return Outcome(answer, trace, running.answers.slots, running.compiling, watch.frozen)
 
 
 def _about(program: Program, batch: Batch) -> dict[str, Any]:
@@ -114,7 +114,8 @@ def _about(program: Program, batch: Batch) -> dict[str, Any]:
 
 def _put_starts(batch: Batch, answer: Answer) -> None:
     """Put the starts where a lane was never begun."""
-    never = np.isin(answer.counts[:, 0], ENDED_FROM_OUTSIDE) & (answer.counts[:, 1] == 0)
+    counts = Counts.of(answer.counts)
+    never = np.isin(counts.status, ENDED_FROM_OUTSIDE) & (counts.evals == 0)
     columns = jax.tree.leaves(answer.params)
     for column, leaf, own in zip(columns, batch.leaves[: len(columns)], batch.mapped, strict=False):
         column[never] = leaf[never] if own else leaf
@@ -122,7 +123,7 @@ def _put_starts(batch: Batch, answer: Answer) -> None:
 
 def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
     """Leave starts with no slope by a small step to both sides, as single solves do."""
-    flat = np.flatnonzero(answer.counts[:, 0] == Status.ZERO_GRADIENT)
+    flat = np.flatnonzero(Counts.of(answer.counts).status == Status.ZERO_GRADIENT)
     if not len(flat):
         return answer
     few = batch.picked(flat)
@@ -140,21 +141,20 @@ def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
 def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answer]) -> Answer:
     """Return the answers with those of the neighbours where they are lower."""
     own = jax.tree.map(lambda leaf: leaf[flat], answer)
-    counts, succeeded_again = own.counts.copy(), np.ones(len(flat), bool)
+    succeeded_again = np.ones(len(flat), bool)
     for again in found:
-        counts = counts + again.counts * np.array([0, 1, 0, 1], np.int32)
-        lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts[:, 0] == Status.ZERO_GRADIENT)
-        succeeded_again &= succeeded(again.counts[:, 0])
-        second = again._replace(
-            counts=np.column_stack([again.counts[:, 0], counts[:, 1], again.counts[:, 2], counts[:, 3]])
-        )
+        counts, other = Counts.of(own.counts), Counts.of(again.counts)
+        spent = {"evals": counts.evals + other.evals, "products": counts.products + other.products}
+        lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts.status == Status.ZERO_GRADIENT)
+        succeeded_again &= succeeded(other.status)
         own = jax.tree.map(
-            lambda old, new, lower=lower: np.where(expand_to(lower, old), new, old), own._replace(counts=counts), second
+            lambda old, new, lower=lower: np.where(expand_to(lower, old), new, old),
+            own._replace(counts=counts._replace(**spent).pack()),
+            again._replace(counts=other._replace(**spent).pack()),
         )
-        counts = own.counts
     # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-    flat_start = (counts[:, 0] == Status.ZERO_GRADIENT) & succeeded_again
-    counts[:, 0] = np.where(flat_start, int(Status.CONVERGED), counts[:, 0])
+    status = Counts.of(own.counts).status
+    flat_start = (status == Status.ZERO_GRADIENT) & succeeded_again
     merged = jax.tree.map(np.array, answer)
-    put(merged, flat, own._replace(counts=counts))
+    put(merged, flat, own._replace(counts=with_status(own.counts, np.where(flat_start, int(Status.CONVERGED), status))))
     return merged

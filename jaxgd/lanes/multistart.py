@@ -10,7 +10,7 @@ from jaxgd.compile import inputs
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.penalties import for_all
 from jaxgd.compile.program import Program
-from jaxgd.core.stop import Status, succeeded
+from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.core.terms import Box
 from jaxgd.lanes import many
 from jaxgd.result import Optimum
@@ -27,16 +27,17 @@ def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome,
     outcome = many.solve(program, batch, watch, rivals=True)
     answer, sign = outcome.answer, program.recipe.sign
     loss = np.where(np.isnan(answer.loss), np.inf, sign * answer.loss)
-    done = succeeded(answer.counts[:, 0])
+    status = Counts.of(answer.counts).status
+    done = succeeded(status)
     best = int(np.lexsort((loss, ~done & (loss > np.min(loss, where=done, initial=np.inf))))[0])
     optima = _optima(answer, np.flatnonzero(done)[np.argsort(loss[done], kind="stable")])
-    given_up = int(np.sum(answer.counts[:, 0] == Status.OUTDONE))
+    given_up = int(np.sum(status == Status.OUTDONE))
     said = (
         f" Of {count} starts {int(np.sum(done))} converged, to {len(optima)} different minima; the lowest was reached"
     )
     note += f"{said} by {optima[0].starts if optima else 0}, and {given_up} were given up."
-    answer, rows = jax.tree.map(lambda leaf: leaf[best], (answer, outcome.rows))
-    return program, outcome._replace(answer=answer, rows=rows), optima, note
+    answer, trace = jax.tree.map(lambda leaf: leaf[best], (answer, outcome.trace))
+    return program, outcome._replace(answer=answer, trace=trace), optima, note
 
 
 def _starts(ask: Ask, count: int) -> Any:

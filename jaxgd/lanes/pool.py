@@ -13,7 +13,7 @@ from jaxgd.core.convergence import Evidence
 from jaxgd.core.flat import expand_to
 from jaxgd.core.lapack import compiled
 from jaxgd.core.loop import Run, tick
-from jaxgd.core.stop import Status
+from jaxgd.core.stop import Status, with_status
 
 NARROWEST = 8  # lanes; a width is this times a power of 2
 WIDEST = {"cpu": 1024, "other": 32768}
@@ -94,7 +94,7 @@ class Ended(NamedTuple):
 
     owner: jax.Array  # int32, shape (k,); -1: none
     answer: Answer
-    rows: Any  # of the trace
+    trace: Any  # of the trace
     running: jax.Array  # lanes that are left running
     ended: jax.Array  # lanes that have ended and could not leave yet
     ticks: jax.Array  # evaluations made in every slot
@@ -159,14 +159,14 @@ class Lanes:
 
         def answer(given: list[Any], run: Run) -> Any:
             inputs = self.inputs(shared, given)
-            return self.program.answer(inputs, run), run.rows and self.program.rows(inputs, run.rows)
+            return self.program.answer(inputs, run), run.trace and self.program.trace(inputs, run.trace)
 
-        answers, rows = jax.vmap(answer)(given, runs)
+        answers, trace = jax.vmap(answer)(given, runs)
         leaving = pool.owner.at[slots].get(mode="fill", fill_value=-1)
         running = jnp.sum((pool.owner >= 0) & ~ended)
         late = jnp.sum(ended) - jnp.sum(leaving >= 0)
         pool = pool._replace(owner=pool.owner.at[slots].set(-1, mode="drop"))
-        return pool, Ended(leaving, answers, rows, running, late, ticks)
+        return pool, Ended(leaving, answers, trace, running, late, ticks)
 
     def _taken(self, shared: list[Any], pool: Pool, owner: Any, block: list[Any]) -> Pool:
         """Return the pool with the block's lanes in free slots."""
@@ -203,7 +203,7 @@ class Lanes:
         reach = runs.best.scalars[:, 0] - 10 * jax.vmap(Evidence.unpack)(runs.evidence).predicted_remaining
         status = jnp.where(running & (reach > orders.ceiling), int(Status.OUTDONE), status)
         status = jnp.where(running & (orders.halt > 0), orders.halt, status)
-        return runs._replace(counts=runs.counts.at[:, 0].set(status))
+        return runs._replace(counts=with_status(runs.counts, status))
 
     def _shrink(self, pool: Pool, width: int) -> Pool:
         """Return the pool with its lanes in `width` slots."""
@@ -217,9 +217,9 @@ def blank(size: int, like: Any) -> Any:
     return jax.tree.map(lambda leaf: np.zeros((size, *leaf.shape[1:]), leaf.dtype), like)
 
 
-def put(columns: Any, lanes: np.ndarray, rows: Any) -> None:
+def put(columns: Any, lanes: np.ndarray, trace: Any) -> None:
     """Put the rows of these lanes in their places."""
-    for column, leaf in zip(jax.tree.leaves(columns), jax.tree.leaves(rows), strict=True):
+    for column, leaf in zip(jax.tree.leaves(columns), jax.tree.leaves(trace), strict=True):
         column[lanes] = leaf
 
 

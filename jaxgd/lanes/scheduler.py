@@ -15,7 +15,7 @@ import numpy as np
 from jaxgd.compile.cache import cache, clock
 from jaxgd.compile.devices import may_block, places, settings
 from jaxgd.compile.program import Answer
-from jaxgd.core.stop import Status
+from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.lanes.collect import Answers, Pools, gathered
 from jaxgd.lanes.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
 from jaxgd.watch.checkpoint import Saved
@@ -59,8 +59,8 @@ class Solve:
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Put back what was saved."""
-        run, answer, rows = self._shapes()
-        self.answers.restore(arrays, answer, rows)
+        run, answer, trace = self._shapes()
+        self.answers.restore(arrays, answer, trace)
         owner, self._todo = arrays["owner"], ~self.answers.done
         self._begun = owner, together("run", arrays, run) if len(owner) else None
         self._width = int(arrays["width"])
@@ -69,8 +69,8 @@ class Solve:
         """Return run, answer and trace of one lane, as shapes and types."""
         one, program = jax.tree.unflatten(self.batch.structure, self.batch.one), self.lanes.program
         run = jax.eval_shape(program.begin, one)
-        rows = run.rows and jax.eval_shape(program.rows, one, run.rows)
-        return run, jax.eval_shape(program.answer, one, run), rows
+        trace = run.trace and jax.eval_shape(program.trace, one, run.trace)
+        return run, jax.eval_shape(program.answer, one, run), trace
 
     def run(self) -> None:
         """Solve; Ctrl-C ends all lanes and keeps what is done."""
@@ -116,9 +116,9 @@ class Solve:
     def _seen(self, status: Status = Status.RUNNING) -> Seen:
         with self._lock:
             mask, failed, answers = self.answers.done.copy(), self.answers.failed, self.answers
-            counts = np.zeros(4) if answers.columns is None else answers.columns.counts[answers.done].sum(axis=0)
-        lanes = (int(np.sum(mask)), failed, self.batch.size)
-        return Seen(int(counts[1]), int(counts[2]), partial(self._answer, mask), self.saved, status, lanes=lanes)
+            packed = Counts().pack() if answers.columns is None else answers.columns.counts[answers.done].sum(axis=0)
+        lanes, counts = (int(np.sum(mask)), failed, self.batch.size), Counts.of(packed)
+        return Seen(int(counts.evals), int(counts.moves), partial(self._answer, mask), self.saved, status, lanes=lanes)
 
     def _answer(self, done: np.ndarray) -> Answer:
         with self._lock:
@@ -162,13 +162,13 @@ class Solve:
 
     def collected(self) -> tuple[Answer, Any]:
         """Return the answers and the rows of the trace, in the order of the problems."""
-        columns, rows = self.answers.columns, self.answers.rows()
+        columns, trace = self.answers.columns, self.answers.trace()
         if self._processes > 1:
-            columns, rows = gathered((columns, rows), self._owned())
-        missing = columns.counts[:, 0] == Status.RUNNING
-        columns.counts[missing, 0] = self._halt or Status.INTERRUPTED
+            columns, trace = gathered((columns, trace), self._owned())
+        missing = Counts.of(columns.counts).status == Status.RUNNING
+        columns.counts[missing] = with_status(columns.counts[missing], self._halt or Status.INTERRUPTED)
         columns.loss[missing] = np.nan
-        return columns, rows
+        return columns, trace
 
     def _owned(self) -> np.ndarray:
         """Return which process solves each problem."""

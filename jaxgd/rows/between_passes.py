@@ -8,10 +8,10 @@ import numpy as np
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
 from jaxgd.core.convergence import Evidence
+from jaxgd.core.stop import Counts
 from jaxgd.rows.full_batch import descended
 from jaxgd.rows.in_memory import Pass
 
-NOTHING = np.zeros(4, np.int32)  # counts, before anything is counted
 LOOKS = 30  # evaluations over all rows, in which a decrease that is left must show
 
 
@@ -27,7 +27,7 @@ class AllRows:
     def evaluate(self, params: np.ndarray) -> Answer:
         """Return what all rows, and the penalties, say of the params."""
         return self.program.answer_from(
-            self._bare, params, self.own(params), NOTHING, convergence.begin(self.program.dtype)
+            self._bare, params, self.own(params), Counts().pack(), convergence.begin(self.program.dtype)
         )
 
     def height(self, answer: Answer) -> float:

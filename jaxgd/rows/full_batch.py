@@ -11,7 +11,7 @@ import numpy as np
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
-from jaxgd.core.stop import Status
+from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span
 from jaxgd.rows.in_memory import Memory, Pass, Together, filled, held, span_of
 from jaxgd.rows.rows import Rows
@@ -58,7 +58,7 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
     stage = watch.stage(lambda: about(program, bare, data=_told(own, first)))
     begin = partial(_begun, program, samples, first, advance)
     solved = in_bursts(program, bare, begin, advance, watch, stage)
-    if int(solved.answer.counts[0]) == Status.BAD_START:
+    if Counts.of(solved.answer.counts).status == Status.BAD_START:
         note = blame(given, own.not_finite(), solved.answer)
     return solved, note
 
@@ -95,7 +95,7 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     there = advance(run._replace(state=state), 1)
     gained = float(run.best.loss) - float(there.state.point.loss)
     if not gained > 0:
-        return run._replace(counts=np.append(run.counts[:1], there.counts[1:]))
+        return run._replace(counts=with_status(there.counts, run.status))
     seen = np.array(there.evidence)
     seen[[DECREASE, LATELY]] += gained
     return there._replace(evidence=seen)

@@ -12,9 +12,9 @@ import numpy as np
 from jaxgd.compile.build import Ask
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import convergence
-from jaxgd.core.stop import DEFAULT, Status, Stop
+from jaxgd.core.stop import DEFAULT, Counts, Status, Stop
 from jaxgd.rows import build, full_batch
-from jaxgd.rows.between_passes import NOTHING, AllRows, Without
+from jaxgd.rows.between_passes import AllRows, Without
 from jaxgd.rows.in_memory import filled, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.shuffle import Batches, Shuffled, Sums, passed_over
@@ -43,7 +43,7 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     program, own, _ = build.prepare(ask, rows, tile=batches.size)
     over_all, first = (program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
-        counts = np.array([Status.BAD_START, 0, 0, 0], np.int32)
+        counts = Counts(Status.BAD_START).pack()
         return (
             program,
             Solved(first._replace(counts=counts)),
@@ -55,7 +55,7 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
     passed = descent.run(watch, stage)
     status, best = descent.verdict(passed)
-    counts = np.array([status, passed.steps, passed.steps, 0], np.int32)
+    counts = Counts(status, passed.steps, passed.steps).pack()
     run = descent.saved(passed, stage) if watch and (resumable(status) or batches.polish) else None
     spare = _spare(ask.stop.max_evals, passed.steps)
     if not batches.polish or status in NOT_POLISHED or spare < 1:
@@ -66,7 +66,7 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
     polish, given, _ = build.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
     more, said = full_batch.solve(polish, given, rows, ask.dtype, watch)
-    counts = np.asarray(more.answer.counts) + np.array([0, passed.steps, passed.steps, 0], np.int32)
+    counts = np.asarray(more.answer.counts) + Counts(evals=passed.steps, moves=passed.steps).pack()
     more = more._replace(answer=more.answer._replace(counts=counts))
     return polish, more, note + said + " It ended with passes over all rows.", over_all
 
@@ -187,7 +187,7 @@ class _Descent:
         """Return the params of the lowest pass, and the loss averaged over it."""
         layout, nothing = self._program.layout(self._given.init), convergence.begin(self._program.dtype)
         params, loss = layout.unflatten(jnp.asarray(passed.lowest[0])), self._program.recipe.sign * passed.best
-        return Answer(params, loss, None, None, (), jnp.asarray(NOTHING), nothing)
+        return Answer(params, loss, None, None, (), jnp.asarray(Counts().pack()), nothing)
 
     def _after(self, passed: Passed) -> tuple[Passed, str]:
         """Return what one more pass comes to, and what to say of it."""

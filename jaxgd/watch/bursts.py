@@ -16,7 +16,7 @@ from jaxgd.core.flat import nudge, pack, without_derivatives
 from jaxgd.core.loop import Run
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
-from jaxgd.core.stop import Status
+from jaxgd.core.stop import Counts, Status, succeeded, with_status
 from jaxgd.core.tiles import Span
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
@@ -47,7 +47,7 @@ def in_bursts(
     """
     found = _resumed(program, given, stage)
     run, traces = found or (begin(), [])
-    longest = LONGEST if run.rows is None else run.rows.loss.size
+    longest = LONGEST if run.trace is None else run.trace.loss.size
     watch.show(book=program.recipe.sign if program.size == 1 else 0)
 
     def save() -> Saved:
@@ -60,9 +60,9 @@ def in_bursts(
     try:
         while not int(run.status):
             run = advance(run, min(watch.ticks, longest))
-            if run.rows is not None:
-                traces.append(_filled(*program.rows(given, run.rows)))
-                run = run._replace(rows=emptied(run.rows))
+            if run.trace is not None:
+                traces.append(_filled(*program.trace(given, run.trace)))
+                run = run._replace(trace=emptied(run.trace))
             if not int(run.status) and (status := watch.look(seen())):
                 run = ended(run, status)
     except KeyboardInterrupt:
@@ -84,15 +84,15 @@ def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[A
     status = Status(int(run.status))
     if status in ENDED_FROM_OUTSIDE or not same:
         run = ended(run, Status.RUNNING)
-    rows = None if run.rows is None else together("trace", arrays, jax.eval_shape(program.rows, given, shapes.rows)[:4])
-    return run, [] if rows is None else [rows]
+    trace = (
+        None if run.trace is None else together("trace", arrays, jax.eval_shape(program.trace, given, shapes.trace)[:4])
+    )
+    return run, [] if trace is None else [trace]
 
 
 def ended(run: Run, status: Status) -> Run:
     """Return the run with a status given from outside."""
-    counts = np.array(run.counts)
-    counts[0] = status
-    return run._replace(counts=counts)
+    return run._replace(counts=with_status(np.asarray(run.counts), status))
 
 
 def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
@@ -101,8 +101,8 @@ def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
         return Solved(program.solve(given)[0])
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jnp.zeros(()))):
         watch.refuse_inside()
-        answer, rows = program.solve(given)
-        return Solved(answer, rows and program.rows(given, rows))
+        answer, trace = program.solve(given)
+        return Solved(answer, trace and program.trace(given, trace))
     # Once, not for every burst.
     given = jax.tree.map(jnp.asarray, given)
     stage = watch.stage(partial(about, program, given))
@@ -114,33 +114,35 @@ def _joined(traces: list[Any]) -> Any:
     return jax.tree.map(lambda *bursts: np.concatenate(bursts), *traces)
 
 
-def _filled(*rows: Any) -> tuple[Any, ...]:
-    """Return a burst's trace on the host, trimmed to the rows it filled, the last argument."""
-    *columns, count = rows
+def _filled(*trace: Any) -> tuple[Any, ...]:
+    """Return a burst's trace on the host, trimmed to the moves it filled, the last argument."""
+    *columns, count = trace
     return jax.tree.map(lambda column: np.asarray(column)[: int(count)], tuple(columns))
 
 
 def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
     """Look into a failure at the start: return a better answer if there is one, and what else to say."""
-    if counts[0] == Status.BAD_START:
+    first = Counts.of(counts)
+    if first.status == Status.BAD_START:
         given = without_derivatives(given)
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
         return answer, counts, blame(given, found, answer)
-    if counts[0] == Status.NO_INFLUENCE:
+    if first.status == Status.NO_INFLUENCE:
         return answer, counts, _where_to(program, without_derivatives(given), answer)
-    if counts[0] != Status.ZERO_GRADIENT:
+    if first.status != Status.ZERO_GRADIENT:
         return answer, counts, ""
-    status = Status.CONVERGED
+    status, total = Status.CONVERGED, first
     for side in (1, -1):
         again, _ = program.solve(given._replace(init=aside(program, given.init, side)))
-        counts = np.asarray(again.counts) + np.array([0, counts[1], 0, counts[3]])
+        own = Counts.of(np.asarray(again.counts))
+        total = own._replace(evals=total.evals + own.evals, products=total.products + own.products)
         if program.recipe.sign * (again.loss - answer.loss) < 0:
             note = " The gradient was exactly zero at the start, so it was left by a small step."
-            return again, counts, note
+            return again, total.pack(), note
         # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-        status = status if Status(counts[0]).converged else Status.ZERO_GRADIENT
-    return answer, np.array([status, counts[1], 0, counts[3]]), ""
+        status = status if succeeded(own.status) else Status.ZERO_GRADIENT
+    return answer, total._replace(status=status, moves=0).pack(), ""
 
 
 def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
