@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jax.tree_util import keystr
 
 from jaxgd.compile.leaf_options import spread
-from jaxgd.core.terms import L1, Box, Terms, Weights
+from jaxgd.core.terms import L1, Box, Terms, Weights, box_of
 
 
 def as_terms(
@@ -52,7 +52,7 @@ def started(start: Any, terms: Terms | None) -> Any:
 
     Beyond a single bound by 1, or by more where rounding would hide that; of lanes, within the bounds of all.
     """
-    box = terms and (terms.term if isinstance(terms.term, Box) else getattr(terms.term, "box", None))
+    box = terms and box_of(terms.term)
     if not box:
         return start
 

@@ -19,7 +19,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.stop import Counts, Status, succeeded
-from jaxgd.core.terms import L1, Box
+from jaxgd.core.terms import Box, is_separable
 
 DENSE = 1000  # params up to which the Hessian is a matrix: 8 MB in float64, and as exact as its condition allows
 
@@ -102,7 +102,7 @@ def _still(leaf: Any) -> SymbolicZero:
 def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
     """Return how the minimum `params` of a problem moves as what it is given moves `along`."""
     term = problem_of(given).term
-    if term is None or isinstance(term, Box | L1):
+    if is_separable(term):
         return _on_face(problem_of, given, along, params)
     if params.size > DENSE:
         msg = (

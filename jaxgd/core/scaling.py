@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, rounding
-from jaxgd.core.terms import Box
+from jaxgd.core.terms import is_separable
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
@@ -147,6 +147,4 @@ def without_influence(own: jax.Array, most: jax.Array, vectors: jax.Array, loss:
     eps, (params, slopes) = jnp.finfo(most.dtype).eps, vectors[:2]
     gone = (own < eps * most) & ((own * params) ** 2 <= rounding(loss))
     gone = gone | ((slopes == 0) & (own < jnp.sqrt(NOISY * eps) * most))
-    if isinstance(term, Box):
-        gone = gone & (params > term.lower) & (params < term.upper)
-    return gone
+    return gone if term is None or not is_separable(term) else gone & ~term.held(params)

@@ -34,6 +34,21 @@ def residual(term: Term, params: jax.Array, grad: jax.Array) -> jax.Array:
     return params - term.prox(params - grad, 1) if own is None else own(params, grad)
 
 
+def box_of(term: Any) -> "Box | None":
+    """Return the bounds that a term sets, if any."""
+    return getattr(term, "box", None)
+
+
+def is_separable(term: Any) -> bool:
+    """Return whether a term, or None, is a sum of functions of one param each: it says which params it has `held`."""
+    return term is None or getattr(term, "separable", False)
+
+
+def holds(term: Any) -> bool:
+    """Return whether a term says how it may `hold` the descent, as a constraint does within a trust region."""
+    return hasattr(term, "hold")
+
+
 class Hold(NamedTuple):
     """How a constraint holds the descent from a place."""
 
@@ -49,6 +64,17 @@ class Box:
 
     lower: Any
     upper: Any
+
+    separable = True
+
+    @property
+    def box(self) -> "Box":
+        """The bounds."""
+        return self
+
+    def held(self, params: jax.Array) -> jax.Array:
+        """Return which params are at a bound, shape `(p,)`."""
+        return (params <= self.lower) | (params >= self.upper)
 
     def value(self, params: jax.Array) -> Any:
         """Return 0."""
@@ -100,6 +126,13 @@ class L1:
 
     weight: Any
     box: Box | None = None
+
+    separable = True
+
+    def held(self, params: jax.Array) -> jax.Array:
+        """Return which params are shrunk to 0, or at a bound, shape `(p,)`."""
+        shrunk = (params == 0) & (self.weight > 0)
+        return shrunk if self.box is None else shrunk | self.box.held(params)
 
     def value(self, params: jax.Array) -> Any:
         """Return the weighted sum."""
@@ -280,7 +313,7 @@ class Terms:
             return layout.flatten(weight.tree) if isinstance(weight, Weights) else jnp.asarray(weight, layout.dtype)
 
         term = self.term
-        box = term if isinstance(term, Box) else getattr(term, "box", None)
+        box = box_of(term)
         if box is not None:
             box = Box(layout.flatten(box.lower), layout.flatten(box.upper))
         if isinstance(term, Box):

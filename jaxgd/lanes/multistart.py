@@ -11,7 +11,7 @@ from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.penalties import for_all
 from jaxgd.compile.program import Program
 from jaxgd.core.stop import Counts, Status, succeeded
-from jaxgd.core.terms import Box
+from jaxgd.core.terms import box_of
 from jaxgd.lanes import many
 from jaxgd.result import Optimum
 from jaxgd.watch.session import Watching
@@ -51,7 +51,7 @@ def _starts(ask: Ask, count: int) -> Any:
     layout = program.layout(given.init)
     start = np.asarray(layout.flatten(given.init), float)
     term = given.terms and given.terms.flatten(layout)[0]
-    box = term if isinstance(term, Box) else getattr(term, "box", None)
+    box = box_of(term)
     lower, upper = (-np.inf, np.inf) if box is None else (np.asarray(box.lower, float), np.asarray(box.upper, float))
     root = 2.0
     for _ in range(64):

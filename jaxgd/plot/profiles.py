@@ -10,7 +10,7 @@ from jaxgd.api import least_squares, maximize, minimize
 from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.flat import Layout
-from jaxgd.core.terms import L1, Weights
+from jaxgd.core.terms import Weights, box_of
 from jaxgd.plot.canvas import BLUE, GREEN, VERMILLION, count, ink, number, paper, several_axes
 from jaxgd.plot.contours import check_result
 from jaxgd.result import NotConvergedWarning, Result
@@ -171,8 +171,8 @@ def _options(program: Program, given: Inputs, size: int) -> tuple[dict[str, Any]
     if given.terms is None:
         return options, ends
     term, ridge = given.terms.term, given.terms.ridge
-    box = term.box if isinstance(term, L1) else term
-    if isinstance(term, L1):
+    box = box_of(term)
+    if term is not box:
         options["l1"] = term.weight.tree if isinstance(term.weight, Weights) else term.weight
     if ridge is not None:
         options["l2"] = ridge.tree if isinstance(ridge, Weights) else ridge

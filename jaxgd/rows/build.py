@@ -14,7 +14,6 @@ from jaxgd.core.protocol import Traits
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
 from jaxgd.rows.in_memory import held, is_apart
 from jaxgd.rows.rows import Rows
-from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
 
@@ -78,7 +77,7 @@ def _inside(ask: Ask, given: Any) -> bool:
 def _exact(method: Any) -> bool:
     """Whether a method needs the Hessian of all rows."""
     method = named(method)
-    return Traits.of(method).exact_curvature and not isinstance(method.curvature, Sampled)
+    return Traits.of(method).exact_curvature and not method.curvature.of_sample
 
 
 def _refuse_in_passes(ask: Ask) -> None:

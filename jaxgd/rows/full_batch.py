@@ -16,7 +16,6 @@ from jaxgd.core.tiles import Span
 from jaxgd.rows.in_memory import Memory, Pass, Together, filled, held, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import Stream
-from jaxgd.solvers.hessian_subsampled import ANEW, Learnt
 from jaxgd.watch.bursts import Solved, blame, ended, in_bursts
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
@@ -79,7 +78,7 @@ def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Calla
     run, ahead = program.begin(samples.other), None
     if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
         ahead = _on_sample(program, samples)
-        run = _with_memory(run, ahead)
+        run = _carried(program, samples.other, run, ahead, far=False)
     run = _learnt(program, samples.other, run, first)
     if ahead is not None and not int(run.status):
         run = _from_sample(program, samples.other, run, ahead, advance)
@@ -89,9 +88,7 @@ def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Calla
 def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance: Callable[[Run, int], Run]) -> Run:
     """Return the run gone on from where the sample has led, if that is lower over all rows."""
     aim = other._replace(init=program.layout(other.init).unflatten(ahead.best.params))
-    state = _with_memory(program.begin(aim), ahead).state
-    if isinstance(getattr(state, "memory", None), Learnt):
-        state = state._replace(memory=state.memory._replace(moves=np.int32(ANEW)))
+    state = _carried(program, aim, program.begin(aim), ahead, far=True).state
     there = advance(run._replace(state=state), 1)
     gained = float(run.best.loss) - float(there.state.point.loss)
     if not gained > 0:
@@ -101,10 +98,10 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     return there._replace(evidence=seen)
 
 
-def _with_memory(run: Run, other: Run) -> Run:
-    """Return a run that has evaluated nothing, with what another has learnt of the curvature, and its units."""
-    learnt = {name: getattr(other.state, name) for name in ("memory", "units") if hasattr(other.state, name)}
-    return run._replace(state=run.state._replace(**learnt))
+def _carried(program: Program, given: Inputs, run: Run, other: Run, *, far: bool) -> Run:
+    """Return a run that has evaluated nothing, with what another has learnt of the curvature, near or `far` from it."""
+    solver: Any = program.bind(given)[1]
+    return run._replace(state=solver.carried(run.state, other.state, far=far)) if hasattr(solver, "carried") else run
 
 
 def _on_sample(program: Program, samples: Samples) -> Run:

@@ -1,6 +1,6 @@
 """Descent methods: a direction, and a search along it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,6 +56,15 @@ class Descent:
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of the matrix that the direction keeps."""
         return 8 * size**2 if isinstance(self.direction, DenseInverse) else 0
+
+    def unscaled(self) -> "Descent":
+        """Return the method without a Hessian at its start."""
+        return replace(self, scaled=False)
+
+    def carried(self, state: DescentState, other: DescentState, *, far: bool) -> DescentState:
+        """Return a state that has evaluated nothing, with what another has learnt, near or far from here."""
+        del far
+        return state._replace(memory=other.memory, units=other.units)
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import products
 from jaxgd.core.problem import Point, Problem, choose, rounding
-from jaxgd.core.terms import L1
 from jaxgd.solvers.gradient_descent import along
 
 SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size grow again
@@ -108,7 +107,7 @@ class FISTA:
         move = trial.params - ahead.params
         before, after, square = products(jnp.stack([ahead.grad, trial.grad, move]), move[None])[:, 0]
         rise = trial.loss - ahead.loss
-        if isinstance(problem.term, L1):
+        if problem.term is not None:
             rise = rise - problem.term.value(trial.params) + problem.term.value(ahead.params)
         # Where rounding hides the rise, the slopes at both ends tell it.
         hidden = jnp.abs(rise - before) <= rounding(ahead.loss)

@@ -12,7 +12,6 @@ from jax.core import Tracer
 
 from jaxgd.core.flat import products
 from jaxgd.core.problem import Point, Problem
-from jaxgd.core.terms import L1
 
 
 class GradientState(NamedTuple):
@@ -121,7 +120,7 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     move = trial.params - point.params
     before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
     gain, curvature = -(before + after) / 2, after - before
-    if isinstance(problem.term, L1):
+    if problem.term is not None:
         gain = gain + problem.term.value(point.params) - problem.term.value(trial.params)
     eps = jnp.finfo(square.dtype).eps
     clear = curvature > 4 * eps * jnp.abs(before)

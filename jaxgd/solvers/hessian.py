@@ -32,25 +32,12 @@ CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hess
 class Curvature(Protocol):
     """What a model knows of the curvature, kept from step to step in a memory whose first field is the scale."""
 
-    @property
-    def consecutive_moves(self) -> int:
-        """Moves that must meet the test of `tol`."""
-        ...
-
-    @property
-    def exact_curvature(self) -> bool:
-        """Whether it is computed, not learnt from the moves."""
-        ...
-
-    @property
-    def full_hessian(self) -> bool:
-        """Whether it is known in every direction."""
-        ...
-
-    @property
-    def scaled(self) -> bool:
-        """Whether `begin` computes a Hessian, for the scale of few parameters."""
-        ...
+    consecutive_moves: int = 2  # that must meet the test of `tol`: a model knows every direction, not how far it holds
+    exact_curvature: bool = True  # it is computed, not learnt from the moves
+    full_hessian: bool = False  # and known in every direction
+    sum_of_squares: bool = False  # it is that of a sum of squares
+    of_sample: bool = False  # it is that of a sample of the rows
+    scaled: bool = False  # `begin` computes a Hessian, for the scale of few params
 
     def begin(self, problem: Problem, params: jax.Array) -> Any:
         """Return the memory before any evaluation."""
@@ -68,6 +55,29 @@ class Curvature(Protocol):
         """Return how many products with the loss's Hessian a step took."""
         ...
 
+    def predicted_remaining(self, memory: Any, step: Step) -> jax.Array:
+        """Return the decrease to the model's minimum; inf while the model is a guess."""
+        del memory
+        return step.predicted_remaining
+
+    def doubt(self, memory: Any, point: Point, trial: Point) -> Any:
+        """Return what rounding does to the loss, and to the decrease that the slopes tell, where more is known."""
+        del memory, point, trial
+        return 0, 0
+
+    def forget(self, memory: Any, lost: jax.Array) -> tuple[Any, Any]:
+        """Return the memory without what may be wrong, where no step was found, and whether that is another one."""
+        del lost
+        return memory, False
+
+    def moved_on(self, memory: Any) -> Any:
+        """Return the memory for another place, far from where it learnt."""
+        return memory
+
+    def unscaled(self) -> "Curvature":
+        """Return the same without a Hessian at the start."""
+        return self
+
 
 class Matrix(NamedTuple):
     """A Hessian."""
@@ -80,12 +90,10 @@ class Matrix(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Exact:
+class Exact(Curvature):
     """The Hessian as a matrix, computed after every move."""
 
-    consecutive_moves = 2  # the model knows every direction, but not how far it holds
-    exact_curvature = full_hessian = True
-    scaled = False
+    full_hessian = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Matrix:
         """Return zeros."""
@@ -156,15 +164,13 @@ class Pair(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class SumOfSquares:
+class SumOfSquares(Curvature):
     """The Hessian of a sum of squares, or that of Gauss and Newton, J'J, whichever foretold the last slopes better.
 
     Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
     """
 
-    consecutive_moves = 2
-    exact_curvature = full_hessian = sum_of_squares = True
-    scaled = False
+    full_hessian = sum_of_squares = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
         """Return zeros."""
@@ -229,14 +235,12 @@ class Diagonal(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sum_of_squares"])
 @dataclass(frozen=True)
-class Products:
+class Products(Curvature):
     """The Hessian by its products with vectors; for a `sum_of_squares` that of Gauss and Newton."""
 
     sum_of_squares: bool = False
 
-    consecutive_moves = 2
-    exact_curvature = scaled = True
-    full_hessian = False
+    scaled = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Diagonal:
         """Return the scale at the start."""

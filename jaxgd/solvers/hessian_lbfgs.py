@@ -1,6 +1,6 @@
 """A Hessian learnt from the moves, for trust-region models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from jaxgd.core.flat import combination, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import Traits
 from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of
+from jaxgd.solvers.hessian import Curvature
 from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_cg import Implicit
 
@@ -27,7 +28,7 @@ class Pairs(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "scaled"])
 @dataclass(frozen=True)
-class LimitedMemory:
+class LimitedMemory(Curvature):
     """The Hessian that limited-memory BFGS learns from the moves.
 
     Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.3: B = theta I - W M W', W = [Y, theta S],
@@ -38,7 +39,7 @@ class LimitedMemory:
     scaled: bool = True
 
     consecutive_moves = Traits().consecutive_moves
-    exact_curvature = full_hessian = False
+    exact_curvature = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Pairs:
         """Return an empty memory."""
@@ -94,6 +95,10 @@ class LimitedMemory:
     def predicted_remaining(self, memory: Pairs, step: Step) -> jax.Array:
         """Return the decrease to the model's minimum; inf while the model is a guess."""
         return jnp.where(jnp.any(memory.s[-1] != 0), step.predicted_remaining, jnp.inf)
+
+    def unscaled(self) -> "LimitedMemory":
+        """Return the same without a Hessian at the start."""
+        return replace(self, scaled=False)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
         """Return 0: the products are with what was learnt."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxgd.core.flat import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.scaling import equilibrated, or_one, or_slope, rescaled
+from jaxgd.solvers.hessian import Curvature
 from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_cg import Implicit
 
@@ -29,7 +30,7 @@ class Learnt(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Curvature):
     """The Hessian of the problem at hand, a sample of the rows, corrected by what the moves show over all rows.
 
     Byrd, Chin, Neveitt and Nocedal, SIAM J. Optim. 21 (2011), take the Hessian from a sample at every move; here it
@@ -37,9 +38,7 @@ class Sampled:
     until it foretells gradients badly. Those of BFGS lose what the sample told where few rows were missing in it.
     """
 
-    consecutive_moves = 2
-    exact_curvature = True
-    full_hessian = scaled = False
+    of_sample = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Learnt:
         """Return zeros."""
@@ -76,6 +75,10 @@ class Sampled:
         """Have the Hessian made anew, where no step was found; say whether there is a use: not if it is new."""
         stale = memory.moves > 0
         return memory._replace(moves=jnp.where(lost & stale, ANEW, memory.moves)), stale
+
+    def moved_on(self, memory: Learnt) -> Learnt:
+        """Have the Hessian made anew there."""
+        return memory._replace(moves=jnp.int32(ANEW))
 
     def model(self, problem: Problem, memory: Learnt, point: Point) -> Implicit:
         """Return the model around the point."""

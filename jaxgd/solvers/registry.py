@@ -1,6 +1,5 @@
 """Methods by name, and which to choose."""
 
-import dataclasses
 import difflib
 import sys
 from collections.abc import Callable
@@ -9,10 +8,9 @@ from typing import Any
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.scaling import FEW
-from jaxgd.core.terms import L1, Ball, Box, Simplex
+from jaxgd.core.terms import holds, is_separable
 from jaxgd.solvers.descent import BFGS, LBFGS, BarzilaiBorwein, ConjugateGradient, SteepestDescent
 from jaxgd.solvers.fista import FISTA
-from jaxgd.solvers.hessian_lbfgs import LimitedMemory
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 
@@ -113,9 +111,9 @@ def choose(
 
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
-    solver, why, joint = NewtonCG(), "many parameters", isinstance(term, Simplex | Ball)
+    solver, why, joint = NewtonCG(), "many parameters", holds(term) and not is_separable(term)
     few = size <= (FEW_SQUARES if least_squares else FEW_JOINT)
-    if not isinstance(term, Box | L1 | None) and not (joint and curved and few):
+    if not is_separable(term) and not (joint and curved and few):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
         solver = _unscaled(LBFGS() if term is None else ProjectedLBFGS())
@@ -131,7 +129,7 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
 def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows: int) -> tuple[Solver, str]:
     """Choose for passes over many rows: the Hessian of a sample is worth its cost where it is cheap and tells much."""
     cheap = size <= (FEW_LINEAR if linear else FEW_SAMPLED)
-    if not isinstance(term, Box | L1 | None) or not curved:
+    if not is_separable(term) or not curved:
         return _choice(size, term, least_squares=False, curved=False)
     if cheap and size * PER_PARAM <= (rows or sys.maxsize):
         solver, why = SampledNewton(), "a mean over many rows"
@@ -144,7 +142,4 @@ def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows:
 
 def _unscaled(method: Any) -> Any:
     """Return the method without the Hessian that scales few params at its start."""
-    curvature: Any = getattr(method, "curvature", None)
-    if isinstance(curvature, LimitedMemory):
-        return dataclasses.replace(method, curvature=dataclasses.replace(curvature, scaled=False))
-    return dataclasses.replace(method, scaled=False) if getattr(method, "scaled", False) else method
+    return method.unscaled() if hasattr(method, "unscaled") else method

@@ -1,6 +1,6 @@
 """Trust-region methods: a quadratic model of the loss, minimized as far as it has proved to hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -87,6 +87,14 @@ class TrustRegion:
         """Return the bytes, in float64, of a Hessian of `size` parameters, its scaled copy and its spectrum."""
         return 3 * 8 * size**2 if self.full_hessian else 0
 
+    def unscaled(self) -> "TrustRegion":
+        """Return the method without a Hessian at its start."""
+        return replace(self, curvature=self.curvature.unscaled())
+
+    def carried(self, state: RegionState, other: RegionState, *, far: bool) -> RegionState:
+        """Return a state that has evaluated nothing, with what another has learnt, near or `far` from here."""
+        return state._replace(memory=self.curvature.moved_on(other.memory) if far else other.memory)
+
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
         point = problem.unevaluated(params)
@@ -114,13 +122,13 @@ class TrustRegion:
 
     def step(self, problem: Problem, state: RegionState, trial: Point) -> RegionState:
         """Accept the trial or not, set the radius by how well the model foretold the loss, and solve the model."""
-        rule, old = self.curvature, state.memory
-        doubt: Any = rule.doubt(old, state.point, trial) if isinstance(rule, SumOfSquares) else (0, 0)
+        rule = self.curvature
+        doubt = rule.doubt(state.memory, state.point, trial)
         verdict = judge(state.point, trial, state.predicted_reduction, state.slope, doubt)
         moved = verdict.moved
         point = choose(moved, trial, state.point)
-        memory: Any = self.curvature.learn(problem, state.memory, state.point, trial, moved)
-        model = self.curvature.model(problem, memory, point)
+        memory = rule.learn(problem, state.memory, state.point, trial, moved)
+        model = rule.model(problem, memory, point)
         radius, length = verdict.radius(state.radius, state.memory.scale, model.scale)
         if self.full_hessian:
             # What one point tells of the curvature is not believed beyond a change by all their size of the params.
@@ -128,18 +136,18 @@ class TrustRegion:
             radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
         lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        solved, left = (~moved & state.solved) | jnp.isinf(radius) | self.full_hessian, step.predicted_remaining
+        solved, left = (
+            (~moved & state.solved) | jnp.isinf(radius) | self.full_hessian,
+            rule.predicted_remaining(memory, step),
+        )
         again: Any = False
         if self.exact_curvature:
             # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
             left = jnp.where(moved | jnp.isfinite(left), left, state.predicted_remaining)
             again = lost & ~solved
-        if isinstance(self.curvature, LimitedMemory):
-            left = self.curvature.predicted_remaining(memory, step)
-        if isinstance(self.curvature, LimitedMemory | Sampled):
-            # What was learnt may be wrong: the model is tried once more without it.
-            memory, other = self.curvature.forget(memory, lost)
-            again = again | other
+        # What was learnt may be wrong: the model is tried once more without it.
+        memory, other = rule.forget(memory, lost)
+        again = again | other
         gone: Any = False
         if self.full_hessian:
             gone = without_influence(memory.own, memory.most, point.vectors, point.loss, problem.term)
@@ -151,7 +159,7 @@ class TrustRegion:
             predicted_remaining=left,
             slope_decrease=verdict.slope_decrease,
             stepsize=length,
-            products=state.products + self.curvature.cost(step, moved),
+            products=state.products + rule.cost(step, moved),
             saddle=jnp.isinf(step.predicted_remaining),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
             doubt=jnp.asarray(doubt[0], trial.loss.dtype),

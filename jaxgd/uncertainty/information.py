@@ -12,7 +12,6 @@ from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.flat import nudge
 from jaxgd.core.problem import Problem
-from jaxgd.core.terms import L1, Box
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.lanes.pool import Lanes
 
@@ -95,9 +94,7 @@ def rows_of(data: Any) -> int | None:
 
 
 def _held(term: Any, flat: jax.Array) -> jax.Array:
-    box = term if isinstance(term, Box) else getattr(term, "box", None)
-    shrunk = (flat == 0) & (term.weight > 0) if isinstance(term, L1) else jnp.zeros(flat.shape, bool)
-    return shrunk if box is None else shrunk | (flat <= box.lower) | (flat >= box.upper)
+    return jnp.zeros(flat.shape, bool) if term is None else term.held(flat)
 
 
 def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:

@@ -14,7 +14,7 @@ from jaxgd.compile.inputs import names_of
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.problem import Derivatives
-from jaxgd.core.terms import L1, Box
+from jaxgd.core.terms import is_separable
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
@@ -177,7 +177,7 @@ def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, 
     if kind not in KINDS:
         msg = f"`kind` must be one of {KINDS}; got {kind!r}."
         raise ValueError(msg)
-    if term is not None and not isinstance(term, Box | L1):
+    if not is_separable(term):
         msg = (
             f"`term={term!r}` binds all params together, for which no covariance is known here. Write the loss of"
             " params without it, such as a softmax of them in place of a simplex."
