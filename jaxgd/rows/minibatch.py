@@ -41,7 +41,7 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     count = full_batch.sample_size(program, rows)
     all_rows = AllRows(program, given, full_batch.passes_over(program, given, rows, ask.dtype, count), count)
     program, own, _ = build.prepare(ask, rows, tile=batches.size)
-    over_all, first = (program, given), all_rows.first
+    over_all, first = (all_rows.program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = Counts(Status.BAD_START).pack()
         return (
