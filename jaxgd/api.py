@@ -1,14 +1,17 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
 import difflib
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from jaxgd.compile.build import Ask
 from jaxgd.core.stop import Stop
 from jaxgd.dispatch import looking, rule, solved, solved_from, solved_many
 from jaxgd.result import Result
 from jaxgd.rows.shuffle import Batches
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def minimize(
@@ -47,43 +50,44 @@ def minimize(
     Args:
         loss: function of `(params, data)`, or of `params` alone where there is no data, written in `jax.numpy`, that
             returns one real number; with `has_aux`, a pair of that number and any pytree of arrays.
-        data: pytree of arrays or array-likes; a list of numbers is an array. What the loss gets. `Rows(data)` says that
-            the loss is a mean over the leading axis. Of a table (pandas, polars, Arrow) the loss gets a dict of the
-            columns that it asks for by name; if it does not, one array of all.
-        init: the start: pytree of float or complex arrays, integers are taken as floats. Absent: a scalar 0 if the
-            loss takes one, else zeros of the one length among the data's trailing dimensions that it takes; where 0
-            is not strictly inside the bounds, their middle, or 1 beyond a single one.
+        data: what the loss gets: a pytree of arrays or array-likes. A list of numbers is an array. `Rows(data)` says
+            that the loss is a mean over the leading axis. From a table (pandas, polars, Arrow) the loss gets a dict of
+            the columns that it asks for by name, or one array of all columns if it asks for none.
+        init: the start: a pytree of float or complex arrays; integers become floats. If absent, the start is 0 if the
+            loss takes a scalar, else zeros of the one length among the data's trailing dimensions that the loss takes.
+            If 0 is not strictly inside the bounds, the start is in their middle, or 1 beyond a single bound.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
-        bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, where there is no
-            bound. The loss is never evaluated outside; an `init` outside is moved to the nearest point inside.
-        l1: `sum(l1 * |params|)` is added to the loss: makes exact zeros. A number, or by leaf.
-        l2: half of `sum(l2 * params**2)` is added to the loss. A number, or by leaf.
+        bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, for no bound. The
+            loss is never evaluated outside; an `init` outside is moved to the nearest point inside.
+        l1: weight of `sum(l1 * |params|)`, which is added to the loss and makes exact zeros. A number, or by leaf.
+        l2: weight of `sum(l2 * params**2) / 2`, which is added to the loss. A number, or by leaf.
         term: a constraint on all params together, `Simplex()` or `Ball()`, or a pytree of your own with `value`,
-            `prox` and `project` of the flat params, as `jaxgd.core.terms.Term` has them.
-        fixed: true for parameters to hold as they are in `init`, by leaf.
-        tol: decrease of the loss that may be left, relative to the decrease since the start: short for
-            `Stop(tol=tol)`, which says the default.
-        stop: other tests to stop by.
-        dtype: "float64" or "float32": solve in that type, whatever the global setting of JAX; NumPy arrays come back.
-            Absent: the types of `init` and `data` decide, as everywhere in JAX.
-        progress: show how the solve goes: short for `watch=jaxgd.watch.Progress()`, or for the textbook's lines where
-            there is one parameter.
+            `prox` and `project` of the flat params, as in `jaxgd.core.terms.Term`.
+        fixed: by leaf, true for parameters that stay as they are in `init`.
+        tol: how much lower the loss may still get, relative to its last decreases: short for `Stop(tol=tol)`, where it
+            is said in full.
+        stop: other tests to stop by, `Stop(gtol=1e-6)` for one.
+        dtype: "float64" or "float32": solve in that type, whatever JAX's global setting is, and return NumPy arrays. If
+            absent, the types of `init` and `data` decide, as everywhere in JAX.
+        progress: show how the solve goes, as `watch=jaxgd.watch.Progress()` does; with one parameter, as the textbook
+            prints it.
         trace: keep loss, gradient norm, step size and params of every move in `result.trace`.
         has_aux: the loss returns a pair, see above.
-        starts: solve from so many starts, spread over the bounds or around `init`, which is the first of them; starts
-            that cannot reach the lowest loss are given up. The result is that of the best, `result.optima` lists the
-            different minima found and how many starts reached each.
-        batch_size: with `Rows` and an optax transformation or `GradientDescent`: descend by so many rows at a time;
-            `Batches(size=...)` says more.
+        starts: how many starts to solve from. `init` is the first; the others are spread over the bounds, or around
+            `init`. Starts that cannot reach the lowest loss are given up. The result is the best one;
+            `result.optima` lists the different minima, and how many starts reached each.
+        batch_size: descend by so many rows at a time, with `Rows` and an optax transformation or `GradientDescent`;
+            `Batches(size=...)` has more options.
         watch: what looks in between evaluations, one or a list: `jaxgd.watch.Checkpoint`, `TimeLimit`, `Callback`,
-            `Progress`. A watched solve ends on Ctrl-C as well, and keeps the best point.
-        resume: path of a checkpoint, or the result of a watched solve that ended early, to carry on bit for bit: with
-            the same loss, data and options; `stop` may be another one.
+            `Progress`. Ctrl-C ends a watched solve too, and the best point is returned.
+        resume: path of a checkpoint, or the result of a watched solve that ended early. The solve carries on bit for
+            bit. Loss, data and options must be the same; `stop` may differ.
 
-    By leaf is what has the shape of params or of its upper levels, with numbers, or arrays in the shape of a parameter,
-    below. A dict may name only some; the rest has no bound, weight 0, and is not fixed. Its keys are names of that
-    level, or paths below it such as "layers.0.w", with dots between names, fields and places in lists: the same for any
-    pytree, `jax.tree_util.keystr(path, simple=True, separator=".")`. Of a key that is both, the name counts.
+    `bounds`, `l1`, `l2` and `fixed` may be given by leaf: as a pytree with the structure of `params`, or of its upper
+    levels, whose leaves are numbers or arrays of the shape of the parameter. A dict may name some parameters only; the
+    others have no bound and weight 0, and are not fixed. Its keys are the names of that level, or paths such as
+    "layers.0.w", with dots between names, fields and places in lists, as
+    `jax.tree_util.keystr(path, simple=True, separator=".")` writes them. If a key is both, it is read as a name.
 
     >>> def squares(params, data):
     ...     X, y = data
@@ -94,12 +98,12 @@ def minimize(
     ([1.0], 6.0)
 
     Returns:
-        A `Result`. It warns once (`NotConvergedWarning`) where the solve did not converge; `result.check()` raises. JAX
-        differentiates it, by data, penalties, bounds and what is held still, as the minimum it is; the derivatives are
-        NaN where it is none.
+        A `Result`. If the solve did not converge, one warning says so (`NotConvergedWarning`), and `result.check()`
+        raises. JAX can differentiate the result by data, penalties, bounds and fixed parameters. The derivatives are
+        those of the minimum; they are NaN if the solve found none.
 
     Raises:
-        TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
+        TypeError, ValueError: if an argument cannot be used; before anything is compiled.
 
     """
     ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed, batch_size)
@@ -107,6 +111,43 @@ def minimize(
     return solved(ask, looks) if starts is None else solved_from(ask, starts, looks)
 
 
+class Options(TypedDict, total=False):
+    """Options of `minimize` that `minimize_many` takes as well."""
+
+    method: Any
+    bounds: Any
+    l1: Any
+    l2: Any
+    term: Any
+    fixed: Any
+    dtype: Any
+    trace: bool
+    has_aux: bool
+
+
+class AllOptions(Options, total=False):
+    """All options of `minimize`."""
+
+    tol: Any
+    stop: Stop | None
+    progress: bool
+    starts: int | None
+    batch_size: int | Batches | None
+    watch: Any
+    resume: Any
+
+
+def _spelled_out(function: F) -> F:
+    """Show each option of `minimize` in the signature of a function that takes them as `**options`."""
+    own, options = inspect.signature(function), inspect.signature(minimize).parameters.values()
+    refused = {"starts", "batch_size"} if "in_axes" in own.parameters else set[str]()
+    more = [each for each in options if each.kind is each.KEYWORD_ONLY and each.name not in {*own.parameters, *refused}]
+    named = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    function.__signature__ = own.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+    return function
+
+
+@_spelled_out
 def minimize_many(
     loss: Callable[..., Any],
     data: Any = None,
@@ -119,7 +160,7 @@ def minimize_many(
     resume: Any = None,
     tol: Any = None,
     stop: Stop | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Result:
     """Solve many problems of one shape at once: one for each entry of the leading axis of `data`.
 
@@ -131,35 +172,36 @@ def minimize_many(
     >>> result.params.round(3).tolist(), len(result), result[1].converged
     ([2.0, 5.0], 2, True)
 
-    Lanes share nothing but the machine: each stops by itself, one that fails changes no other, and its place is taken
-    by a problem that waits. A loss is written for one problem; do not sum losses of many, which would share one step.
-    All cores and all devices of this process work, or one within `with jax.default_device(device):`.
+    Each problem is solved in a lane of its own. A lane stops by itself, and a waiting problem takes its place; a lane
+    that fails changes no other. Write the loss for one problem: a sum over problems would make them share one step. All
+    cores and devices of this process are used, or one of them within `with jax.default_device(device):`.
 
     Args:
-        loss: as for `minimize`, of one problem.
-        data: pytree of arrays, problems first; kept where it is, and taken in by blocks. Or `Groups(data, by=labels)`.
+        loss: as for `minimize`, for one problem.
+        data: pytree of arrays, problems first, or `Groups(data, by=labels)`. The arrays stay where they are; the lanes
+            read them by blocks.
         init: one start for all problems, or one for each, problems first.
         in_axes: pair of the axes of `init` and `data` along which the problems lie, as in `jax.vmap`: whole numbers, or
-            None for what all problems have in common, or pytrees of these. Absent: 0 for `data`, and 0 for `init` if it
-            has one start for each problem.
+            None for what all problems share, or pytrees of these. If absent, 0 for `data`, and 0 for `init` if it has
+            one start for each problem.
         kind: "minimize", "maximize" or "least_squares".
         progress: show how many problems are done as the solve goes.
         watch: as for `minimize`.
-        resume: likewise; `stop` must be the same.
-        tol: as for `minimize`; may differ by problem, as may the numbers of `stop`, step sizes, `bounds`, `l1` and
-            `l2`: an array of one number for each. By leaf, they have the problems first, before the shape of the
-            parameter. A row of weights as long as there are problems is always one for each of these.
-        stop: likewise.
-        **options: those of `minimize`.
+        resume: as for `minimize`, but `stop` must be the same.
+        tol: as for `minimize`. It may differ by problem, and so may the numbers of `stop`, step sizes, `bounds`, `l1`
+            and `l2`: as an array of one number for each problem. By leaf, the problems come before the shape of the
+            parameter. Weights as many as there are problems are always read as one for each problem.
+        stop: as for `minimize`.
+        **options: the other options of `minimize`, but `starts` and `batch_size`.
 
     Returns:
-        A `Result` of NumPy arrays, problems first; `result[i]` is that of one, `result.table()` a pandas table.
-        Printed, it says how many converged, why others did not, and what it cost. Ctrl-C returns what is done; the rest
-        is `INTERRUPTED`. It warns once where some did not converge; `result.check()` raises.
+        A `Result` of NumPy arrays, problems first. `result[i]` is the result of one problem, `result.table()` a pandas
+        table. Printed, it says how many converged, why others did not, and what it cost. After Ctrl-C it has what is
+        done; the rest is `INTERRUPTED`. If some did not converge, one warning says so, and `result.check()` raises.
 
     Raises:
-        TypeError, ValueError: for arguments that cannot be solved with, before anything is compiled.
-        MemoryError: where not even one problem fits the device.
+        TypeError, ValueError: if an argument cannot be used; before anything is compiled.
+        MemoryError: if not even one problem fits the device.
 
     """
     asks: dict[str, dict[str, Any]] = {
@@ -177,11 +219,12 @@ def minimize_many(
         )
         raise TypeError(msg)
     ask = Ask(loss, data, init, stop=rule(tol, stop), **asks[kind])
-    ask = _with(minimize_many, ask, options)
+    ask = _with(minimize_many, ask, cast("dict[str, Any]", options))
     return solved_many(ask, in_axes, looking(watch, resume, progress=progress))
 
 
-def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
+@_spelled_out
+def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Unpack[AllOptions]) -> Result:
     """Find the parameters that make `loss(params, data)` largest; the options are those of `minimize`.
 
     The loss and gradient reported are the function's own; penalties are subtracted.
@@ -191,16 +234,19 @@ def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **opt
     >>> round(float(result.params), 3), round(float(result.loss), 3)
     (2.0, 3.0)
     """
-    return _with_options(maximize, Ask(loss, data, init, sign=-1), options)
+    return _with_options(maximize, Ask(loss, data, init, sign=-1), cast("dict[str, Any]", options))
 
 
-def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = None, **options: Any) -> Result:
+@_spelled_out
+def least_squares(
+    residuals: Callable[..., Any], data: Any = None, init: Any = None, **options: Unpack[AllOptions]
+) -> Result:
     """Find the parameters that make half the sum of squares of `residuals(params, data)` smallest.
 
-    Levenberg and Marquardt's method, from the Jacobian that JAX derives; the options are those of `minimize`.
-    `residuals` returns an array, or a pytree of arrays, of one number for each observation, or a number; they come back
-    in `result.aux`, and `result.loss` is half the sum of their squares (with `has_aux`, the residual function returns a
-    pair, and so is `result.aux`).
+    The method is Levenberg and Marquardt's, with the Jacobian that JAX derives; the options are those of `minimize`.
+    `residuals` returns one number for each observation, as an array or a pytree of arrays, or a single number. They
+    come back in `result.aux`, and `result.loss` is half the sum of their squares. With `has_aux`, `residuals` returns a
+    pair, and `result.aux` is a pair too.
 
     >>> import jax.numpy as jnp, jaxgd
     >>> x = jnp.arange(6.0)
@@ -212,7 +258,7 @@ def least_squares(residuals: Callable[..., Any], data: Any = None, init: Any = N
     >>> round(float(fit.params["height"]), 3), round(float(fit.params["rate"]), 3)
     (2.5, 0.5)
     """
-    return _with_options(least_squares, Ask(residuals, data, init, least_squares=True), options)
+    return _with_options(least_squares, Ask(residuals, data, init, least_squares=True), cast("dict[str, Any]", options))
 
 
 def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:

@@ -461,7 +461,7 @@ def test_a_pool_is_compiled_once(caplog):
         minimize_many(loss, np.arange(1.0, 25.0), 0.0, method=jaxgd.GradientDescent(0.3), tol=1e-3)
     finally:
         jax.config.update("jax_log_compiles", False)
-    compiled = re.compile(r"Finished XLA compilation of jit\((called|_turn)\)")
+    compiled = re.compile(r"Finished XLA compilation of jit\((called|_burst)\)")
     assert len([record for record in caplog.records if compiled.match(record.getMessage())]) == 1
 
 

@@ -11,8 +11,7 @@ from jaxgd.core.terms import is_separable
 
 FEW = 32  # params for which a Hessian as a matrix is cheap to compute, compile and factorize
 BALANCES = 10  # rounds of equilibration; each halves the logarithm of what is out of balance
-NOISY = 16  # times what rounding makes of it, below which a row of a Hessian tells nothing
-SEEN = 64  # times what rounding of it all does to a curvature, above which it tells a scale; NOISY does not suffice
+NOISY = 16  # times what rounding makes of it, below which a row of a Hessian tells nothing: it may be alike in a column
 BEHIND = 30  # how far, at most, the scale is behind the root of a curvature that falls
 FORGET = 0.1  # how fast the scale follows a curvature that falls, a move
 
@@ -71,16 +70,21 @@ def equilibrated(matrix: jax.Array) -> jax.Array:
     return jnp.where(rows > 0, root, 0)
 
 
-def or_slope(hessian: jax.Array, slope: Any) -> jax.Array:
+def or_slope(hessian: jax.Array, slope: Any, noise: Any = 0) -> jax.Array:
     """Return the Hessian made symmetric; where it is not finite, one that makes the model little but a slope.
 
-    Rows that are no larger than what makes them differ from their columns are rounding alone: they are 0.
+    Rows that are hardly larger than what makes them differ from their columns are rounding alone: they are 0. `noise`
+    is what made them differ before, shape `(p,)`: they may be alike by luck.
     """
     finite = jnp.isfinite(hessian)
     hessian = jnp.where(finite, hessian, slope * jnp.eye(len(hessian), dtype=hessian.dtype))
-    rounding = jnp.max(jnp.abs(hessian - hessian.T), axis=0)
-    known = jnp.max(jnp.abs(hessian), axis=0) > NOISY * rounding
+    known = jnp.max(jnp.abs(hessian), axis=0) > NOISY * jnp.maximum(asymmetry(hessian), noise)
     return jnp.where(known[:, None] & known, (hessian + hessian.T) / 2, 0)
+
+
+def asymmetry(hessian: jax.Array) -> jax.Array:
+    """Return by how much the rows of a Hessian differ from its columns, which rounding makes, shape `(p,)`."""
+    return jnp.max(jnp.abs(hessian - hessian.T), axis=0)
 
 
 def or_one(scale: jax.Array) -> jax.Array:
@@ -125,16 +129,6 @@ def rescaled(scale: jax.Array, own: jax.Array, forget: float = FORGET, behind: f
     """
     root = jnp.where(own > 0, jnp.clip(forget**0.5 * scale, own, behind * own), scale)
     return or_one(root)
-
-
-def visible(own: jax.Array, point: Point) -> jax.Array:
-    """Return the roots of curvatures, 0 where they may be rounding, shape `(p,)`.
-
-    They are not where they change the loss, over all the size of a param or as far as its slope leads, by more than
-    rounding of it; that holds in any units.
-    """
-    least = jnp.sqrt(SEEN * own.size * rounding(point.loss))
-    return jnp.where((own * jnp.abs(point.params) > least) | (jnp.abs(point.grad) > own * least), own, 0)
 
 
 def without_influence(own: jax.Array, most: jax.Array, vectors: jax.Array, loss: Any, term: Any) -> jax.Array:

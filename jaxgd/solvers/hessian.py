@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxgd.core.flat import pack, products, triangle
 from jaxgd.core.problem import Point, Problem, rounding
 from jaxgd.core.scaling import (
+    asymmetry,
     balanced,
     equilibrated,
     or_one,
@@ -18,7 +19,6 @@ from jaxgd.core.scaling import (
     scale_at,
     scale_of_slopes,
     scaling_of,
-    visible,
     without_influence,
 )
 from jaxgd.solvers.subproblem import Model, Step
@@ -86,6 +86,7 @@ class Matrix(NamedTuple):
     hessian: jax.Array  # shape (p, p), scaled
     own: jax.Array  # shape (p,): root of the curvature along each parameter
     most: jax.Array  # shape (p,): the largest it was
+    noise: jax.Array  # shape (p,): what rounding was seen to do to the rows of late
 
 
 @jax.tree_util.register_static
@@ -99,7 +100,7 @@ class Exact(Curvature):
         """Return zeros."""
         del problem
         zeros = jnp.zeros_like(params)
-        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros, zeros)
+        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros, zeros, zeros)
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
         """Compute the Hessian where the trial was moved to."""
@@ -107,15 +108,17 @@ class Exact(Curvature):
         foreseen = slope + jnp.matmul(memory.hessian, move, precision="highest")
 
         def learnt() -> Matrix:
-            hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            known = visible(equilibrated(hessian), trial)
+            computed = problem.hessian(trial.params)
+            noise = jnp.maximum(jnp.nan_to_num(asymmetry(computed)), memory.noise / 2)
+            hessian = or_slope(computed, trial.norm, noise)
+            known = equilibrated(hessian)
             scale = rescaled(memory.scale, known)
             # What never was seen is taken to be as stiff as the stiffest.
             ever = (known > 0) | (memory.most > 0)
             scale = jnp.where(ever, scale, or_one(jnp.max(jnp.where(ever, scale, 0))))
             own = jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
             most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
-            return Matrix(scale, balanced(hessian, scale), own, most)
+            return Matrix(scale, balanced(hessian, scale), own, most, noise)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
@@ -147,8 +150,7 @@ class _Foretold(NamedTuple):
         ended = jnp.abs(self.after) <= FORESEEN * jnp.abs(self.slope)
         known = (jnp.abs(own - memory.own) <= FORESEEN * own) | (memory.own >= FORESEEN * memory.most)
         gone = without_influence(memory.own, memory.most, before.vectors, before.loss, None)
-        seen = visible(own, trial)
-        return jnp.where(true & ended & known & ~gone, seen, jnp.maximum(memory.most, seen))
+        return jnp.where(true & ended & known & ~gone, own, jnp.maximum(memory.most, own))
 
 
 class Pair(NamedTuple):
