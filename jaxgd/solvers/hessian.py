@@ -109,7 +109,7 @@ class Exact(Curvature):
 
         def learnt() -> Matrix:
             computed = problem.hessian(trial.params)
-            noise = jnp.maximum(jnp.nan_to_num(asymmetry(computed)), memory.noise / 2)
+            noise = jnp.maximum(jnp.nan_to_num(asymmetry(computed), posinf=0), memory.noise / 2)
             hessian = or_slope(computed, trial.norm, noise)
             known = equilibrated(hessian)
             scale = rescaled(memory.scale, known)
