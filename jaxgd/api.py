@@ -266,7 +266,7 @@ def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any])
     looks = {name: options.pop(name) for name in ("progress", "watch", "resume") if name in options}
     ask = _with(caller, ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None))), options)
     watch = looking(**looks)
-    return solved(ask, watch, level=4) if starts is None else solved_from(ask, starts, watch, level=4)
+    return solved(ask, watch, level=5) if starts is None else solved_from(ask, starts, watch, level=5)
 
 
 def _with(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Ask:

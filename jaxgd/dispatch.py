@@ -3,7 +3,9 @@
 import dataclasses
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,42 +16,75 @@ from jax.core import Tracer
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
 from jaxgd.compile.frames import Frame, is_table
-from jaxgd.compile.program import Answer, Inputs, Program
+from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.flat import without_derivatives
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
-from jaxgd.lanes.pool import Part
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.request import Many, One
-from jaxgd.watch.bursts import Solved, in_loop, second_look
+from jaxgd.watch.bursts import in_loop, second_look
 from jaxgd.watch.session import Watching
 
 
-def solved(ask: Ask, watch: Watching, level: int = 3) -> Result:
-    """Return the result of one problem; a warning names the caller `level` calls up."""
-    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
+def solved(ask: Ask, watch: Watching, level: int = 4) -> Result:
+    """Return the result of one problem; a warning names the caller `level` calls above what warns."""
+    return _finished(_one, ask, watch, level)
+
+
+def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 4) -> Result:
+    """Return the result of many problems, lanes first."""
+    _refuse_rows(ask, "`minimize_many`")
+    by = tuple(ask.data.names) if isinstance(ask.data, Groups) else ()
+    result = _finished(partial(_many, in_axes=in_axes), ask, watch, level, lanes=True)
+    return dataclasses.replace(result, by=by) if by else result
+
+
+def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 4) -> Result:
+    """Return the best of the results from several starts."""
+    _refuse_rows(ask, f"`starts={count!r}`")
+    return _finished(lambda ask, watch: multistart.solve(ask, count, watch), ask, watch, level)
+
+
+def _finished(
+    drive: Callable[[Ask, Watching], Solution], ask: Ask, watch: Watching, level: int, *, lanes: bool = False
+) -> Result:
+    """Return what a driver has come to as a result: reported, timed, and warned of."""
+    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask, lanes=lanes)
     with _precision(ask.dtype):
-        program, (answer, trace, run, source), note = _answered(ask, watch)
-        if isinstance(answer.counts, Tracer):
-            return _report(program, answer, answer.counts, trace, ask.stop)
+        found = drive(ask, watch)
+        if isinstance(found.answer.counts, Tracer):
+            return _report(found, ask.stop)
         if ask.dtype is not None:
-            answer = jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else np.asarray(leaf), answer)
-    spent = clock.seconds - compiled
+            found = found._replace(answer=jax.tree.map(_on_host, found.answer))
+        found = found._replace(answer=found.answer._replace(counts=np.asarray(found.answer.counts)))
+        found = found._replace(source=_for_later(found, ask, lanes=lanes))
+    spent = clock.seconds - compiled + found.compiling
     seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    said = note + watch.note
-    result = _report(program, answer, np.asarray(answer.counts), trace, ask.stop, seconds, said, source)
-    result = dataclasses.replace(result, run=run)
-    if not result.converged:
-        _warn(result, level + 1)
+    result = _report(found._replace(note=found.note + watch.note), ask.stop, seconds)
+    if not np.all(result.converged) and not (np.ndim(result.counts) == 1 and result.status is Status.STOPPED):
+        warnings.warn(_warning(result), NotConvergedWarning, stacklevel=level)
     return result
 
 
-def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
-    """Return program, what came of it, and note: of arrays, of a mean over rows, or of minibatches of these."""
+def _for_later(found: Solution, ask: Ask, *, lanes: bool) -> Many | One:
+    """Return what answers questions about the result later."""
+    if lanes:
+        return Many(found.source, np.arange(len(found.answer.counts)))
+    passes = isinstance(ask.data, Rows) and (found.program.recipe.sampled or ask.batch_size is not None)
+    program, given = found.source
+    return One(program, given, ask.data if passes else None, ask.dtype)
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, Tracer) else np.asarray(leaf)
+
+
+def _one(ask: Ask, watch: Watching) -> Solution:
+    """Solve one problem: with arrays, a mean over rows, or minibatches of these."""
     rows = ask.data
     if not isinstance(rows, Rows):
         if ask.batch_size is not None:
@@ -57,70 +92,31 @@ def _answered(ask: Ask, watch: Watching) -> tuple[Program, Solved, str]:
             raise ValueError(msg)
         return _in_loop(*prepare(ask), watch)
     if ask.batch_size is not None:
-        program, solved, note, over_all = minibatch.solve(ask, rows, watch)
-        return program, solved._replace(source=One(*over_all, rows, ask.dtype)), note
+        return minibatch.solve(ask, rows, watch)
     program, given, note = build.prepare(ask, rows)
     if not program.recipe.sampled:
         return _in_loop(program, given, note, watch)
-    solved, more = full_batch.solve(program, given, rows, ask.dtype, watch)
-    return program, solved._replace(source=One(program, given, rows, ask.dtype)), note + more
+    found = full_batch.solve(program, given, rows, ask.dtype, watch)
+    return found._replace(note=note + found.note, source=(program, given))
 
 
-def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> tuple[Program, Solved, str]:
-    solved = in_loop(program, given, watch)
-    answer = solved.answer
-    if isinstance(answer.counts, Tracer):
-        return program, solved, note
+def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Solution:
+    found = in_loop(program, given, watch)._replace(note=note, source=(program, given))
+    if isinstance(found.answer.counts, Tracer):
+        return found
     # On the host at once: everything that follows asks for the status.
-    counts = np.asarray(answer.counts)
+    counts = np.asarray(found.answer.counts)
+    answer, more = found.answer, ""
     if not succeeded(Counts.of(counts).status):
         answer, counts, more = second_look(program, given, answer, counts)
-        note += more
-    source = One(program, given)
-    return program, solved._replace(answer=answer._replace(counts=counts), source=source), note
+    return found._replace(answer=answer._replace(counts=counts), note=note + more)
 
 
-def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 3) -> Result:
-    """Return the result of many problems, lanes first."""
-    _refuse_rows(ask, "`minimize_many`")
-    by = ask.data.names if isinstance(ask.data, Groups) else []
-    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask, lanes=True)
-    labels = None
-    with _precision(ask.dtype):
-        if isinstance(ask.data, Groups):
-            program, outcome, labels, note, parts = groups.solve(ask, in_axes, watch)
-        else:
-            program, batch, note = many.read(ask, in_axes)
-            outcome, parts = many.solve(program, batch, watch), [Part(np.arange(batch.size), program, batch)]
-        source = None if outcome.slots is None else Many(parts, np.arange(len(outcome.answer.counts)))
-    answer, spent = outcome.answer, clock.seconds - compiled + outcome.compiling
-    seconds = None if outcome.slots is None else Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    said = note + watch.note
-    result = _report(program, answer, answer.counts, outcome.trace, ask.stop, seconds, said, source)
-    result = dataclasses.replace(result, slots=outcome.slots, labels=labels, by=tuple(by), run=outcome.run)
-    if seconds and not np.all(result.converged):
-        bad = int(np.sum(~np.asarray(result.converged)))
-        msg = f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
-        warnings.warn(msg, NotConvergedWarning, stacklevel=level)
-    return result
-
-
-def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 3) -> Result:
-    """Return the best of the results from several starts."""
-    _refuse_rows(ask, f"`starts={count!r}`")
-    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask)
-    with _precision(ask.dtype):
-        program, outcome, optima, note = multistart.solve(ask, count, watch)
-        source = One(*prepare(ask)[:2])
-    spent, said = clock.seconds - compiled + outcome.compiling, note + watch.note
-    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
-    answer = outcome.answer
-    result = _report(program, answer, answer.counts, outcome.trace, ask.stop, seconds, said, source)
-    if result.trace is not None:
-        result = dataclasses.replace(result, trace=result.trace.trimmed())
-    if not result.converged:
-        _warn(result, level + 1)
-    return dataclasses.replace(result, optima=optima, run=outcome.run)
+def _many(ask: Ask, watch: Watching, *, in_axes: Any) -> Solution:
+    if isinstance(ask.data, Groups):
+        return groups.solve(ask, in_axes, watch)
+    program, batch, note = many.read(ask, in_axes)
+    return many.solve(program, batch, watch)._replace(note=note)
 
 
 def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
@@ -141,12 +137,14 @@ def _refuse_rows(ask: Ask, what: str) -> None:
         raise ValueError(msg)
 
 
-def _warn(result: Result, level: int) -> None:
-    """Warn once, unless the user's own callback stopped it."""
-    if result.status is not Status.STOPPED:
-        bare = dataclasses.replace(result, tests=None)
-        values = dataclasses.replace(without_derivatives(bare), tests=result.tests, note=result.note)
-        warnings.warn(f"{result.status.name}: {values.message}", NotConvergedWarning, stacklevel=level)
+def _warning(result: Result) -> str:
+    """Return what is warned of."""
+    if np.ndim(result.counts) > 1:
+        bad = int(np.sum(~np.asarray(result.converged)))
+        return f"{bad} of {len(result)} problems did not converge: {result.message}. `print(result)` says why."
+    bare = dataclasses.replace(result, tests=None)
+    values = dataclasses.replace(without_derivatives(bare), tests=result.tests, note=result.note)
+    return f"{result.status.name}: {values.message}"
 
 
 def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) -> Watching:
@@ -189,29 +187,25 @@ def _precision(dtype: Any) -> AbstractContextManager[Any]:
     return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else _AS_IT_IS
 
 
-def _report(
-    program: Program,
-    answer: Answer,
-    counts: Any,
-    columns: Any,
-    stop: Stop,
-    seconds: Seconds | None = None,
-    note: str = "",
-    source: Any = None,
-) -> Result:
-    trace = Trace(*columns) if columns else None
+def _report(found: Solution, stop: Stop, seconds: Seconds | None = None) -> Result:
+    answer, trace = found.answer, Trace(*found.trace) if found.trace else None
     return Result(
         params=answer.params,
         loss=answer.loss,
         grad=answer.grad,
         residual=answer.residual,
         aux=answer.aux,
-        trace=trace,
-        counts=counts,
+        # Of several starts it is as long as the longest.
+        trace=trace.trimmed() if trace is not None and found.optima is not None else trace,
+        counts=answer.counts,
         evidence=answer.evidence,
         tests=stop,
-        method=program.method,
+        method=found.program.method,
         seconds=seconds,
-        note=note,
-        source=source,
+        note=found.note,
+        slots=found.slots,
+        labels=found.labels,
+        optima=found.optima,
+        run=found.run,
+        source=found.source if seconds else None,
     )

@@ -244,6 +244,21 @@ def precision() -> tuple[Any, ...]:
     return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
 
 
+class Solution(NamedTuple):
+    """What every driver returns: the answer, and what there is to say and to keep of it."""
+
+    program: Program
+    answer: Answer  # of many problems, lanes first
+    trace: Any = None  # its columns, of many problems lanes first
+    note: str = ""  # what the user should know
+    run: Any = None  # a `Saved`, where it can be carried on
+    source: Any = None  # for what is asked later: a program and its inputs, or of many problems each `Part`
+    compiling: float = 0.0  # seconds, in threads of its own
+    slots: int | None = None  # of many: evaluations made in all slots of the pools, also in those that stood idle
+    labels: Any = None  # of groups
+    optima: Any = None  # of several starts
+
+
 def emptied(track: Track) -> Track:
     """Return the track emptied, for the next burst."""
     return track._replace(filled=jnp.zeros_like(track.filled))

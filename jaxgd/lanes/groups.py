@@ -13,7 +13,7 @@ from jaxgd.compile import inputs, penalties
 from jaxgd.compile.build import Ask
 from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.loss_jaxpr import name_of
-from jaxgd.compile.program import Program
+from jaxgd.compile.program import Program, Solution
 from jaxgd.compile.row_mean import weighted as of_rows
 from jaxgd.core.flat import expand_to
 from jaxgd.data.columns import check_there
@@ -114,14 +114,14 @@ class Sorted:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
 
 
-def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcome, np.ndarray, str, list[Part]]:
-    """Solve a problem for each group; return the program of the longest, the outcome, labels, note, and the parts."""
+def solve(ask: Ask, in_axes: Any, watch: Watching) -> Solution:
+    """Solve a problem for each group; the program is that of the longest."""
     if ask.has_aux or ask.trace:
         option = "has_aux" if ask.has_aux else "trace"
         msg = f"`{option}=True` cannot be had with `Groups`: groups are filled up. Pass arrays of equal length instead."
         raise ValueError(msg)
     rows, each = Sorted(ask.data), _start_for_each(in_axes)
-    size, outcomes, parts = len(rows.labels), [], []
+    size, found, parts = len(rows.labels), [], []
     watch.show(size=size)
     ends = lengths(rows.counts)
     for below, length in itertools.pairwise([0, *ends]):
@@ -130,12 +130,11 @@ def solve(ask: Ask, in_axes: Any, watch: Watching) -> tuple[Program, many.Outcom
         weighted = _weighted_residuals(ask.loss) if ask.least_squares else of_rows(ask.loss)
         own = _of_groups(ask, groups, size, each=each)._replace(loss=weighted, data=(data, weights))
         program, batch, note = many.read(own, (0 if each else None, 0))
-        if not outcomes:
+        if not found:
             _check(ask, rows, program, weighted)
-        outcomes.append((groups, many.solve(program, batch, watch, last=length == ends[-1])))
+        found.append(many.solve(program, batch, watch, last=length == ends[-1])._replace(note=note))
         parts.append(Part(groups, program, batch, rows.counts[groups]))
-    combined = _merged(size, outcomes)._replace(run=watch.frozen)
-    return program, combined, rows.labels, note, parts  # type: ignore[reportPossiblyUnboundVariable]
+    return _merged(size, parts, found)._replace(run=watch.frozen, labels=rows.labels)
 
 
 def lengths(counts: np.ndarray) -> list[int]:
@@ -219,11 +218,11 @@ def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any
             raise ValueError(msg)
 
 
-def _merged(size: int, outcomes: list[tuple[np.ndarray, many.Outcome]]) -> many.Outcome:
-    """Return the outcomes as one, in the order of the labels."""
-    parts = [outcome.answer._replace(aux=()) for _, outcome in outcomes]
-    combined = blank(size, parts[0])
-    for (groups, _), part in zip(outcomes, parts, strict=True):
-        put(combined, groups, part)
-    compiling = sum(outcome.compiling for _, outcome in outcomes)
-    return many.Outcome(combined, None, sum(outcome.slots or 0 for _, outcome in outcomes), compiling)
+def _merged(size: int, parts: list[Part], found: list[Solution]) -> Solution:
+    """Return what came of the parts as one, in the order of the labels."""
+    answers = [solution.answer._replace(aux=()) for solution in found]
+    combined = blank(size, answers[0])
+    for part, answer in zip(parts, answers, strict=True):
+        put(combined, part.lanes, answer)
+    compiling, slots = sum(each.compiling for each in found), sum(each.slots or 0 for each in found)
+    return found[-1]._replace(answer=combined, trace=None, source=parts, compiling=compiling, slots=slots)

@@ -1,7 +1,7 @@
 """From what a user passes for many problems to lanes, and from their answers to one."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +10,17 @@ from jax.core import Tracer
 
 from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
-from jaxgd.compile.program import Answer, Program
+from jaxgd.compile.program import Answer, Program, Solution
 from jaxgd.core.flat import expand_to
 from jaxgd.core.stop import Counts, Status, succeeded, with_status
 from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
-from jaxgd.lanes.pool import Batch, Lanes, put
+from jaxgd.lanes.pool import Batch, Lanes, Part, put
 from jaxgd.lanes.scheduler import Solve
 from jaxgd.solvers.registry import named
 from jaxgd.watch.bursts import aside
-from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE
-
-
-class Outcome(NamedTuple):
-    """What came of many solves."""
-
-    answer: Answer  # lanes first
-    trace: Any  # of the trace, lanes first
-    slots: int | None = None  # evaluations made in all slots of the pools, also in those that stood idle
-    compiling: float = 0.0  # seconds
-    run: Saved | None = None  # where it can be carried on
 
 
 def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
@@ -78,7 +67,7 @@ def solve(
     rivals: bool = False,
     last: bool = True,
     twice: bool = True,
-) -> Outcome:
+) -> Solution:
     """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss.
 
     `last`: no other batch of what is watched follows. `twice`: starts with no slope are left by a small step.
@@ -96,14 +85,22 @@ def solve(
             answer, trace = program.solve(inputs)
             return answer, trace and program.trace(inputs, trace)
 
-        return Outcome(*jax.vmap(one)(given))
+        return Solution(program, *jax.vmap(one)(given))
     watch.show()
     running = Solve(lanes, batch, watch, watch.stage(partial(_about, program, batch)), rivals=rivals, last=last)
     running.run()
     answer, trace = running.collected()
     _put_starts(batch, answer)
     answer = _looked_at_twice(program, batch, answer) if twice else answer
-    return Outcome(answer, trace, running.answers.slots, running.compiling, watch.frozen)
+    return Solution(
+        program,
+        answer,
+        trace,
+        run=watch.frozen,
+        source=[Part(np.arange(batch.size), program, batch)],
+        compiling=running.compiling,
+        slots=running.answers.slots,
+    )
 
 
 def _about(program: Program, batch: Batch) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxgd.compile import inputs
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.penalties import for_all
-from jaxgd.compile.program import Program
+from jaxgd.compile.program import Solution
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.core.terms import box_of
 from jaxgd.lanes import many
@@ -17,15 +17,15 @@ from jaxgd.result import Optimum
 from jaxgd.watch.session import Watching
 
 
-def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome, list[Optimum], str]:
-    """Solve from so many starts; return the program, the best lane's answer, the minima found and the note."""
+def solve(ask: Ask, count: int, watch: Watching) -> Solution:
+    """Solve from so many starts; the answer is that of the best lane."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         msg = f"`starts` must be a whole number of starts, 1 or more; got {count!r}."
         raise ValueError(msg)
     asks = ask._replace(init=_starts(ask, count), l1=for_all(ask.l1), l2=for_all(ask.l2))
     program, batch, note = many.read(asks, (0, None))
-    outcome = many.solve(program, batch, watch, rivals=True)
-    answer, sign = outcome.answer, program.recipe.sign
+    found = many.solve(program, batch, watch, rivals=True)
+    answer, sign = found.answer, program.recipe.sign
     loss = np.where(np.isnan(answer.loss), np.inf, sign * answer.loss)
     status = Counts.of(answer.counts).status
     done = succeeded(status)
@@ -36,8 +36,8 @@ def solve(ask: Ask, count: int, watch: Watching) -> tuple[Program, many.Outcome,
         f" Of {count} starts {int(np.sum(done))} converged, to {len(optima)} different minima; the lowest was reached"
     )
     note += f"{said} by {optima[0].starts if optima else 0}, and {given_up} were given up."
-    answer, trace = jax.tree.map(lambda leaf: leaf[best], (answer, outcome.trace))
-    return program, outcome._replace(answer=answer, trace=trace), optima, note
+    answer, trace = jax.tree.map(lambda leaf: leaf[best], (answer, found.trace))
+    return found._replace(answer=answer, trace=trace, note=note, source=prepare(ask)[:2], slots=None, optima=optima)
 
 
 def _starts(ask: Ask, count: int) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.compile.program import Inputs, Program
+from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Counts, Status, with_status
@@ -16,7 +16,7 @@ from jaxgd.core.tiles import Span
 from jaxgd.rows.in_memory import Memory, Pass, Together, filled, held, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import Stream
-from jaxgd.watch.bursts import Solved, blame, ended, in_bursts
+from jaxgd.watch.bursts import blame, ended, in_bursts
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
 
@@ -36,8 +36,8 @@ class Samples(NamedTuple):
     other: Inputs
 
 
-def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watching) -> tuple[Solved, str]:
-    """Return what came of it, and what the user should know: descend on a sample first, then on all rows."""
+def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watching) -> Solution:
+    """Descend on a sample first, then on all rows."""
     count = sample_size(program, rows)
     own, note = passes_over(program, given, rows, dtype, count), ""
     bare = given._replace(data=None)
@@ -59,7 +59,7 @@ def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watchi
     solved = in_bursts(program, bare, begin, advance, watch, stage)
     if Counts.of(solved.answer.counts).status == Status.BAD_START:
         note = blame(given, own.not_finite(), solved.answer)
-    return solved, note
+    return solved._replace(note=note)
 
 
 def _learnt(program: Program, sample: Inputs, run: Run, slopes: Any) -> Run:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.compile.build import Ask
-from jaxgd.compile.program import Answer, Inputs, Program
+from jaxgd.compile.program import Answer, Inputs, Program, Solution
 from jaxgd.core import convergence
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop
 from jaxgd.rows import build, full_batch
@@ -21,7 +21,7 @@ from jaxgd.rows.shuffle import Batches, Shuffled, Sums, passed_over
 from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
-from jaxgd.watch.bursts import Solved, blame
+from jaxgd.watch.bursts import blame
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
 from jaxgd.watch.session import Stage, Watching, resumable
@@ -32,8 +32,8 @@ SURE = 3  # standard errors by which every pass is above the loss at the start, 
 NOT_POLISHED = (*ENDED_FROM_OUTSIDE, Status.MAX_EVALS)
 
 
-def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, tuple[Program, Inputs]]:
-    """Return the program, what came of it, what the user should know, and program and inputs over all rows."""
+def solve(ask: Ask, rows: Rows, watch: Watching) -> Solution:
+    """Descend by minibatches; what is asked later is answered over all rows."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask, batches)
     auto = ask._replace(method="auto", stop=DEFAULT)
@@ -44,12 +44,8 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     over_all, first = (all_rows.program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = Counts(Status.BAD_START).pack()
-        return (
-            program,
-            Solved(first._replace(counts=counts)),
-            note + blame(given, all_rows.own.not_finite(), first),
-            over_all,
-        )
+        note += blame(given, all_rows.own.not_finite(), first)
+        return Solution(program, first._replace(counts=counts), note=note, source=over_all)
     descent = _Descent((program, own), all_rows, batches, rows, ask)
     of = [float(first.loss), all_rows.own.total]
     stage = watch.stage(lambda: about(program, own._replace(data=None), of) | {"batches": str(batches)})
@@ -60,15 +56,16 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> tuple[Program, Solved, str, 
     spare = _spare(ask.stop.max_evals, passed.steps)
     if not batches.polish or status in NOT_POLISHED or spare < 1:
         note += " With `polish=True` the rest is done over all rows." if status is Status.MAX_PASSES else ""
-        return program, Solved(best._replace(counts=counts), None, run if resumable(status) else None), note, over_all
+        run = run if resumable(status) else None
+        return Solution(program, best._replace(counts=counts), note=note, run=run, source=over_all)
     if run is not None:
         watch.finish(run)
     stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
     polish, given, _ = build.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
-    more, said = full_batch.solve(polish, given, rows, ask.dtype, watch)
+    more = full_batch.solve(polish, given, rows, ask.dtype, watch)
     counts = np.asarray(more.answer.counts) + Counts(evals=passed.steps, moves=passed.steps).pack()
-    more = more._replace(answer=more.answer._replace(counts=counts))
-    return polish, more, note + said + " It ended with passes over all rows.", over_all
+    note += more.note + " It ended with passes over all rows."
+    return more._replace(answer=more.answer._replace(counts=counts), note=note, source=over_all)
 
 
 def _limit(stop: Stop) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxgd.compile import inputs
 from jaxgd.compile.inputs import names_of
-from jaxgd.compile.program import Answer, Inputs, Program, emptied
+from jaxgd.compile.program import Answer, Inputs, Program, Solution, emptied
 from jaxgd.core.flat import nudge, pack, without_derivatives
 from jaxgd.core.loop import Run
 from jaxgd.core.problem import Derivatives
@@ -24,15 +24,6 @@ from jaxgd.watch.session import LONGEST, Stage, Watching, resumable
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
 
 
-class Solved(NamedTuple):
-    """What came of a solve."""
-
-    answer: Answer
-    trace: Any = None
-    run: Saved | None = None  # where it can be carried on
-    source: Any = None  # what a result keeps of it
-
-
 def in_bursts(
     program: Program,
     given: Inputs,
@@ -40,7 +31,7 @@ def in_bursts(
     advance: Callable[[Run, int], Run],
     watch: Watching,
     stage: Stage,
-) -> Solved:
+) -> Solution:
     """Solve, returning to the host between bursts to let the watchers look, and to fetch the trace.
 
     `begin` returns a run unless one is resumed, `advance` the run after so many evaluations at most.
@@ -70,7 +61,7 @@ def in_bursts(
     watch.look(seen())
     trace = traces and (*_joined(traces), int(run.moves) + 1)
     held = save() if watch and resumable(Status(int(run.status))) else None
-    return Solved(program.answer(given, run), trace, held)
+    return Solution(program, program.answer(given, run), trace, run=held)
 
 
 def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[Any]] | None:
@@ -95,14 +86,14 @@ def ended(run: Run, status: Status) -> Run:
     return run._replace(counts=with_status(np.asarray(run.counts), status))
 
 
-def in_loop(program: Program, given: Inputs, watch: Watching) -> Solved:
+def in_loop(program: Program, given: Inputs, watch: Watching) -> Solution:
     """Solve by the compiled loop, in bursts where something must look in."""
     if not (watch or program.recipe.trace):
-        return Solved(program.solve(given)[0])
+        return Solution(program, program.solve(given)[0])
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jnp.zeros(()))):
         watch.refuse_inside()
         answer, trace = program.solve(given)
-        return Solved(answer, trace and program.trace(given, trace))
+        return Solution(program, answer, trace and program.trace(given, trace))
     # Once, not for every burst.
     given = jax.tree.map(jnp.asarray, given)
     stage = watch.stage(partial(about, program, given))
