@@ -221,12 +221,18 @@ def pinned(seen: Evidence, facts: Facts, size: int) -> Any:
 
 
 def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
-    """Return whether a test step from the best point lowered the loss by more than is `left`, and rounding."""
+    """Return whether a test step from the best point tells of a decrease by more than is `left`, and rounding.
+
+    The loss fell over the step, or the slopes at its ends say that it falls to the minimum along it.
+    """
     drop = facts.best.loss - facts.trial.loss
     # What the slopes at both ends tell alike is no rounding, whatever was taken for it.
     sure = jnp.abs(drop - facts.trapezoid) <= facts.trapezoid / 2
-    noise = jnp.where(sure, hidden_by_rounding(facts.best, seen.decrease), _measured(seen, facts.best))
-    return drop > 4 * jnp.maximum(left, noise)
+    hidden = hidden_by_rounding(facts.best, seen.decrease)
+    noise = jnp.where(sure, hidden, _measured(seen, facts.best))
+    turn = 2 * (jnp.abs(facts.slope) - facts.trapezoid)
+    beside = jnp.where(turn > 0, facts.slope**2 / jnp.where(turn > 0, turn, 1) / 2, 0)
+    return (drop > 4 * jnp.maximum(left, noise)) | (beside > 4 * jnp.maximum(left, hidden))
 
 
 def on_a_kink(seen: Evidence, facts: Facts) -> Any:
