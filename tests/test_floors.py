@@ -85,6 +85,11 @@ def test_sizes(path):
             assert node.end_lineno - start < 50, node.name
 
 
+def test_no_class_name_stands_twice():
+    found = [node.name for path in FILES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+    assert sorted(set(found)) == sorted(found)
+
+
 def test_public_names():
     public = {name for name, value in vars(jaxgd).items() if name[0] != "_" and not isinstance(value, ModuleType)}
     assert public | {"losses", "plot", "watch"} == set(jaxgd.__all__)

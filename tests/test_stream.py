@@ -9,7 +9,7 @@ from rows import BENT, LABELS, NOISY, N, X, batches, in_passes, parquet
 
 import jaxgd
 from jaxgd import NotConvergedWarning, Rows, Status, Stop, losses, minimize, minimize_many
-from jaxgd.rows.in_memory import Memory
+from jaxgd.rows.in_memory import RowsInMemory
 from jaxgd.rows.streamed import Stream
 
 DATA = (X, LABELS)
@@ -194,7 +194,7 @@ def test_trace_and_progress(way, capsys):
     assert f"{result.evals} evals" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "way"), [(Memory, Rows), (Stream, batches)])
+@pytest.mark.parametrize(("kind", "way"), [(RowsInMemory, Rows), (Stream, batches)])
 def test_ctrl_c_returns_the_best_so_far(kind, way, monkeypatch):
     passes, call = iter(range(100)), kind.__call__
 

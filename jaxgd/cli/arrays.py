@@ -16,7 +16,7 @@ from jaxgd.data.sources import open_source
 LARGE = 256 << 20  # bytes above which rows are read anew at each pass, unless all are asked for
 
 
-class Npy:
+class NpyFile:
     """A `.npy` file: an array, whose columns go by their numbers."""
 
     named = False

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxgd.cli.arguments import Columns
-from jaxgd.cli.arrays import Changed, Npy, Npz
+from jaxgd.cli.arrays import Changed, NpyFile, Npz
 from jaxgd.cli.columns import CSV, Table
 from jaxgd.cli.loss import Loaded
 from jaxgd.compile import column_access
@@ -20,7 +20,7 @@ from jaxgd.rows.rows import Paired, Rows
 
 ROWS = 8  # of which a loss is asked what columns it needs
 KINDS = (*CSV, *parquet.SUFFIXES, ".npy", ".npz")
-File = Table | Npy | Npz
+File = Table | NpyFile | Npz
 
 
 class Opened(NamedTuple):
@@ -96,7 +96,7 @@ def open_file(name: str, *, stream: bool | None) -> File:
         if stream:
             raise ValueError(f"--stream: {name} can only be read whole. Save arrays as .npy, or leave --stream out.")
         return Npz(name)
-    return Npy(name, stream=stream) if suffix == ".npy" else Table(name, suffix, stream=stream)
+    return NpyFile(name, stream=stream) if suffix == ".npy" else Table(name, suffix, stream=stream)
 
 
 def _fitting(columns: Columns | None, loss: Loaded, file: File) -> Columns | None:

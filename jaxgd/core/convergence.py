@@ -230,9 +230,9 @@ def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     sure = jnp.abs(drop - facts.trapezoid) <= facts.trapezoid / 2
     hidden = hidden_by_rounding(facts.best, seen.decrease)
     noise = jnp.where(sure, hidden, _measured(seen, facts.best))
-    turn = 2 * (jnp.abs(facts.slope) - facts.trapezoid)
-    beside = jnp.where(turn > 0, facts.slope**2 / jnp.where(turn > 0, turn, 1) / 2, 0)
-    return (drop > 4 * jnp.maximum(left, noise)) | (beside > 4 * jnp.maximum(left, hidden))
+    grad_change = 2 * (jnp.abs(facts.slope) - facts.trapezoid)
+    to_lowest = jnp.where(grad_change > 0, facts.slope**2 / jnp.where(grad_change > 0, grad_change, 1) / 2, 0)
+    return (drop > 4 * jnp.maximum(left, noise)) | (to_lowest > 4 * jnp.maximum(left, hidden))
 
 
 def on_a_kink(seen: Evidence, facts: Facts) -> Any:

@@ -13,7 +13,7 @@ from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span
-from jaxgd.rows.in_memory import Memory, Pass, Together, filled, held, span_of
+from jaxgd.rows.in_memory import Pass, RowsInMemory, Together, filled, held, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import Stream
 from jaxgd.watch.bursts import blame, ended, in_bursts
@@ -144,7 +144,7 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
         source = rows.source if several == 1 else rows.source.share(jax.process_index(), several)
         own: Pass = Stream(program, given, source, dtype, count)
     else:
-        own = Memory(program, given, held(given.data))
+        own = RowsInMemory(program, given, held(given.data))
     return own if several == 1 else Together(own)
 
 

@@ -60,7 +60,7 @@ def filled(span: Span, size: int) -> Span:
     return span._replace(rows=jax.tree.map(longer, span.rows), weights=jax.tree.map(longer, span.weights))
 
 
-class Memory:
+class RowsInMemory:
     """Passes over rows in memory; each core or device takes its part."""
 
     def __init__(self, program: Program, given: Inputs, held: list[tuple[Any, Any]]) -> None:

@@ -13,7 +13,7 @@ from jaxgd.core.protocol import Tolerance
 from jaxgd.core.scaling import Units, scaling_of
 from jaxgd.solvers.gradient_directions import Conjugate, Gradient
 from jaxgd.solvers.line_search import LineSearch, Nonmonotone, Wolfe
-from jaxgd.solvers.quasi_newton_directions import DenseInverse, Direction, LimitedMemory, Move
+from jaxgd.solvers.quasi_newton_directions import DenseInverse, Direction, LimitedMemoryInverse, Move
 
 
 class DescentState(NamedTuple):
@@ -142,7 +142,7 @@ def LBFGS(memory: int = 10) -> Descent:  # noqa: N802 - a method is named as in 
     if not isinstance(memory, int) or memory < 1:
         msg = f"`memory` must be a positive integer; got {memory!r}. The usual values are 5 to 20."
         raise ValueError(msg)
-    return Descent(LimitedMemory(memory), Wolfe(), f"L-BFGS with memory {memory}")
+    return Descent(LimitedMemoryInverse(memory), Wolfe(), f"L-BFGS with memory {memory}")
 
 
 def BFGS() -> Descent:  # noqa: N802

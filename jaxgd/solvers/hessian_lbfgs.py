@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "scaled"])
 @dataclass(frozen=True)
-class LimitedMemory(Curvature):
+class LimitedMemoryHessian(Curvature):
     """The Hessian that limited-memory BFGS learns from the moves.
 
     Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.3: B = theta I - W M W', W = [Y, theta S],
@@ -96,7 +96,7 @@ class LimitedMemory(Curvature):
         """Return the decrease to the model's minimum; inf while the model is a guess."""
         return jnp.where(jnp.any(memory.s[-1] != 0), step.predicted_remaining, jnp.inf)
 
-    def unscaled(self) -> "LimitedMemory":
+    def unscaled(self) -> "LimitedMemoryHessian":
         """Return the same without a Hessian at the start."""
         return replace(self, scaled=False)
 

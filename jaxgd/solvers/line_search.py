@@ -63,7 +63,7 @@ class Line(Protocol):
         ...
 
 
-class Verdict(NamedTuple):
+class SearchVerdict(NamedTuple):
     """What a search learnt from one trial."""
 
     line: Line
@@ -86,7 +86,7 @@ class LineSearch(Protocol):
         """Return the search along the line after `last`, with this loss and slope at its start, first trial at 1."""
         ...
 
-    def judge(self, line: Any, /, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+    def judge(self, line: Any, /, start: jax.Array, loss: jax.Array, slope: jax.Array) -> SearchVerdict:
         """Learn from the loss and slope at the step size asked for; `start` is the loss at the line's start."""
         ...
 
@@ -162,7 +162,7 @@ class Wolfe:
         step = jnp.where(slope < 0, zero + 1, 0)
         return Search(step, zero, loss, slope, inf, inf, zero, slope, zero)
 
-    def judge(self, search: Search, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+    def judge(self, search: Search, start: jax.Array, loss: jax.Array, slope: jax.Array) -> SearchVerdict:
         """Learn from the loss and slope at `search.stepsize`; `start` is the loss at the line's start."""
         step, eps = search.stepsize, jnp.finfo(loss.dtype).eps
         noise, settling = 4 * eps * jnp.abs(start), jnp.isinf(search.trials)
@@ -185,7 +185,7 @@ class Wolfe:
         settle = exhausted & (low[0] > 0) & ((low[1] < start) | (low[2] > search.slope))
         stepsize = jnp.where(settle, low[0], self._next(search, trial, low, high, noise, trials))
         after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
-        return Verdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
+        return SearchVerdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
 
     def _next(
         self, search: Search, trial: Mark, low: Mark, high: Mark, noise: jax.Array, trials: jax.Array
@@ -239,7 +239,7 @@ class Nonmonotone:
         one = jnp.ones_like(loss)
         return Backtrack(one, slope, 0 * one, jnp.concatenate([loss[None], last.recent[:-1]]))
 
-    def judge(self, line: Backtrack, start: jax.Array, loss: jax.Array, slope: jax.Array) -> Verdict:
+    def judge(self, line: Backtrack, start: jax.Array, loss: jax.Array, slope: jax.Array) -> SearchVerdict:
         """Learn from the loss and slope at `line.stepsize`; `start` is the loss at the line's start."""
         step, eps = line.stepsize, jnp.finfo(loss.dtype).eps
         finite, settling = jnp.isfinite(loss) & jnp.isfinite(slope), jnp.isinf(line.trials)
@@ -251,7 +251,7 @@ class Nonmonotone:
         best = cubic_minimizer(jnp.zeros_like(step), start, line.slope, step, loss, slope, noise)
         shorter = jnp.where(jnp.isfinite(best), jnp.clip(best, 0.1 * step, 0.5 * step), 0.1 * step)
         failed = ~accepted & ((line.trials >= self.max_trials) | settling | (line.slope >= 0))
-        return Verdict(line._replace(stepsize=shorter, trials=line.trials + 1), accepted, failed)
+        return SearchVerdict(line._replace(stepsize=shorter, trials=line.trials + 1), accepted, failed)
 
 
 def _select(condition: jax.Array, yes: Mark, no: Mark) -> Mark:

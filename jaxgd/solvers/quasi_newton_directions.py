@@ -61,8 +61,8 @@ class Direction(Protocol):
         ...
 
 
-class Memory(NamedTuple):
-    """What `LimitedMemory` knows of the curvature. s, y: change of params and of gradient in a move, s'y = 1."""
+class PairMemory(NamedTuple):
+    """What `LimitedMemoryInverse` knows of the curvature. s, y: change of params and of gradient in a move, s'y = 1."""
 
     pairs: jax.Array  # shape (2m, p): s and y of each pair, one under the other
     small: jax.Array  # shape (2, m, m): inverse of R, the upper triangle of SY' in order of age; and YY'
@@ -72,7 +72,7 @@ class Memory(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
 @dataclass(frozen=True)
-class LimitedMemory:
+class LimitedMemoryInverse:
     """The limited-memory BFGS direction in its compact form.
 
     Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), theorem 2.2: with q = R^-1 S g,
@@ -85,14 +85,14 @@ class LimitedMemory:
 
     tolerance = TOL_LEARNT
 
-    def begin(self, params: jax.Array) -> Memory:
+    def begin(self, params: jax.Array) -> PairMemory:
         """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
         pairs = jnp.zeros((2 * self.size, params.size), params.dtype)
         # A NumPy constant needs no operation to be filled.
-        return Memory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
+        return PairMemory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
 
-    def learn(self, memory: Memory, move: Move, grad: jax.Array) -> tuple[Memory, jax.Array]:
+    def learn(self, memory: PairMemory, move: Move, grad: jax.Array) -> tuple[PairMemory, jax.Array]:
         """Take the move where it says so; return the memory and -H grad."""
         slot, take = memory.num_pairs.astype(jnp.int32) % self.size, move.take
         pair = jnp.where(take, _scaled(move), jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
@@ -111,9 +111,11 @@ class LimitedMemory:
         q = _times(small[0], s_g)
         a = _times(small[0].T, q + scale * (_times(small[1], q) - y_g))
         weights = pack(a, -scale * q).T.reshape(-1)
-        return Memory(pairs, small, scale, memory.num_pairs + take), -scale * grad - combination(weights, pairs)
+        return PairMemory(pairs, small, scale, memory.num_pairs + take), -scale * grad - combination(weights, pairs)
 
-    def predicted_remaining(self, memory: Memory, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
+    def predicted_remaining(
+        self, memory: PairMemory, params: jax.Array, norm: jax.Array, slope: jax.Array
+    ) -> jax.Array:
         """Return half of grad' H grad; inf while H is unknown."""
         del params, norm
         return jnp.where(memory.num_pairs > 0, -slope / 2, jnp.inf)

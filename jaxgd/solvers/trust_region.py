@@ -13,7 +13,7 @@ from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.hessian import Curvature, Exact, Products, SumOfSquares
-from jaxgd.solvers.hessian_lbfgs import LimitedMemory
+from jaxgd.solvers.hessian_lbfgs import LimitedMemoryHessian
 from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_constrained import within_set
@@ -199,7 +199,7 @@ def ProjectedLBFGS(memory: int = 10) -> TrustRegion:  # noqa: N802
     if not isinstance(memory, int) or memory < 1:
         msg = f"`memory` must be a positive integer; got {memory!r}. The usual values are 5 to 20."
         raise ValueError(msg)
-    return TrustRegion(LimitedMemory(memory), f"projected L-BFGS with memory {memory}")
+    return TrustRegion(LimitedMemoryHessian(memory), f"projected L-BFGS with memory {memory}")
 
 
 def SampledNewton() -> TrustRegion:  # noqa: N802
@@ -220,7 +220,7 @@ def LevenbergMarquardt(*, products: bool = False) -> TrustRegion:  # noqa: N802
     return TrustRegion(SumOfSquares(), "Levenberg-Marquardt")
 
 
-class Verdict(NamedTuple):
+class StepVerdict(NamedTuple):
     """What a trial says of the model that led there."""
 
     moved: jax.Array
@@ -241,7 +241,9 @@ class Verdict(NamedTuple):
         return jnp.maximum(jnp.where(self.moved, fair, refused), jnp.finfo(radius.dtype).tiny), old
 
 
-def judge(point: Point, trial: Point, predicted_reduction: jax.Array, slope: jax.Array, doubt: Any = (0, 0)) -> Verdict:
+def judge(
+    point: Point, trial: Point, predicted_reduction: jax.Array, slope: jax.Array, doubt: Any = (0, 0)
+) -> StepVerdict:
     """Say whether to move from the point to the trial; the start, reached from nowhere, is taken if it is finite.
 
     `doubt`: what rounding does to the loss, where that is known to be more than its own, and to the decrease that the
@@ -263,4 +265,4 @@ def judge(point: Point, trial: Point, predicted_reduction: jax.Array, slope: jax
     # The minimizer of the parabola through both losses and the slope; too far is too far where the trial is not finite.
     excess = trial.loss - point.loss - slopes[0]
     shorter = jnp.where(fine & (excess > 0), jnp.clip(-slopes[0] / (2 * excess), 0.05, 0.5), 0.1)
-    return Verdict(moved, gain, jnp.where(first, 0.5, ratio), jnp.where(first, 0, move), shorter)
+    return StepVerdict(moved, gain, jnp.where(first, 0.5, ratio), jnp.where(first, 0, move), shorter)

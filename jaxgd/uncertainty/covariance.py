@@ -12,7 +12,7 @@ MOST = 6  # params that the words for a direction name
 FAINT = 0.01  # parts of a direction that its words leave out
 
 
-class Direction(NamedTuple):
+class WeakDirection(NamedTuple):
     """A way to change the params that changes nothing in the loss, as far as its type can tell."""
 
     words: str  # "0.71 params['a'] - 0.71 params['b']"
@@ -28,7 +28,7 @@ class Covariance:
 
     matrix: np.ndarray  # float64, shape (p, p) or (lanes, p, p)
     names: list[str]  # of the params; a complex one has a real and an imaginary part
-    undetermined: Any  # list of the `Direction`s the data do not determine; of many problems a list for each
+    undetermined: Any  # list of the `WeakDirection`s the data do not determine; of many problems a list for each
     labels: Any = None  # of groups: what each lane is called
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
@@ -160,7 +160,7 @@ def _simplest(rows: np.ndarray, faint: float) -> np.ndarray:
     return np.where(np.abs(rows) > faint, rows, 0)
 
 
-def direction(vector: np.ndarray, names: list[str]) -> Direction:
+def direction(vector: np.ndarray, names: list[str]) -> WeakDirection:
     """Return a direction with its words, its first part positive."""
     named = np.flatnonzero(np.abs(vector) > FAINT * np.max(np.abs(vector)))
     vector = vector * np.sign(vector[named[0]])
@@ -168,4 +168,4 @@ def direction(vector: np.ndarray, names: list[str]) -> Direction:
         f" {'-' if vector[i] < 0 else '+'} " + (f"{abs(vector[i]):.2g} " if abs(vector[i]) < 1 else "") + names[i]
         for i in named[:MOST]
     )
-    return Direction(words[3:] + (" + ..." if len(named) > MOST else ""), vector)
+    return WeakDirection(words[3:] + (" + ..." if len(named) > MOST else ""), vector)

@@ -18,7 +18,7 @@ from jaxgd.core.terms import is_separable
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
-from jaxgd.uncertainty.covariance import Covariance, Direction, covariances, direction
+from jaxgd.uncertainty.covariance import Covariance, WeakDirection, covariances, direction
 from jaxgd.uncertainty.gather import Known, in_passes, of_one, of_part
 
 KINDS = ("hessian", "sandwich")
@@ -155,7 +155,7 @@ def _together(program: Program, known: Known, kind: str, params: Any, converged:
 
 def _finished(
     program: Program, known: Known, kind: str, names: list[str]
-) -> tuple[np.ndarray, list[list[Direction]], np.ndarray]:
+) -> tuple[np.ndarray, list[list[WeakDirection]], np.ndarray]:
     """Return the covariances of all params, lanes first, the directions that are not determined, and the ranks."""
     free = program.free
     found = covariances(
@@ -164,7 +164,7 @@ def _finished(
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
 
-    def summary(own: np.ndarray) -> Direction:
+    def summary(own: np.ndarray) -> WeakDirection:
         vector = vectors.copy()
         vector[free] = own
         return direction(vector, names)
