@@ -31,7 +31,7 @@ from jaxgd.core import convergence, stop
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import Run, begin, tick
 from jaxgd.core.problem import Problem
-from jaxgd.solvers.registry import choose, named
+from jaxgd.solvers.registry import choose_method, named
 
 FOLDERS = {"u": ("_unconstrained_minimisation",), "b": ("_bounded_minimisation", "_quadratic_problems")}
 SECONDS = 15  # for each polish
@@ -230,7 +230,7 @@ def reach(name: str, method: str, target: float) -> dict[str, Any]:
     problem = load("u", name)
     args, layout = problem.args, Layout.of(problem.y0)
     bound = Problem(lambda params: (problem.objective(params, args), ()), layout, ())
-    setup = (bound, choose(named(method), layout.size)[0], jaxgd.Stop())
+    setup = (bound, choose_method(named(method), layout.size)[0], jaxgd.Stop())
 
     @jax.jit
     def run(start: jax.Array, target: jax.Array) -> Run:

@@ -121,7 +121,7 @@ def ours(loss, data, init=None, **options):
 def evaluation(loss, data):
     """Return a call that evaluates loss and gradient once, as a solve does."""
     rows = jaxgd.Rows(jax.tree.map(jnp.asarray, data))
-    program, given, _ = build.prepare(Ask(loss, rows), rows, passes=True)
+    program, given, _ = build.prepare_rows(Ask(loss, rows), rows, passes=True)
     over = full_batch.passes_over(program, given, rows, None, full_batch.sample_size(program, rows))
     return lambda: over(np.zeros(program.size, np.float32))
 

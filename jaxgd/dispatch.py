@@ -46,7 +46,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 4) -> Resu
 def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 4) -> Result:
     """Return the best of the results from several starts."""
     _refuse_rows(ask, f"`starts={count!r}`")
-    return _finished(lambda ask, watch: multistart.solve(ask, count, watch), ask, watch, level)
+    return _finished(lambda ask, watch: multistart.solve_from_starts(ask, count, watch), ask, watch, level)
 
 
 def _finished(
@@ -92,11 +92,11 @@ def _one(ask: Ask, watch: Watching) -> Solution:
             raise ValueError(msg)
         return _in_loop(*prepare(ask), watch)
     if ask.batch_size is not None:
-        return minibatch.solve(ask, rows, watch)
-    program, given, note = build.prepare(ask, rows)
+        return minibatch.solve_by_minibatches(ask, rows, watch)
+    program, given, note = build.prepare_rows(ask, rows)
     if not program.recipe.sampled:
         return _in_loop(program, given, note, watch)
-    found = full_batch.solve(program, given, rows, ask.dtype, watch)
+    found = full_batch.solve_by_passes(program, given, rows, ask.dtype, watch)
     return found._replace(note=note + found.note, source=(program, given))
 
 
@@ -114,9 +114,9 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Sol
 
 def _many(ask: Ask, watch: Watching, *, in_axes: Any) -> Solution:
     if isinstance(ask.data, Groups):
-        return groups.solve(ask, in_axes, watch)
-    program, batch, note = many.read(ask, in_axes)
-    return many.solve(program, batch, watch)._replace(note=note)
+        return groups.solve_groups(ask, in_axes, watch)
+    program, batch, note = many.read_lanes(ask, in_axes)
+    return many.solve_lanes(program, batch, watch)._replace(note=note)
 
 
 def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:

@@ -18,7 +18,7 @@ from jaxgd.compile.inputs import cast
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import advance, begin
 from jaxgd.core.problem import Problem, rounding
-from jaxgd.solvers.registry import choose, named
+from jaxgd.solvers.registry import choose_method, named
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize(("solver", "problem"), PAIRS)
@@ -119,7 +119,7 @@ def test_calls_are_counted_and_the_best_point_is_returned(solver, problem):
 @SOME
 def test_resume_is_bit_identical(solver, problem, dtype):
     """Any split of a run into bursts gives the same run."""
-    method, _ = choose(named(solver.method(problem)), 1)
+    method, _ = choose_method(named(solver.method(problem)), 1)
 
     def setup():
         layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))

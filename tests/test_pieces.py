@@ -16,7 +16,7 @@ import jaxgd
 from jaxgd.compile.cache import Cache, cache
 from jaxgd.compile.devices import may_block
 from jaxgd.compile.fingerprint import changed_by, describe
-from jaxgd.compile.loss_jaxpr import trace
+from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
 from jaxgd.core.flat import Layout, spectrum
 from jaxgd.core.problem import Problem
@@ -81,8 +81,8 @@ def test_a_hessian_cut_at_the_products_is_the_hessian(sign):
     with jax.enable_x64(True):
         params = {"b": jnp.asarray(0.3), "v": jnp.asarray([0.5, -0.2]), "w": jnp.asarray([0.1, 0.2, -0.4])}
         data = (RNG.normal(size=(20, 3)), RNG.normal(size=(2, 3, 2)), RNG.normal(size=20))
-        record = trace(lambda p, d, _: several(p, d), "several", params, data, [], has_aux=False)
-        cut = record.cut(data, [])
+        recorded = record(lambda p, d, _: several(p, d), "several", params, data, [], has_aux=False)
+        cut = recorded.cut(data, [])
         assert cut is not None
         assert len(cut.dots.places) == 3
         layout = Layout.of(params)

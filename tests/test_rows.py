@@ -141,9 +141,9 @@ def test_a_hessian_cut_at_products_sums_to_the_whole():
     """The program of a logistic regression has such a cut; its tiles have it too."""
     with jax.enable_x64(True):
         from jaxgd.compile.build import Ask  # noqa: PLC0415
-        from jaxgd.rows.build import prepare  # noqa: PLC0415
+        from jaxgd.rows.build import prepare_rows  # noqa: PLC0415
 
-        program, given, _ = prepare(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))
+        program, given, _ = prepare_rows(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))
         problem = program.bind(given)[0]
         assert isinstance(problem.tiles.cut(problem.tiles._tile(jnp.int32(0))), Cut)  # noqa: SLF001
         params = jnp.asarray(RNG.normal(size=4))

@@ -15,7 +15,7 @@ from jaxgd.compile.row_mean import by_tiles, of_length, row_bytes
 from jaxgd.core.problem import as_vector
 from jaxgd.core.stop import DEFAULT, Stop
 from jaxgd.core.tiles import rows_of_tile
-from jaxgd.solvers.registry import choose, named
+from jaxgd.solvers.registry import choose_method, named
 
 
 class Ask(NamedTuple):
@@ -97,7 +97,7 @@ def find(
         program = cache.get(key)
     if program is None:
         loss_jaxpr.check_callable(ask.loss, with_data=data is not None)
-        recipe = Recipe(None, functions, method, options, places, choose, *flags)
+        recipe = Recipe(None, functions, method, options, places, choose_method, *flags)
         recipe = dataclasses.replace(recipe, tile=most, exactly=exactly, rows=rows, sampled=sampled)
         program, arrays = _new_program(rest, recipe, ask, data, init, arrays, like, lanes)
     start = program.start if init is None else init
@@ -130,7 +130,7 @@ def _new_program(
         has_aux = ask.has_aux or ask.least_squares
         if init is None:
             return loss_jaxpr.infer_start(call, name, data, arrays, like, has_aux=has_aux)
-        return loss_jaxpr.trace(call, name, init, data, arrays, has_aux=has_aux)
+        return loss_jaxpr.record(call, name, init, data, arrays, has_aux=has_aux)
 
     baked, counters = list[Any](), list[fingerprint.Counter]()  # these until a key holds them
     try:
@@ -182,7 +182,7 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
     if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
         msg = (
             f"`residuals` {name} must return an array of residuals, one for each observation; it returns"
-            f" {loss_jaxpr.shown(residuals)}. Return y - model(params, x), and leave the sum of squares to"
+            f" {loss_jaxpr.described(residuals)}. Return y - model(params, x), and leave the sum of squares to"
             " `least_squares`; for a loss that is one number, use `minimize`."
         )
         raise loss_jaxpr.LossError(msg)

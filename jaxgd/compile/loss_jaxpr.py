@@ -89,7 +89,7 @@ def check_callable(loss: Any, *, with_data: bool) -> None:
         raise TypeError(msg) from error
 
 
-def trace(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux: bool) -> Traced:
+def record(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux: bool) -> Traced:
     """Record the loss at parameters like `start`; raise with a remedy if it is no loss."""
     shapes = jax.tree.map(_shape, (start, data, arrays))
     outputs: list[Any] = []
@@ -136,7 +136,7 @@ def infer_start(loss: Loss, name: str, data: Any, arrays: Any, dtype: np.dtype, 
     for shape in [(), *((length,) for length in sorted(lengths))]:
         start = jax.ShapeDtypeStruct(shape, dtype)
         try:
-            found.append(trace(loss, name, start, data, arrays, has_aux=has_aux))
+            found.append(record(loss, name, start, data, arrays, has_aux=has_aux))
         except ReadsValuesError:
             raise
         except Exception as error:
@@ -184,13 +184,13 @@ def _types(tree: Any) -> str:
 
 def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):  # noqa: PLR2004 - value and aux
-        msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {shown(out)}."
+        msg = f"`loss` {name} must return (value, aux) with `has_aux=True`; it returns {described(out)}."
         raise LossError(msg)
     value: Any = out[0] if has_aux else out
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         hint = " Pass `has_aux=True` if it returns (value, aux)." if isinstance(value, tuple) else " Return a scalar."
         hint = " Does it end without `return`?" if value is None else hint
-        msg = f"`loss` {name} must return one number; it returns {shown(value)}.{hint}"
+        msg = f"`loss` {name} must return one number; it returns {described(value)}.{hint}"
         raise LossError(msg)
     if value.shape != ():
         msg = (
@@ -208,7 +208,7 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
         raise LossError(msg)
 
 
-def shown(value: Any) -> str:
+def described(value: Any) -> str:
     """Return what a value is, as messages say it."""
     if hasattr(value, "shape"):
         return f"an array of shape {value.shape}"

@@ -27,7 +27,7 @@ def by_tiles(
     def of_tile(params: Any, data: Any, arrays: Any) -> jax.Array:
         return weighted(lambda params, rows: call(params, rows, arrays))(params, data)
 
-    record = loss_jaxpr.trace(of_tile, name, start, shapes, arrays, has_aux=False)
+    record = loss_jaxpr.record(of_tile, name, start, shapes, arrays, has_aux=False)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, arrays))):
         _check(call, record, start, data, arrays, name, tile)
     return record, shapes

@@ -77,7 +77,7 @@ class Facts(NamedTuple):
     change: jax.Array | None  # of a parameter, largest, where `xtol` asks for it
 
 
-def begin(dtype: np.dtype) -> jax.Array:
+def no_evidence(dtype: np.dtype) -> jax.Array:
     """Return the evidence before the first evaluation, packed."""
     unknown = {"first", "model", "predicted_remaining", "change"}
     head = [np.inf if name in unknown else 0 for name in Evidence._fields[:-1]]
@@ -232,7 +232,9 @@ def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     noise = jnp.where(sure, hidden, _measured(seen, facts.best))
     grad_change = 2 * (jnp.abs(facts.slope) - facts.trapezoid)
     to_lowest = jnp.where(grad_change > 0, facts.slope**2 / jnp.where(grad_change > 0, grad_change, 1) / 2, 0)
-    return (drop > 4 * jnp.maximum(left, noise)) | (to_lowest > 4 * jnp.maximum(left, hidden))
+    # A term that is added has slopes of its own.
+    lower = facts.bare & (to_lowest > 4 * jnp.maximum(left, hidden))
+    return lower | (drop > 4 * jnp.maximum(left, noise))
 
 
 def on_a_kink(seen: Evidence, facts: Facts) -> Any:

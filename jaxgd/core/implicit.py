@@ -67,7 +67,7 @@ def differentiable(
             return _lowest(problem_of(inputs_of(given)), params)
 
         def known(along: Given) -> Any:
-            moved = tangent(lambda given: problem_of(inputs_of(given)), given, along, params)
+            moved = answer_tangent(lambda given: problem_of(inputs_of(given)), given, along, params)
             # By the envelope theorem the loss moves as if the free params stood still.
             pushed = () if moved.pushed is None else (moved.pushed,)
             loss = jax.jvp(lowest, (given, *(params for _ in pushed)), (along, *pushed))[1]
@@ -99,7 +99,7 @@ def _still(leaf: Any) -> SymbolicZero:
     return SymbolicZero(jax.typeof(leaf).to_tangent_aval())
 
 
-def tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
+def answer_tangent(problem_of: Callable[[Given], Problem], given: Given, along: Given, params: jax.Array) -> Moved:
     """Return how the minimum `params` of a problem moves as what it is given moves `along`."""
     term = problem_of(given).term
     if is_separable(term):

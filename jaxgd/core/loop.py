@@ -54,7 +54,9 @@ def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -
     line = jnp.zeros(trace, params.dtype)
     track = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
     best = problem.unevaluated(params)
-    return Run(state, best, convergence.begin(params.dtype), jnp.asarray(Counts().pack()), track if trace else None)
+    return Run(
+        state, best, convergence.no_evidence(params.dtype), jnp.asarray(Counts().pack()), track if trace else None
+    )
 
 
 def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:

@@ -114,7 +114,7 @@ class Sorted:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self._data), weights
 
 
-def solve(ask: Ask, in_axes: Any, watch: Watching) -> Solution:
+def solve_groups(ask: Ask, in_axes: Any, watch: Watching) -> Solution:
     """Solve a problem for each group; the program is that of the longest."""
     if ask.has_aux or ask.trace:
         option = "has_aux" if ask.has_aux else "trace"
@@ -129,10 +129,10 @@ def solve(ask: Ask, in_axes: Any, watch: Watching) -> Solution:
         data, weights = rows.rows(groups, length)
         weighted = _weighted_residuals(ask.loss) if ask.least_squares else of_rows(ask.loss)
         own = _of_groups(ask, groups, size, each=each)._replace(loss=weighted, data=(data, weights))
-        program, batch, note = many.read(own, (0 if each else None, 0))
+        program, batch, note = many.read_lanes(own, (0 if each else None, 0))
         if not found:
             _check(ask, rows, program, weighted)
-        found.append(many.solve(program, batch, watch, last=length == ends[-1])._replace(note=note))
+        found.append(many.solve_lanes(program, batch, watch, last=length == ends[-1])._replace(note=note))
         parts.append(Part(groups, program, batch, rows.counts[groups]))
     return _merged(size, parts, found)._replace(run=watch.frozen, labels=rows.labels)
 

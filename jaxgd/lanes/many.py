@@ -23,7 +23,7 @@ from jaxgd.watch.session import Watching
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE
 
 
-def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
+def read_lanes(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     """Return the program of one problem, the batch of all, and what the user should know."""
     data, init = as_given(ask)
     options = (named(ask.method), ask.stop)
@@ -59,7 +59,7 @@ def read(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     return program, Batch(size, structure, leaves, mapped, types), note
 
 
-def solve(
+def solve_lanes(
     program: Program,
     batch: Batch,
     watch: Watching | None = None,
@@ -131,7 +131,7 @@ def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
         neighbours = jax.vmap(lambda start, side=side: aside(program, start, side))(starts)
         leaves = [*map(np.asarray, jax.tree.leaves(neighbours)), *few.leaves[count:]]
         moved = few._replace(leaves=leaves, mapped=(*[True] * count, *few.mapped[count:]))
-        found.append(solve(program, moved, twice=False).answer)
+        found.append(solve_lanes(program, moved, twice=False).answer)
     return _better(program, answer, flat, found)
 
 

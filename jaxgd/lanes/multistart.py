@@ -17,14 +17,14 @@ from jaxgd.result import Optimum
 from jaxgd.watch.session import Watching
 
 
-def solve(ask: Ask, count: int, watch: Watching) -> Solution:
+def solve_from_starts(ask: Ask, count: int, watch: Watching) -> Solution:
     """Solve from so many starts; the answer is that of the best lane."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         msg = f"`starts` must be a whole number of starts, 1 or more; got {count!r}."
         raise ValueError(msg)
     asks = ask._replace(init=_starts(ask, count), l1=for_all(ask.l1), l2=for_all(ask.l2))
-    program, batch, note = many.read(asks, (0, None))
-    found = many.solve(program, batch, watch, rivals=True)
+    program, batch, note = many.read_lanes(asks, (0, None))
+    found = many.solve_lanes(program, batch, watch, rivals=True)
     answer, sign = found.answer, program.recipe.sign
     loss = np.where(np.isnan(answer.loss), np.inf, sign * answer.loss)
     status = Counts.of(answer.counts).status

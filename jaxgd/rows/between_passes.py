@@ -27,7 +27,7 @@ class AllRows:
     def evaluate(self, params: np.ndarray) -> Answer:
         """Return what all rows, and the penalties, say of the params."""
         return self.program.answer_from(
-            self._bare, params, self.own(params), Counts().pack(), convergence.begin(self.program.dtype)
+            self._bare, params, self.own(params), Counts().pack(), convergence.no_evidence(self.program.dtype)
         )
 
     def height(self, answer: Answer) -> float:
@@ -40,7 +40,7 @@ class AllRows:
 
     def judged(self, answer: Answer, remaining: float) -> Answer:
         """Return the answer with the decrease made, and that which is left."""
-        seen = convergence.begin(self.program.dtype)
+        seen = convergence.no_evidence(self.program.dtype)
         made, rest = (Evidence._fields.index(name) for name in ("decrease", "predicted_remaining"))
         return answer._replace(evidence=seen.at[made].set(self.decrease(answer)).at[rest].set(remaining))
 

@@ -12,7 +12,7 @@ from jaxgd.compile.build import Ask, find, in_types
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.protocol import Traits
 from jaxgd.core.tiles import SMALL, Span, rows_of_tile
-from jaxgd.rows.in_memory import held, is_apart
+from jaxgd.rows.in_memory import is_apart, on_devices
 from jaxgd.rows.rows import Rows
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
@@ -20,7 +20,7 @@ from jaxgd.solvers.registry import named
 HEAD = 1024  # rows read to see what they are
 
 
-def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = False) -> tuple[Program, Inputs, str]:
+def prepare_rows(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = False) -> tuple[Program, Inputs, str]:
     """Return the program for what was asked, what to call it with, and what the user should know.
 
     Where the program is for `passes` over all rows, its data are the rows and their weights; for minibatches, rows of a
@@ -39,7 +39,7 @@ def prepare(ask: Ask, rows: Rows, *, tile: int | None = None, passes: bool = Fal
     there, size = len(leaves[0]), sum(leaf.nbytes for leaf in leaves)
     # What is spread over devices is looked at on one of them.
     apart = not inside and is_apart((data, weights))
-    at_hand, _ = held((data, weights))[0] if apart else (data, weights)
+    at_hand, _ = on_devices((data, weights))[0] if apart else (data, weights)
     spread = len(jax.tree.leaves(at_hand)[0])
     parted = rows.source is not None or jax.process_count() > 1 or apart
     sampled = not inside and (parted or passes or tile is not None or (size > SMALL and not _exact(ask.method)))

@@ -13,7 +13,7 @@ from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span
-from jaxgd.rows.in_memory import Pass, RowsInMemory, Together, filled, held, span_of
+from jaxgd.rows.in_memory import Pass, RowsInMemory, Together, filled, on_devices, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import Stream
 from jaxgd.watch.bursts import blame, ended, in_bursts
@@ -36,7 +36,7 @@ class Samples(NamedTuple):
     other: Inputs
 
 
-def solve(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watching) -> Solution:
+def solve_by_passes(program: Program, given: Inputs, rows: Rows, dtype: Any, watch: Watching) -> Solution:
     """Descend on a sample first, then on all rows."""
     count = sample_size(program, rows)
     own, note = passes_over(program, given, rows, dtype, count), ""
@@ -144,7 +144,7 @@ def passes_over(program: Program, given: Inputs, rows: Rows, dtype: Any, count: 
         source = rows.source if several == 1 else rows.source.share(jax.process_index(), several)
         own: Pass = Stream(program, given, source, dtype, count)
     else:
-        own = RowsInMemory(program, given, held(given.data))
+        own = RowsInMemory(program, given, on_devices(given.data))
     return own if several == 1 else Together(own)
 
 

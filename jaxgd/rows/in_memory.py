@@ -15,7 +15,7 @@ from jaxgd.compile import devices
 from jaxgd.compile.inputs import not_finite_rows
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.tiles import Span
-from jaxgd.rows.rows import drawn
+from jaxgd.rows.rows import draw_rows
 
 Of = Callable[[Inputs, Any], Any]  # of rows, as a program takes them, and the params
 
@@ -93,7 +93,9 @@ class RowsInMemory:
         """Return two samples, or all rows."""
         lengths = [len(jax.tree.leaves(rows)[0]) for rows, _ in self._held]
         shares = [math.ceil(count * length / sum(lengths)) for length in lengths]
-        picked = [drawn(data, share, length) for data, share, length in zip(self._held, shares, lengths, strict=True)]
+        picked = [
+            draw_rows(data, share, length) for data, share, length in zip(self._held, shares, lengths, strict=True)
+        ]
         return _joined(picked, count)
 
     def not_finite(self) -> list[str]:
@@ -107,7 +109,7 @@ class RowsInMemory:
         return []
 
 
-def held(data: Any) -> list[Any]:
+def on_devices(data: Any) -> list[Any]:
     """Return the rows that lie in one place each, as pairs of rows and weights, of this process."""
     leaves = jax.tree.leaves(data)
     if is_apart(data):

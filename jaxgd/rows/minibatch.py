@@ -32,15 +32,15 @@ SURE = 3  # standard errors by which every pass is above the loss at the start, 
 NOT_POLISHED = (*ENDED_FROM_OUTSIDE, Status.MAX_EVALS)
 
 
-def solve(ask: Ask, rows: Rows, watch: Watching) -> Solution:
+def solve_by_minibatches(ask: Ask, rows: Rows, watch: Watching) -> Solution:
     """Descend by minibatches; what is asked later is answered over all rows."""
     batches = ask.batch_size if isinstance(ask.batch_size, Batches) else Batches(size=ask.batch_size)
     _refuse(ask, batches)
     auto = ask._replace(method="auto", stop=DEFAULT)
-    program, given, note = build.prepare(auto, rows, passes=True)
+    program, given, note = build.prepare_rows(auto, rows, passes=True)
     count = full_batch.sample_size(program, rows)
     all_rows = AllRows(program, given, full_batch.passes_over(program, given, rows, ask.dtype, count), count)
-    program, own, _ = build.prepare(ask, rows, tile=batches.size)
+    program, own, _ = build.prepare_rows(ask, rows, tile=batches.size)
     over_all, first = (all_rows.program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = Counts(Status.BAD_START).pack()
@@ -61,8 +61,8 @@ def solve(ask: Ask, rows: Rows, watch: Watching) -> Solution:
     if run is not None:
         watch.finish(run)
     stop = dataclasses.replace(ask.stop, tol=ask.stop.tol or None, max_evals=spare)
-    polish, given, _ = build.prepare(auto._replace(stop=stop, init=best.params), rows, passes=True)
-    more = full_batch.solve(polish, given, rows, ask.dtype, watch)
+    polish, given, _ = build.prepare_rows(auto._replace(stop=stop, init=best.params), rows, passes=True)
+    more = full_batch.solve_by_passes(polish, given, rows, ask.dtype, watch)
     counts = np.asarray(more.answer.counts) + Counts(evals=passed.steps, moves=passed.steps).pack()
     note += more.note + " It ended with passes over all rows."
     return more._replace(answer=more.answer._replace(counts=counts), note=note, source=over_all)
@@ -182,7 +182,7 @@ class _Descent:
 
     def _answer(self, passed: Passed) -> Answer:
         """Return the params of the lowest pass, and the loss averaged over it."""
-        layout, nothing = self._program.layout(self._given.init), convergence.begin(self._program.dtype)
+        layout, nothing = self._program.layout(self._given.init), convergence.no_evidence(self._program.dtype)
         params, loss = layout.unflatten(jnp.asarray(passed.lowest[0])), self._program.recipe.sign * passed.best
         return Answer(params, loss, None, None, (), jnp.asarray(Counts().pack()), nothing)
 

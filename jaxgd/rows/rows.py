@@ -165,7 +165,7 @@ def check_weights(weights: np.ndarray, first: int = 0) -> None:
         raise ValueError(msg)
 
 
-def drawn(tree: Any, count: int, there: int) -> list[Any]:
+def draw_rows(tree: Any, count: int, there: int) -> list[Any]:
     """Return two samples of `count` rows, with no row in both; or all rows, where there are not enough for two."""
     if 2 * count > there:
         return [jax.tree.map(jnp.asarray, tree)]

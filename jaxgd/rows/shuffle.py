@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.loop import Minibatches
 from jaxgd.data.blocks import Expected, ahead
-from jaxgd.rows.in_memory import filled, held, span_of
+from jaxgd.rows.in_memory import filled, on_devices, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import checked
 
@@ -91,7 +91,7 @@ class Shuffled:
     def _parts(self) -> Iterator[tuple[Any, int, int]]:
         """Yield rows and weights in parts of one shape, how many they are, and how many they are filled up to."""
         if self._rows.source is None:
-            for data in held(self._given.data):
+            for data in on_devices(self._given.data):
                 count = len(jax.tree.leaves(data)[0])
                 yield data, count, count
             return

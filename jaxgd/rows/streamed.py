@@ -10,7 +10,7 @@ from jaxgd.compile import inputs
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.data.blocks import Block, Expected, ahead
 from jaxgd.rows.in_memory import Of, filled, span_of
-from jaxgd.rows.rows import Paired, check_weights, drawn
+from jaxgd.rows.rows import Paired, check_weights, draw_rows
 
 BLOCK = 4 << 20  # bytes that are read and computed with at a time: a few of them fit the cache that cores share
 WAITING = 2  # blocks read ahead
@@ -50,7 +50,7 @@ class Stream:
     def samples(self, count: int) -> list[Any]:
         """Return two samples, or all rows, from what the first pass kept."""
         rows = self._kept.rows if self._kept else None
-        return drawn(rows, count, len(jax.tree.leaves(rows)[0]))
+        return draw_rows(rows, count, len(jax.tree.leaves(rows)[0]))
 
     def not_finite(self) -> list[str]:
         """Return which row is not finite, from a pass of its own."""

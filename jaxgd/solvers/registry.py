@@ -53,7 +53,7 @@ def named(method: Any) -> Any:
     return METHODS[method]()
 
 
-def choose(
+def choose_method(
     method: Any,
     size: int,
     term: Any = None,

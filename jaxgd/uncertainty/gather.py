@@ -28,7 +28,7 @@ class Known(NamedTuple):
     rows: Any  # shape (lanes,)
 
 
-def of_one(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bool) -> Known:
+def moments_of_one(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bool) -> Known:
     """Return what is known of one problem; `rows` is as the user says, `outer` whether rows are told apart."""
     span = given.data if isinstance(given.data, Span) else None
     rows = _rows(program, given, params, rows, outer=outer) if span is None else span.total if rows is None else rows

@@ -19,7 +19,7 @@ from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.covariance import Covariance, WeakDirection, covariances, direction
-from jaxgd.uncertainty.gather import Known, in_passes, of_one, of_part
+from jaxgd.uncertainty.gather import Known, in_passes, moments_of_one, of_part
 
 KINDS = ("hessian", "sandwich")
 
@@ -49,7 +49,7 @@ class One:
     def _known(self, params: Any, rows: Any, *, outer: bool) -> Known:
         program, given = self.program, self.given
         if self.rows is None:
-            return of_one(program, given, params, rows, outer=outer)
+            return moments_of_one(program, given, params, rows, outer=outer)
         return in_passes(program, given, self.rows, self.dtype, params, rows, outer=outer)
 
 
