@@ -64,10 +64,8 @@ def shown(result: Any) -> np.ndarray:
     """Return how much lower, at most, each lane says that its loss can be."""
     with jax.enable_x64(True):
         seen = jax.vmap(Evidence.unpack)(jnp.asarray(result.evidence, jnp.float64))
-        left, noise = (
-            np.maximum(*(np.asarray(part) for part in (seen.predicted_remaining, seen.model))),
-            np.asarray(seen.noise),
-        )
+        left = np.maximum(np.asarray(seen.predicted_remaining), np.asarray(seen.model))
+        noise = np.asarray(seen.noise)
     slopes = np.sum(np.abs(np.asarray(result.grad, float) * np.asarray(result.params, float)), axis=1)
     eps = np.finfo(np.asarray(result.loss).dtype).eps
     return np.where(np.isfinite(left), left, 0) + noise + 8 * eps * (np.abs(np.asarray(result.loss, float)) + slopes)

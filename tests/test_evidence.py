@@ -93,6 +93,16 @@ def test_a_test_step_refutes_a_claim_that_it_beats():
     assert not convergence.refuted(seen(), jnp.float32(0.0), facts(trial=point(1 - EPS)))
 
 
+def test_a_test_step_that_overshoots_tells_the_minimum_along_it():
+    # The loss 1 + 50 (x - 0.02)^2 over a step from 0 to 0.1: its slopes are -2 and 8, and it falls by 0.02 on the way.
+    over = facts(trial=point(1.3), slope=jnp.float32(-0.2), trapezoid=jnp.float32(-0.3))
+    assert convergence.refuted(seen(), jnp.float32(1e-3), over)
+    assert not convergence.refuted(seen(), jnp.float32(0.01), over)
+    assert not convergence.refuted(seen(), jnp.float32(1e-3), over._replace(bare=False))
+    # Of a concave loss the slopes tell no minimum.
+    assert not convergence.refuted(seen(), jnp.float32(1e-3), over._replace(trapezoid=jnp.float32(0.3)))
+
+
 def test_slopes_of_a_kink_do_not_tell_how_the_loss_changed():
     kink = facts(trial=point(1.1), trapezoid=jnp.float32(-0.02), slope=jnp.float32(-0.06))  # the slope after it is 0.1
     assert convergence.on_a_kink(seen(), kink)

@@ -255,12 +255,11 @@ def test_shares_of_series_that_go_together_are_found_in_few_evaluations(dtype):
         jaxgd.minimize(half_square, SHARES, term=jaxgd.Simplex(), dtype=dtype),
         jaxgd.least_squares(misfit, SHARES, term=jaxgd.Simplex(), dtype=dtype),
     ):
-        # In float32 rounding of the slopes hides the end: whether the verdict sees it differs by machine.
-        assert result.converged or dtype == "float32"
+        # In float32 it may end some 6e-6 above the lowest, which differs by machine, if it says that it failed.
+        found = float(half_square(np.asarray(result.params, float), SHARES))
+        assert result.converged or (dtype == "float32" and found > lowest * (1 + 1e-6))
         assert result.evals < 60
-        assert float(half_square(np.asarray(result.params, float), SHARES)) == pytest.approx(
-            lowest, rel=1e-3 if dtype == "float32" else 1e-9
-        )
+        assert found == pytest.approx(lowest, rel=1e-3 if dtype == "float32" else 1e-9)
 
 
 CORNERS = {

@@ -70,7 +70,7 @@ class Facts(NamedTuple):
     ahead: Any  # how far the minimum of the solver's model is, where it has one
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
-    trapezoid: jax.Array  # the decrease that they tell
+    trapezoid: jax.Array  # the decrease that they tell, by the trapezoidal rule
     slope: jax.Array  # at the last point alone
     grad_abs_sum: jax.Array  # sum of the absolute components of the gradient
     largest: jax.Array | None  # component of the residual, where `gtol` asks for it
@@ -87,7 +87,7 @@ def no_evidence(dtype: np.dtype) -> jax.Array:
 def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature: bool) -> Evidence:
     """Return the evidence after a step; `tol` is the tolerance to test, if any.
 
-    `part`: of what rounding hides, the most that may be left. `computed`: the curvature of the solver's model is
+    `part`: of what rounding hides, the most that may be left. `exact_curvature`: the curvature of the solver's model is
     computed, not learnt from the moves.
     """
     known = jnp.isfinite(facts.before.loss)
@@ -246,8 +246,8 @@ def on_a_kink(seen: Evidence, facts: Facts) -> Any:
     # The step leads down the slope of the best point, whatever it was at the last.
     slope = -jnp.abs(facts.slope)
     off = jnp.abs(drop + (slope + other) / 2)
-    grad_abs_sum = facts.bare & (-slope > KINK * jnp.abs(other))
-    return grad_abs_sum & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
+    sloped = facts.bare & (-slope > KINK * jnp.abs(other))
+    return sloped & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
 
 
 def probe(point: Point) -> jax.Array:
