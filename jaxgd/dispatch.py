@@ -22,11 +22,12 @@ from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
+from jaxgd.lanes.second_look import LEFT_FLAT, as_one_lane, left_flat, looked_again, needs_second_look, of_one
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.request import Many, One
-from jaxgd.watch.bursts import in_loop, second_look
+from jaxgd.watch.bursts import explained, in_loop
 from jaxgd.watch.session import Watching
 
 
@@ -105,11 +106,13 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Sol
     if isinstance(found.answer.counts, Tracer):
         return found
     # On the host at once: everything that follows asks for the status.
-    counts = np.asarray(found.answer.counts)
-    answer, more = found.answer, ""
-    if not succeeded(Counts.of(counts).status):
-        answer, counts, more = second_look(program, given, answer, counts)
-    return found._replace(answer=answer._replace(counts=counts), note=note + more)
+    answer = found.answer._replace(counts=np.asarray(found.answer.counts))
+    if needs_second_look(program, answer):
+        looked = looked_again(of_one(program, given), as_one_lane(answer))
+        note += LEFT_FLAT if left_flat(answer.counts, looked.counts[0]) else ""
+        answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), looked)._replace(counts=looked.counts[0])
+    more = "" if succeeded(Counts.of(answer.counts).status) else explained(program, given, answer)
+    return found._replace(answer=answer, note=note + more)
 
 
 def _many(ask: Ask, watch: Watching, *, in_axes: Any) -> Solution:

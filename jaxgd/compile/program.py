@@ -16,7 +16,7 @@ from jaxgd.core.flat import Held, Layout
 from jaxgd.core.lapack import compiled, one_by_one
 from jaxgd.core.loop import Minibatches, Run, Track, advance, begin, learn, minibatches
 from jaxgd.core.problem import Derivatives, Point, Problem
-from jaxgd.core.protocol import Solver, Tolerance, Traits
+from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.stop import Stop
 from jaxgd.core.tiles import Tiles
 
@@ -81,7 +81,10 @@ class Program:
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
-        self.tolerance: Tolerance = Traits.of(solver).tolerance
+        self.traits = Traits.of(solver)
+        numbered: Any = jax.tree.unflatten(recipe.options, range(recipe.options.num_leaves))[1]
+        # Which of the numbers limits the evaluations.
+        self.limit: int = numbered.max_evals - sum(place < numbered.max_evals for place in recipe.places)
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
         solve = one_by_one(self._solve)
         self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))

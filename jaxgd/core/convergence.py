@@ -177,7 +177,7 @@ def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
     # Where the curvature is known in every direction, the model says that the loss is lower there.
     onwards = facts.moved & facts.full_hessian
-    level = level | (onwards & (rise <= jnp.maximum(_measured(old, facts.best), facts.doubt)))
+    level = level | (onwards & (rise <= jnp.maximum(noise_measured(old, facts.best), facts.doubt)))
     level = level & (facts.trial.loss <= old.first)
     return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 
@@ -191,7 +191,7 @@ def hidden_by_rounding(point: Point, made: Any) -> Any:
     return rounding(point.loss) + jnp.where(point.param_rounding < size, 4 * point.param_rounding, 0)
 
 
-def _measured(seen: Evidence, point: Point) -> Any:
+def noise_measured(seen: Evidence, point: Point) -> Any:
     """Return what rounding does to the loss, as far as it was measured or is known."""
     size = jnp.abs(point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
@@ -199,9 +199,14 @@ def _measured(seen: Evidence, point: Point) -> Any:
     return jnp.maximum(noise, hidden_by_rounding(point, seen.decrease))
 
 
+def claimed_left(seen: Evidence, at_floor: Any) -> jax.Array:
+    """Return the decrease that a success says is left at most, be it at the floor of rounding or not."""
+    return jnp.where(at_floor, jnp.minimum(seen.predicted_remaining, seen.model), seen.predicted_remaining)
+
+
 def at_floor(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Any:
     """Return whether no step lowers the loss, and what was seen of rounding explains it."""
-    measured = _measured(seen, facts.point)
+    measured = noise_measured(seen, facts.point)
     ended = facts.stuck | resting(seen, facts.before.loss - facts.trial.loss, measured)
     return ended & (jnp.minimum(seen.predicted_remaining, seen.model) <= (1 if exact_curvature else ROUGHLY) * measured)
 
@@ -229,7 +234,7 @@ def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:
     # What the slopes at both ends tell alike is no rounding, whatever was taken for it.
     sure = jnp.abs(drop - facts.trapezoid) <= facts.trapezoid / 2
     hidden = hidden_by_rounding(facts.best, seen.decrease)
-    noise = jnp.where(sure, hidden, _measured(seen, facts.best))
+    noise = jnp.where(sure, hidden, noise_measured(seen, facts.best))
     grad_change = 2 * (jnp.abs(facts.slope) - facts.trapezoid)
     to_lowest = jnp.where(grad_change > 0, facts.slope**2 / jnp.where(grad_change > 0, grad_change, 1) / 2, 0)
     # A term that is added has slopes of its own.
@@ -247,7 +252,7 @@ def on_a_kink(seen: Evidence, facts: Facts) -> Any:
     slope = -jnp.abs(facts.slope)
     off = jnp.abs(drop + (slope + other) / 2)
     sloped = facts.bare & (-slope > KINK * jnp.abs(other))
-    return sloped & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * _measured(seen, facts.best)))
+    return sloped & (off > jnp.maximum(jnp.abs(drop) / 2, 4 * noise_measured(seen, facts.best)))
 
 
 def probe(point: Point) -> jax.Array:

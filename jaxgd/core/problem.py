@@ -138,12 +138,13 @@ class Problem:
     def point(self, params: jax.Array, loss: jax.Array, grad: jax.Array, aux: Any) -> Point:
         """Return the point with this loss and gradient, before anything is added to them."""
         loss = self._with_penalties(loss, params)
-        grad = grad if self.ridge is None else grad + self.ridge * params
-        if self.term is None:
-            vectors = pack(params, grad)
-        else:
-            loss = loss + self.term.value(params)
-            vectors = pack(params, grad, residual(self.term, params, grad))
+        loss = loss if self.term is None else loss + self.term.value(params)
+        return self.at(params, loss, grad if self.ridge is None else grad + self.ridge * params, aux)
+
+    def at(self, params: jax.Array, loss: jax.Array, grad: jax.Array, aux: Any) -> Point:
+        """Return the point with this loss, all of it, and this gradient of the smooth part."""
+        term = self.term
+        vectors = pack(params, grad) if term is None else pack(params, grad, residual(term, params, grad))
         sizes = jnp.abs(vectors)
         (param_rounding, params_abs_sum), *_, (square, size) = products(sizes, pack(sizes[-1], jnp.ones_like(params)))
         return Point(vectors, pack(loss, safe_norm(square, size), size, param_rounding, params_abs_sum), aux)

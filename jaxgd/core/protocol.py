@@ -51,6 +51,7 @@ class Traits(NamedTuple):
     full_hessian: bool = False  # and known in every direction
     consecutive_moves: int = 5  # that must meet the test of `tol`, where there are as many params
     tolerance: Tolerance = TOL  # what its estimate of the decrease left is worth
+    scaled: bool = False  # it computes a Hessian where the params are few
     supported_terms: tuple[type, ...] = ()  # that may be added to the loss
 
     @classmethod

@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.core.convergence import Evidence, Facts, at_floor, better, on_a_kink, on_a_ray, pinned, refuted, weigh
+from jaxgd.core.convergence import (
+    Evidence,
+    Facts,
+    at_floor,
+    better,
+    claimed_left,
+    on_a_kink,
+    on_a_ray,
+    pinned,
+    refuted,
+    weigh,
+)
 from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, choose
 from jaxgd.core.protocol import Reported, Traits
@@ -182,7 +193,7 @@ class Stop:
         What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
         """
         tested, floor = old.claim > 0, old.claim == Status.PRECISION_FLOOR
-        left = jnp.where(floor, jnp.minimum(old.predicted_remaining, old.model), old.predicted_remaining)
+        left = claimed_left(old, floor)
         false = refuted(old, left, facts) | on_a_kink(old, facts)
         verdict = jnp.where(false, int(Status.STUCK), old.claim)
         claims = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)

@@ -11,13 +11,12 @@ from jax.core import Tracer
 from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
 from jaxgd.compile.program import Answer, Program, Solution
-from jaxgd.core.flat import expand_to
-from jaxgd.core.stop import Counts, Status, succeeded, with_status
+from jaxgd.core.stop import Counts
 from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
-from jaxgd.lanes.pool import Batch, Lanes, Part, put
+from jaxgd.lanes.pool import Batch, Lanes, Part, in_blocks
 from jaxgd.lanes.scheduler import Solve
+from jaxgd.lanes.second_look import Again, Doubt, after, doubt, learns, looked_again
 from jaxgd.solvers.registry import named
-from jaxgd.watch.bursts import aside
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE
@@ -43,6 +42,9 @@ def read_lanes(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
     own_data, own_init = in_types(alone, own_data, own_init)
     program, one, note = find(alone, own_data, own_init, lanes=size)
     numbers = numbers_of(options)
+    if learns(program):
+        # What a second look may still spend is each lane's own.
+        numbers[program.limit] = np.broadcast_to(numbers[program.limit], size)
     axes_init = [None] * len(jax.tree.leaves(one.init)) if init is None else axes[0]
     mapped = (
         *(axis is not None for axis in (*axes_init, *axes[1])),
@@ -70,7 +72,7 @@ def solve_lanes(
 ) -> Solution:
     """Solve all problems of the batch; of `rivals` those are given up that cannot reach the lowest loss.
 
-    `last`: no other batch of what is watched follows. `twice`: starts with no slope are left by a small step.
+    `last`: no other batch of what is watched follows. `twice`: the answers are looked at again.
     """
     watch = watch or Watching()
     key = (batch.structure, batch.mapped)
@@ -91,7 +93,7 @@ def solve_lanes(
     running.run()
     answer, trace = running.collected()
     _put_starts(batch, answer)
-    answer = _looked_at_twice(program, batch, answer) if twice else answer
+    answer = looked_again(_again(program, batch, lanes), answer) if twice else answer
     return Solution(
         program,
         answer,
@@ -118,40 +120,24 @@ def _put_starts(batch: Batch, answer: Answer) -> None:
         column[never] = leaf[never] if own else leaf
 
 
-def _looked_at_twice(program: Program, batch: Batch, answer: Answer) -> Answer:
-    """Leave starts with no slope by a small step to both sides, as single solves do."""
-    flat = np.flatnonzero(Counts.of(answer.counts).status == Status.ZERO_GRADIENT)
-    if not len(flat):
-        return answer
-    few = batch.picked(flat)
+def _again(program: Program, batch: Batch, lanes: Lanes) -> Again:
+    """Return what it takes to look again at the answers of a batch."""
     count = len(jax.tree.leaves(program.start))
-    starts = jax.tree.map(lambda leaf: leaf[flat], answer.params)
-    found: list[Answer] = []
-    for side in (1, -1):
-        neighbours = jax.vmap(lambda start, side=side: aside(program, start, side))(starts)
-        leaves = [*map(np.asarray, jax.tree.leaves(neighbours)), *few.leaves[count:]]
-        moved = few._replace(leaves=leaves, mapped=(*[True] * count, *few.mapped[count:]))
-        found.append(solve_lanes(program, moved, twice=False).answer)
-    return _better(program, answer, flat, found)
+    limit = jax.tree.unflatten(batch.structure, range(len(batch.leaves))).numbers[program.limit]
+
+    def solve(some: np.ndarray, starts: Any, spent: Any) -> Answer:
+        few, mapped = batch.picked(some), [True] * count + [*batch.mapped[count:]]
+        leaves = [*map(np.asarray, jax.tree.leaves(starts)), *few.leaves[count:]]
+        if mapped[limit]:
+            leaves[limit] = after(leaves[limit], spent)
+        return solve_lanes(program, few._replace(leaves=leaves, mapped=tuple(mapped)), twice=False).answer
+
+    def doubts(some: np.ndarray, answer: Answer) -> Doubt:
+        return in_blocks(batch.picked(some), program.size, program.compiled(_doubts, lanes), answer)
+
+    return Again(program, solve, doubts)
 
 
-def _better(program: Program, answer: Answer, flat: np.ndarray, found: list[Answer]) -> Answer:
-    """Return the answers with those of the neighbours where they are lower."""
-    own = jax.tree.map(lambda leaf: leaf[flat], answer)
-    succeeded_again = np.ones(len(flat), bool)
-    for again in found:
-        counts, other = Counts.of(own.counts), Counts.of(again.counts)
-        spent = {"evals": counts.evals + other.evals, "products": counts.products + other.products}
-        lower = (program.recipe.sign * (again.loss - own.loss) < 0) & (counts.status == Status.ZERO_GRADIENT)
-        succeeded_again &= succeeded(other.status)
-        own = jax.tree.map(
-            lambda old, new, lower=lower: np.where(expand_to(lower, old), new, old),
-            own._replace(counts=counts._replace(**spent).pack()),
-            again._replace(counts=other._replace(**spent).pack()),
-        )
-    # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-    status = Counts.of(own.counts).status
-    flat_start = (status == Status.ZERO_GRADIENT) & succeeded_again
-    merged = jax.tree.map(np.array, answer)
-    put(merged, flat, own._replace(counts=with_status(own.counts, np.where(flat_start, int(Status.CONVERGED), status))))
-    return merged
+def _doubts(program: Program, lanes: Lanes, shared: Any, given: Any, answer: Answer) -> Doubt:
+    """Return what the curvature says of the claims of several lanes."""
+    return jax.vmap(lambda given, answer: doubt(program, lanes.inputs(shared, given), answer))(given, answer)

@@ -1,6 +1,7 @@
 """Pools of lanes: what a program of many solves is compiled to, and what it is given."""
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxgd.compile.devices import memory_of
 from jaxgd.compile.program import Answer, Inputs, Program
+from jaxgd.core import tiles
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.flat import expand_to
 from jaxgd.core.lapack import compiled
@@ -18,6 +20,7 @@ from jaxgd.core.stop import Status, with_status
 NARROWEST = 8  # lanes; a width is this times a power of 2
 WIDEST = {"cpu": 1024, "other": 32768}
 CACHE = 8 << 20  # bytes of a pool on CPU: its lanes' data stay in cache from one evaluation to the next
+WIDEST_BLOCK = 4096  # lanes that are computed with at a time, where they are not solved
 SHARE = 8  # part of a device's memory that a pool may take
 
 
@@ -221,6 +224,23 @@ def put(columns: Any, lanes: np.ndarray, trace: Any) -> None:
     """Put the rows of these lanes in their places."""
     for column, leaf in zip(jax.tree.leaves(columns), jax.tree.leaves(trace), strict=True):
         column[lanes] = leaf
+
+
+def in_blocks(batch: Batch, size: int, of_block: Callable[..., Any], *trees: Any) -> Any:
+    """Return what `of_block` does, lanes first, of the batch and trees beside it, some lanes at a time; on the host.
+
+    `size`: of the params, of which each lane takes a matrix.
+    """
+    one = sum(leaf.size * leaf.dtype.itemsize for leaf in batch.block(0, 1)) + 8 * size**2
+    room = 16 * tiles.CACHE if jax.default_backend() == "cpu" else tiles.BUFFER
+    width, found = min(batch.size, WIDEST_BLOCK, max(1, room // one)), None
+    for start in range(0, batch.size, width):
+        first = min(start, batch.size - width)  # the last block is full as well
+        own = [jax.tree.map(lambda leaf, first=first: leaf[first : first + width], tree) for tree in trees]
+        block = jax.tree.map(np.asarray, of_block(batch.shared, batch.block(first, width), *own))
+        found = blank(batch.size, block) if found is None else found
+        put(found, np.arange(first, first + width), block)
+    return found
 
 
 def width_for(lanes: int) -> int:

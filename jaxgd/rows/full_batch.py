@@ -107,7 +107,7 @@ def _carried(program: Program, given: Inputs, run: Run, other: Run, *, far: bool
 def _on_sample(program: Program, samples: Samples) -> Run:
     """Return a run that has descended on the first sample as long as the loss of the other falls as well."""
     lowest, waited, run = np.inf, 0, program.begin(samples.other)
-    tol, found = float(program.tolerance.demanded(CLOSE, program.dtype)), run
+    tol, found = float(program.traits.tolerance.demanded(CLOSE, program.dtype)), run
     while not int(run.status) and waited < PATIENCE:
         run = _learnt(program, samples.other, run, program.slopes(samples.first, run.state.trial))
         seen = np.asarray(run.evidence)

@@ -235,7 +235,7 @@ class _Descent:
         if part:
             error *= math.sqrt((1 - part) / part)  # that of the rows held out, which are fewer
         elif tol is not None:
-            near = float(self._program.tolerance.demanded(tol, self._program.dtype)) * all_rows.decrease(best)
+            near = float(self._program.traits.tolerance.demanded(tol, self._program.dtype)) * all_rows.decrease(best)
         left = all_rows.remaining(best, max(error, near), self._without() if part else None)
         status = Status.CONVERGED if left < near else Status.NOISE_FLOOR if left <= error else Status.RUNNING
         return status, left

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, choose, rounding
 from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance
-from jaxgd.core.scaling import scaling_of, without_influence
+from jaxgd.core.scaling import balanced, equilibrated, or_one, or_slope, scaling_of, without_influence
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.hessian import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.hessian_lbfgs import LimitedMemoryHessian
 from jaxgd.solvers.hessian_subsampled import Sampled
 from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_constrained import within_set
+from jaxgd.solvers.subproblem_exact import Dense
 
 REACH = 1  # the first radius over the length of the params
 ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
@@ -82,6 +83,11 @@ class TrustRegion:
     def full_hessian(self) -> bool:
         """Whether the model's curvature is computed in every direction."""
         return self.curvature.full_hessian
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it computes a Hessian where the params are few."""
+        return self.curvature.scaled
 
     def memory(self, size: int) -> int:
         """Return the bytes, in float64, of a Hessian of `size` parameters, its scaled copy and its spectrum."""
@@ -182,6 +188,19 @@ def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope:
     allowed, slope = term.face(point.params, point.grad)
     step = within_set(model, slope, radius, point.params, allowed)
     return step, allowed.prox(point.params + step.move), slope
+
+
+def newton_step(problem: Problem, point: Point) -> tuple[jax.Array, jax.Array]:
+    """Return the decrease left by the curvature computed at a point, inf at a saddle, and where it leads, shape `(p,)`.
+
+    A step is no longer than in the first move of the method.
+    """
+    hessian = or_slope(problem.hessian(point.params), point.norm)
+    scale = or_one(equilibrated(hessian))
+    model = Dense(point.grad, scale, balanced(hessian, scale))
+    far = REACH * jnp.sqrt(jnp.sum((scale * point.params) ** 2))
+    step, aim, _ = _aimed(problem, model, point, jnp.where(far > 0, far, jnp.inf), jnp.zeros_like(point.params))
+    return step.predicted_remaining, aim
 
 
 def Newton() -> TrustRegion:  # noqa: N802 - a method is named as in the literature

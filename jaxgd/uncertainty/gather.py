@@ -8,14 +8,12 @@ import numpy as np
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.compile.row_mean import APART
-from jaxgd.core.tiles import BUFFER, CACHE, Span
-from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
+from jaxgd.core.tiles import Span
+from jaxgd.lanes.pool import Lanes, Part, in_blocks
 from jaxgd.rows.full_batch import passes_over
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty import information
 from jaxgd.uncertainty.information import Moments
-
-WIDEST = 4096  # lanes in a block
 
 
 class Known(NamedTuple):
@@ -67,26 +65,12 @@ def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, r
         rows = np.full(batch.size, 1.0) if np.ndim(rows) else np.full(batch.size, rows, np.float64)
     else:
         rows = counts[place].astype(np.float64)
-    compiled, width = program.compiled(information.of_lanes, outer, lanes), _width(batch, program.size)
-    found: Any = None
-    for start in range(0, batch.size, width):
-        start = min(start, batch.size - width)  # noqa: PLW2901 - the last block is full as well
-        own = jax.tree.map(lambda leaf, start=start: leaf[start : start + width], params)
-        block = _on_host(compiled(batch.shared, batch.block(start, width), own))
-        found = blank(batch.size, block) if found is None else found
-        put(found, np.arange(start, start + width), block)
+    found = _on_host(in_blocks(batch, program.size, program.compiled(information.of_lanes, outer, lanes), params))
     if counts is not None and program.recipe.least_squares:
         rows = rows * (_residuals(program) / len(jax.tree.leaves(one.data)[0]))
     elif counts is not None and outer:
         found.outer[:] *= rows[:, None, None] ** 2  # a row's part of the mean is its own value over their number
     return Known(found, rows)
-
-
-def _width(batch: Batch, size: int) -> int:
-    """Return how many lanes to compute with at a time."""
-    one = sum(leaf.size * leaf.dtype.itemsize for leaf in batch.block(0, 1)) + 8 * size**2
-    room = 16 * CACHE if jax.default_backend() == "cpu" else BUFFER
-    return min(batch.size, WIDEST, max(1, room // one))
 
 
 def _on_host(found: Moments, *, first: bool = False) -> Moments:

@@ -1,4 +1,4 @@
-"""A program run on the host: in bursts where something must look in, and once more where it failed at the start."""
+"""A program run on the host: in bursts where something must look in; and what to say of a failure."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +12,11 @@ from jax.core import Tracer
 from jaxgd.compile import inputs
 from jaxgd.compile.inputs import names_of
 from jaxgd.compile.program import Answer, Inputs, Program, Solution, emptied
-from jaxgd.core.flat import nudge, pack, without_derivatives
+from jaxgd.core.flat import pack, without_derivatives
 from jaxgd.core.loop import Run
 from jaxgd.core.problem import Derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
-from jaxgd.core.stop import Counts, Status, succeeded, with_status
+from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
@@ -111,29 +111,15 @@ def _filled(*trace: Any) -> tuple[Any, ...]:
     return jax.tree.map(lambda column: np.asarray(column)[: int(count)], tuple(columns))
 
 
-def second_look(program: Program, given: Inputs, answer: Answer, counts: np.ndarray) -> tuple[Answer, np.ndarray, str]:
-    """Look into a failure at the start: return a better answer if there is one, and what else to say."""
-    first = Counts.of(counts)
-    if first.status == Status.BAD_START:
-        given = without_derivatives(given)
+def explained(program: Program, given: Inputs, answer: Answer) -> str:
+    """Return what else there is to say of a failure at the start, or of params without influence."""
+    status = Counts.of(np.asarray(answer.counts)).status
+    given = without_derivatives(given)
+    if status == Status.BAD_START:
         data = given.data
         found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
-        return answer, counts, blame(given, found, answer)
-    if first.status == Status.NO_INFLUENCE:
-        return answer, counts, _where_to(program, without_derivatives(given), answer)
-    if first.status != Status.ZERO_GRADIENT:
-        return answer, counts, ""
-    status, total = Status.CONVERGED, first
-    for side in (1, -1):
-        again, _ = program.solve(given._replace(init=aside(program, given.init, side)))
-        own = Counts.of(np.asarray(again.counts))
-        total = own._replace(evals=total.evals + own.evals, products=total.products + own.products)
-        if program.recipe.sign * (again.loss - answer.loss) < 0:
-            note = " The gradient was exactly zero at the start, so it was left by a small step."
-            return again, total.pack(), note
-        # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-        status = status if succeeded(own.status) else Status.ZERO_GRADIENT
-    return answer, total._replace(status=status, moves=0).pack(), ""
+        return blame(given, found, answer)
+    return _where_to(program, given, answer) if status == Status.NO_INFLUENCE else ""
 
 
 def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
@@ -155,13 +141,6 @@ def _curvatures(program: Program, given: Inputs, params: Any) -> jax.Array:
     """Return the roots of the curvatures along the params at a place, shape `(p,)`."""
     flat = program.layout(given.init).flatten(params)
     return jnp.sqrt(jnp.abs(jnp.diagonal(program.bind(given)[0].hessian(flat))))
-
-
-def aside(program: Program, init: Any, side: int) -> Any:
-    """Return a start a small step beside `init`, on one side or the other (1, -1)."""
-    layout = program.layout(init)
-    start = layout.flatten(init)
-    return layout.unflatten(start + side * nudge(start))
 
 
 def blame(given: Inputs, data: list[str], answer: Answer) -> str:

@@ -1,0 +1,191 @@
+"""A second look at ends that may be no minima: starts with no slope, and ends that rest on a learnt curvature.
+
+All answers are lanes first; one problem is many with one lane.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgd.compile.program import Answer, Inputs, Program
+from jaxgd.core.convergence import Evidence, claimed_left, hidden_by_rounding, noise_measured
+from jaxgd.core.flat import expand_to, nudge
+from jaxgd.core.problem import Derivatives
+from jaxgd.core.scaling import scaling_of
+from jaxgd.core.stop import Counts, Status, succeeded, with_status
+from jaxgd.lanes.pool import put
+from jaxgd.solvers.trust_region import newton_step
+
+LEARNT = (Status.CONVERGED, Status.PRECISION_FLOOR, Status.STUCK)  # ends that rest on what was learnt
+LEFT_FLAT = " The gradient was exactly zero at the start, so it was left by a small step."
+LOOKS = 8  # at a claim at most, each after a solve that was begun anew
+PARTS = 4.0 ** -np.arange(8)  # of a Newton step, that are tried
+OFF = 4  # times what a claim says is left, or rounding hides, that the curvature may say is
+
+
+class Doubt(NamedTuple):
+    """What the curvature, computed, says of claims, lanes first."""
+
+    doubted: Any  # shape (lanes,): more is left than the claim says
+    margin: Any  # shape (lanes,): a loss lower by more refutes the claim
+    params: Any  # where a Newton step leads
+
+
+class Again(NamedTuple):
+    """What it takes to look again at the answers of some lanes."""
+
+    program: Program
+    solve: Callable[[np.ndarray, Any, Any], Answer]  # of these lanes, from other starts, after so many evaluations
+    doubt: Callable[[np.ndarray, Answer], Doubt]  # of the answers of these lanes
+
+
+def of_one(program: Program, given: Inputs) -> Again:
+    """Return what it takes where there is one problem."""
+
+    def solve(_: np.ndarray, starts: Any, spent: Any) -> Answer:
+        numbers = list(given.numbers)
+        numbers[program.limit] = after(numbers[program.limit], int(spent[0]))
+        return as_one_lane(program.solve(given._replace(init=_first(starts), numbers=numbers))[0])
+
+    return Again(program, solve, lambda _, answer: as_one_lane(program.compiled(doubt)(given, _first(answer))))
+
+
+def after(limit: Any, spent: Any) -> Any:
+    """Return what is left of a limit of evaluations; the start is always evaluated."""
+    return (limit - spent).clip(1)
+
+
+def as_one_lane(tree: Any) -> Any:
+    """Return the arrays of one problem on the host, as those of one lane."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def needs_second_look(program: Program, answer: Answer) -> bool:
+    """Return whether there may be anything to look at again."""
+    return learns(program) or bool(np.any(Counts.of(answer.counts).status == Status.ZERO_GRADIENT))
+
+
+def left_flat(before: np.ndarray, after: np.ndarray) -> bool:
+    """Return whether a flat start was left, by the packed counts before and after."""
+    return Counts.of(before).status == Status.ZERO_GRADIENT and Counts.of(after).moves > 0
+
+
+def looked_again(again: Again, answer: Answer) -> Answer:
+    """Return the answers, or better ones where a second look has found them; the work is counted."""
+    answer = answer._replace(counts=np.array(answer.counts))
+    flat = np.flatnonzero(Counts.of(answer.counts).status == Status.ZERO_GRADIENT)
+    answer = _beside(again, answer, flat) if len(flat) else answer
+    return _curved(again, answer) if learns(again.program) else answer
+
+
+def _beside(again: Again, answer: Answer, flat: np.ndarray) -> Answer:
+    """Leave starts with no slope by a small step to both sides."""
+    program, own = again.program, _of(answer, flat)
+    starts, succeeded_again = own.params, np.ones(len(flat), bool)
+    for side in (1, -1):
+        step = jax.vmap(lambda start, side=side: aside(program, start, side))(starts)
+        found = again.solve(flat, jax.tree.map(np.asarray, step), Counts.of(own.counts).evals)
+        succeeded_again &= succeeded(Counts.of(found.counts).status)
+        unmoved = Counts.of(own.counts).status == Status.ZERO_GRADIENT
+        own = _merged(own, found, unmoved & (_drop(program, own, found) > 0))
+    # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
+    status = Counts.of(own.counts).status
+    done = (status == Status.ZERO_GRADIENT) & succeeded_again
+    return _put(answer, flat, own._replace(counts=with_status(own.counts, np.where(done, Status.CONVERGED, status))))
+
+
+def _curved(again: Again, answer: Answer) -> Answer:
+    """Go on where the curvature, computed, says that more is left than a method says that has learnt it."""
+    status = Counts.of(answer.counts).status
+    lanes = np.flatnonzero(np.isin(status, LEARNT))
+    for _ in range(LOOKS):
+        if not len(lanes):
+            return answer
+        own = _of(answer, lanes)
+        found = again.doubt(lanes, own)
+        counts = Counts.of(own.counts)
+        evals, products = counts.evals + len(PARTS) * found.doubted, counts.products + again.program.size
+        answer = _put(answer, lanes, own._replace(counts=counts._replace(evals=evals, products=products).pack()))
+        lanes, found = lanes[found.doubted], _of(found, found.doubted)
+        if not len(lanes):
+            return answer
+        own = _of(answer, lanes)
+        other = again.solve(lanes, found.params, Counts.of(own.counts).evals)
+        drop = _drop(again.program, own, other)
+        refuted = drop > found.margin
+        won = succeeded(Counts.of(other.counts).status)
+        answer = _put(answer, lanes, _merged(own, other, refuted | (won & (drop > 0))))
+        lanes = lanes[refuted & np.isin(Counts.of(other.counts).status, LEARNT)]
+    counts = answer.counts.copy()
+    counts[lanes] = with_status(counts[lanes], Status.STUCK)
+    return answer._replace(counts=counts)
+
+
+def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
+    """Return what the curvature at an answer, computed, says of its claim."""
+    problem, sign = program.bind(given)[0], program.recipe.sign
+    flat, grad = (problem.layout.flatten(tree) for tree in (answer.params, answer.grad))
+    point = problem.at(flat, sign * answer.loss, sign * grad, ())
+    left, aim = newton_step(problem, point)
+    seen = Evidence.unpack(answer.evidence)
+    status = Counts.of(answer.counts).status
+    said = jnp.where(status == Status.STUCK, 0, claimed_left(seen, status == Status.PRECISION_FLOOR))
+    doubted = left > OFF * jnp.maximum(said, hidden_by_rounding(point, seen.decrease))
+
+    def lowest() -> jax.Array:
+        # The model may hold on a part of the way alone.
+        parts = jnp.asarray(PARTS, flat.dtype)[:, None]
+        ways = jax.vmap(problem.project)(flat + parts * (aim - flat))
+        losses = jax.lax.map(lambda params: problem.value(params)[0], ways)
+        return ways[jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))]
+
+    params = jax.lax.cond(doubted, lowest, lambda: flat)
+    margin = OFF * jnp.maximum(said, noise_measured(seen, point))
+    return Doubt(doubted, margin, problem.layout.unflatten(params))
+
+
+def learns(program: Program) -> bool:
+    """Return whether the method learns a curvature that is cheap to compute."""
+    traits, few = program.traits, bool(scaling_of(program.size))
+    return few and traits.scaled and not traits.exact_curvature and program.recipe.derivatives is not Derivatives.FIRST
+
+
+def _drop(program: Program, own: Answer, other: Answer) -> Any:
+    """Return by how much the other answers are lower; NaN where they are not finite."""
+    return program.recipe.sign * (own.loss - other.loss)
+
+
+def _merged(own: Answer, other: Answer, lower: np.ndarray) -> Answer:
+    """Return the answers, the others where these are lower, with the work of both."""
+    counts, more = Counts.of(own.counts), Counts.of(other.counts)
+    spent = {name: getattr(counts, name) + getattr(more, name) for name in ("evals", "products")}
+    spent_moves = spent | {"moves": counts.moves + more.moves}
+    own, other = (
+        own._replace(counts=counts._replace(**spent).pack()),
+        other._replace(counts=more._replace(**spent_moves).pack()),
+    )
+    return jax.tree.map(lambda old, new: np.where(expand_to(lower, old), new, old), own, other)
+
+
+def _of(tree: Any, lanes: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], tree)
+
+
+def _put(answer: Answer, lanes: np.ndarray, own: Answer) -> Answer:
+    merged = jax.tree.map(np.array, answer)
+    put(merged, lanes, own)
+    return merged
+
+
+def aside(program: Program, init: Any, side: int) -> Any:
+    """Return a start a small step beside `init`, on one side or the other (1, -1)."""
+    layout = program.layout(init)
+    start = layout.flatten(init)
+    return layout.unflatten(start + side * nudge(start))
