@@ -82,9 +82,10 @@ class Program:
         self.recipe = recipe
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
         self.traits = Traits.of(solver)
-        numbered: Any = jax.tree.unflatten(recipe.options, range(recipe.options.num_leaves))[1]
+        own, stop = recipe.options.children()
+        place = own.num_leaves + jax.tree.unflatten(stop, range(stop.num_leaves)).max_evals
         # Which of the numbers limits the evaluations.
-        self.limit: int = numbered.max_evals - sum(place < numbered.max_evals for place in recipe.places)
+        self.limit: int = place - sum(other < place for other in recipe.places)
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
         solve = one_by_one(self._solve)
         self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))

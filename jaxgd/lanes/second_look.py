@@ -72,7 +72,7 @@ def needs_second_look(program: Program, answer: Answer) -> bool:
     return learns(program) or bool(np.any(Counts.of(answer.counts).status == Status.ZERO_GRADIENT))
 
 
-def left_flat(before: np.ndarray, after: np.ndarray) -> bool:
+def left_flat(before: Any, after: Any) -> bool:
     """Return whether a flat start was left, by the packed counts before and after."""
     return Counts.of(before).status == Status.ZERO_GRADIENT and Counts.of(after).moves > 0
 
