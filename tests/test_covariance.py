@@ -347,7 +347,7 @@ LANES = np.stack([LABELS, 1 - LABELS, RNG.permutation(LABELS)])
     "options", [{}, {"l2": np.array([0.0, 0.1, 1.0]), "bounds": (-9, 0.2)}], ids=["plain", "terms"]
 )
 def test_lanes_are_as_alone(options, monkeypatch):
-    monkeypatch.setattr("jaxgd.uncertainty.gather.WIDEST", 2)
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST_BLOCK", 2)
     call = {"in_axes": (None, (None, 0)), "dtype": "float64", "method": STEPS}
     many = minimize_many(losses.logistic, (X, LANES), **call, **options).check()
     for kind in ("hessian", "sandwich"):

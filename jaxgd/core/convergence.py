@@ -138,6 +138,8 @@ def _estimated(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Eviden
     left = jnp.where(
         (facts.predicted_remaining >= 0) & (exact_curvature | (facts.moves > 0)), facts.predicted_remaining, jnp.inf
     )
+    if not exact_curvature:
+        left = jnp.where(facts.point.residual_abs_sum > 0, left, 0)
     if exact_curvature:
         left = left if facts.full_hessian else jnp.maximum(left, as_shrunk(seen, facts.norm))
         return seen._replace(model=left, predicted_remaining=left)

@@ -118,6 +118,10 @@ def _curved(again: Again, answer: Answer) -> Answer:
             return answer
         own = _of(answer, lanes)
         other = again.solve(lanes, found.params, Counts.of(own.counts).evals)
+        # A Newton step may lead to the minimum itself.
+        status = Counts.of(other.counts).status
+        flat = np.where(status == Status.ZERO_GRADIENT, Status.CONVERGED, status)
+        other = other._replace(counts=with_status(other.counts, flat))
         drop = _drop(again.program, own, other)
         refuted = drop > found.margin
         won = succeeded(Counts.of(other.counts).status)
