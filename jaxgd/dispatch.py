@@ -22,7 +22,7 @@ from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
-from jaxgd.lanes.second_look import LEFT_FLAT, as_one_lane, left_flat, looked_again, needs_second_look, of_one
+from jaxgd.lanes.second_look import LEFT_FLAT, left_flat, looked_again_alone, needs_second_look
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
@@ -108,9 +108,8 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Sol
     # On the host at once: everything that follows asks for the status.
     answer = found.answer._replace(counts=np.asarray(found.answer.counts))
     if needs_second_look(program, answer):
-        looked = looked_again(of_one(program, given), as_one_lane(answer))
-        note += LEFT_FLAT if left_flat(answer.counts, looked.counts[0]) else ""
-        answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), looked)._replace(counts=looked.counts[0])
+        before, answer = answer.counts, looked_again_alone(program, given, answer)
+        note += LEFT_FLAT if left_flat(before, answer.counts) else ""
     more = "" if succeeded(Counts.of(answer.counts).status) else explained(program, given, answer)
     return found._replace(answer=answer, note=note + more)
 

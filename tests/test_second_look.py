@@ -8,8 +8,9 @@ import pytest
 import jaxgd
 from jaxgd import Status, Stop
 from jaxgd.compile.build import Ask, prepare
+from jaxgd.core.convergence import Evidence
 from jaxgd.core.stop import Counts
-from jaxgd.lanes.second_look import LOOKS, PARTS, Again, Doubt, looked_again, of_one
+from jaxgd.lanes.second_look import LOOKS, PARTS, Again, Doubt, looked_again, looked_again_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
 CLAIM = Counts(Status.CONVERGED, 40, 30, 2)
@@ -20,23 +21,22 @@ def wells(p):
     return (p[0] ** 2 - 1) ** 2 + p[1] ** 2
 
 
-def claimed(params, *, method="lbfgs", said=0.0, stop=Stop()):  # noqa: B008 - frozen
-    """Return what it takes to look again, and an answer at the params that claims no more than was `said` is left."""
+def claim(params, *, method="lbfgs", said=0.0, stop=Stop()):  # noqa: B008 - frozen
+    """Return a program, its inputs, and an answer at the params that claims no more than was `said` is left."""
     program, given, _ = prepare(Ask(wells, None, np.zeros(2), method=method, stop=stop))
-    answer = jax.tree.map(np.asarray, program.solve(given)[0])
+    answer = program.solve(given)[0]
     seen = np.array(answer.evidence)
-    seen[[4, 5]] = said
-    loss, grad = jax.value_and_grad(wells)(jnp.asarray(params))
-    answer = answer._replace(params=params, loss=loss, grad=grad, counts=CLAIM.pack(), evidence=seen)
-    return of_one(program, given), jax.tree.map(lambda leaf: np.asarray(leaf)[None], answer)
+    seen[[Evidence._fields.index(name) for name in ("model", "predicted_remaining")]] = said
+    params = jnp.asarray(params, "float32")
+    loss, grad = jax.value_and_grad(wells)(params)
+    return program, given, answer._replace(params=params, loss=loss, grad=grad, counts=CLAIM.pack(), evidence=seen)
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "bfgs", "cg", "lbfgsb"])
 def test_a_claim_at_a_saddle_is_left_for_a_minimum(method):
-    again, answer = claimed(np.array([0.0, 1e-3], np.float32), method=method)
-    found = looked_again(again, answer)
-    counts = Counts.of(found.counts[0])
-    assert found.loss[0] == pytest.approx(0, abs=1e-9)
+    found = looked_again_alone(*claim([0.0, 1e-3], method=method))
+    counts = Counts.of(found.counts)
+    assert found.loss == pytest.approx(0, abs=1e-9)
     assert Status(int(counts.status)).converged
     assert counts.evals > CLAIM.evals + len(PARTS)
     # A Hessian for each look, one more at the second start.
@@ -44,46 +44,41 @@ def test_a_claim_at_a_saddle_is_left_for_a_minimum(method):
 
 
 def test_a_claim_that_the_curvature_bears_out_stands():
-    again, answer = claimed(np.array([1.0, 1e-3], np.float32), said=1e-6)
-    found = looked_again(again, answer)
-    counts = Counts.of(found.counts[0])
-    assert counts == CLAIM._replace(products=CLAIM.products + 2)
-    assert (found.params == answer.params).all()
+    found = looked_again_alone(*claim([1.0, 1e-3], said=1e-6))
+    assert Counts.of(found.counts) == CLAIM._replace(products=CLAIM.products + 2)
+    assert found.params.tolist() == pytest.approx([1.0, 1e-3])
 
 
 def test_a_claim_of_too_little_left_is_gone_on_from():
-    again, answer = claimed(np.array([1.0, 1e-3], np.float32), said=1e-9)
-    assert looked_again(again, answer).loss[0] < 1e-10
+    assert looked_again_alone(*claim([1.0, 1e-3], said=1e-9)).loss < 1e-10
 
 
 def test_a_method_that_computes_the_curvature_is_not_looked_at_again():
-    again, answer = claimed(np.array([0.0, 1e-3], np.float32), method="newton")
-    assert Counts.of(looked_again(again, answer).counts[0]) == CLAIM
+    assert Counts.of(looked_again_alone(*claim([0.0, 1e-3], method="newton")).counts) == CLAIM
 
 
 def test_the_limit_of_evaluations_holds_for_all_solves_together():
-    again, answer = claimed(np.array([0.0, 1e-3], np.float32), stop=Stop(max_evals=40 + len(PARTS) + 2))
-    counts = Counts.of(looked_again(again, answer).counts[0])
+    most = 40 + len(PARTS) + 2
+    counts = Counts.of(looked_again_alone(*claim([0.0, 1e-3], stop=Stop(max_evals=most))).counts)
     assert counts.status == Status.MAX_EVALS
-    assert counts.evals == 40 + len(PARTS) + 2
+    assert counts.evals == most
 
 
 def test_a_claim_refuted_again_and_again_is_none():
-    again, answer = claimed(np.array([0.0, 1e-3], np.float32))
+    program, _, answer = claim([0.0, 1e-3])
+    answer, looks = jax.tree.map(lambda leaf: np.asarray(leaf)[None], answer), []
 
     def lower(lanes, starts, spent):
         del lanes, starts, spent
-        return answer._replace(loss=np.float32([-len(solved)]), counts=CLAIM.pack()[None])
-
-    solved = []
+        return answer._replace(loss=np.float32([-len(looks)]))
 
     def doubt(lanes, found):
-        solved.append(lanes)
+        looks.append(lanes)
         return Doubt(np.ones(len(lanes), bool), np.full(len(lanes), 0.1), found.params)
 
-    found = looked_again(Again(again.program, lower, doubt), answer)
+    found = looked_again(Again(program, lower, doubt), answer)
     assert Counts.of(found.counts[0]).status == Status.STUCK
-    assert len(solved) == LOOKS
+    assert len(looks) == LOOKS
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "bfgs"])

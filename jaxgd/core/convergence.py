@@ -134,16 +134,18 @@ def _added(old: Evidence, facts: Facts, gain: jax.Array, moved: jax.Array) -> Ev
 
 def _estimated(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Evidence:
     """Return the evidence with the decrease that is left, by the solver's model and what the moves say of it."""
-    # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move.
+    # A model that promises a rise is made up by rounding; one that is learnt is a guess before the first move,
+    # unless trials were refused until none was left.
     left = jnp.where(
-        (facts.predicted_remaining >= 0) & (exact_curvature | (facts.moves > 0)), facts.predicted_remaining, jnp.inf
+        (facts.predicted_remaining >= 0) & (exact_curvature | (facts.moves > 0) | facts.stuck),
+        facts.predicted_remaining,
+        jnp.inf,
     )
-    if not exact_curvature:
-        left = jnp.where(facts.point.residual_abs_sum > 0, left, 0)
     if exact_curvature:
         left = left if facts.full_hessian else jnp.maximum(left, as_shrunk(seen, facts.norm))
         return seen._replace(model=left, predicted_remaining=left)
     left = jnp.where(jnp.isnan(facts.predicted_remaining), seen.model, left)
+    left = jnp.where(facts.point.residual_abs_sum > 0, left, 0)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
     # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding
     # has ended it, what the slopes bring if each parameter changes by all its size.

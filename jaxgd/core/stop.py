@@ -235,6 +235,29 @@ class Stop:
         return status
 
 
+class PassFacts(NamedTuple):
+    """What a solve by minibatches is judged by after a pass over the rows."""
+
+    finite: bool  # the loss averaged over the pass
+    small: bool  # the gradient over all rows is as small as `gtol` asks
+    left: float  # decrease that all rows say is left; inf: they were not asked
+    near: float  # what `tol` lets be left
+    noise: float  # what noise does to the averaged loss
+    last: bool  # no more passes are allowed
+
+    def status(self) -> Status:
+        """Return the status after the pass."""
+        # The first that holds.
+        cases = [
+            (not self.finite, Status.DIVERGED),
+            (self.small, Status.SMALL_GRADIENT),
+            (self.left < self.near, Status.CONVERGED),
+            (self.left <= self.noise, Status.NOISE_FLOOR),
+            (self.last, Status.MAX_PASSES),
+        ]
+        return next((status for holds, status in cases if holds), Status.RUNNING)
+
+
 def _as_leaves(stop: Stop) -> tuple[list[tuple[Any, Any]], None]:
     return [(jax.tree_util.GetAttrKey(field.name), getattr(stop, field.name)) for field in fields(stop)], None
 

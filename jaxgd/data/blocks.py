@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ Ranged = TypeVar("Ranged", bound=Any)
 CHUNK = 8 << 20  # bytes read at a time
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where rows come from, as often as they are asked for."""
 

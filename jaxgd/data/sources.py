@@ -24,7 +24,7 @@ def open_source(where: Any, columns: Any = None) -> Source:
     Args:
         where: a path, a folder or a list of paths of `.npy`, Parquet or Arrow files, one after the other; a pyarrow
             `Table` or `Dataset`; a pytree of arrays or of `.npy` files, read in step; a function without arguments
-            that returns an iterator of batches, or a list or other iterable of batches.
+            that returns an iterator of batches, or a list or other iterable of batches; or a `Source`.
         columns: of Parquet and Arrow alone: a pytree of names, where a string is one column and a list of strings a
             matrix. None is a dict of all columns.
 
@@ -32,6 +32,8 @@ def open_source(where: Any, columns: Any = None) -> Source:
     if isinstance(where, Iterator):
         msg = f"`data` is a {type(where).__name__}, which can be read only once. {NEW}"
         raise TypeError(msg)
+    if isinstance(where, Source):
+        return where
     if type(where).__module__.partition(".")[0] == "pyarrow":
         return parquet.open_object(where, columns, "`data`")
     if _is_files(where):

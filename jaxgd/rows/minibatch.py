@@ -12,7 +12,7 @@ import numpy as np
 from jaxgd.compile.build import Ask
 from jaxgd.compile.program import Answer, Inputs, Program, Solution
 from jaxgd.core import convergence
-from jaxgd.core.stop import DEFAULT, Counts, Status, Stop
+from jaxgd.core.stop import DEFAULT, Counts, PassFacts, Status, Stop
 from jaxgd.rows import build, full_batch
 from jaxgd.rows.between_passes import AllRows, Without
 from jaxgd.rows.in_memory import filled, span_of
@@ -210,35 +210,34 @@ class _Descent:
             steps=passed.steps + found.steps,
             number=number,
             waited=0 if falls else passed.waited + 1,
-            status=0 if fine else int(Status.DIVERGED),
         )
-        return self._judged(passed, found), words
+        return self._judged(passed, found, finite=fine), words
 
-    def _judged(self, passed: Passed, found: Sums) -> Passed:
+    def _judged(self, passed: Passed, found: Sums, *, finite: bool) -> Passed:
         """Return it with its status: passes that bring little are an end where all rows say the same."""
-        status = Status(passed.status)
-        if not status and self._stop.gtol is not None and any(map(self._is_small, self._whole.better(found.ends))):
-            passed, status = passed._replace(lowest=found.ends), Status.SMALL_GRADIENT
-        elif not status and passed.waited >= self._batches.patience:
-            status, left = self._at_rest(passed, found.error)
-            passed = passed._replace(waited=0, predicted_remaining=left)
-        if not status and passed.number == self._batches.passes:
-            status = Status.MAX_PASSES
-        return passed._replace(status=int(status))
+        small = finite and self._stop.gtol is not None and any(map(self._is_small, self._whole.better(found.ends)))
+        seen = PassFacts(finite, small, np.inf, 0.0, 0.0, last=passed.number == self._batches.passes)
+        if small:
+            passed = passed._replace(lowest=found.ends)
+        elif finite and passed.waited >= self._batches.patience:
+            left, near, noise = self._at_rest(passed, found.error)
+            passed, seen = passed._replace(waited=0, predicted_remaining=left), seen._replace(near=near, noise=noise)
+            # What a polish finds out is not asked before.
+            seen = seen._replace(left=0.0 if self._batches.polish else left)
+        return passed._replace(status=int(seen.status()))
 
-    def _at_rest(self, passed: Passed, error: float) -> tuple[Status, float]:
-        """Return the status where the passes bring little, success if all rows say so, and what is left to gain."""
+    def _at_rest(self, passed: Passed, error: float) -> tuple[float, float, float]:
+        """Return what all rows say is left where the passes bring little, what `tol` lets be, and what noise hides."""
         all_rows, part, tol = self._whole, self._batches.validation, self._stop.tol
         if self._batches.polish:
-            return Status.NOISE_FLOOR, np.inf  # what follows finds out what is left
+            return np.inf, 0.0, error
         best, near = (*all_rows.better(passed.lowest), all_rows.first)[0], 0.0
         if part:
             error *= math.sqrt((1 - part) / part)  # that of the rows held out, which are fewer
         elif tol is not None:
             near = float(self._program.traits.tolerance.demanded(tol, self._program.dtype)) * all_rows.decrease(best)
         left = all_rows.remaining(best, max(error, near), self._without() if part else None)
-        status = Status.CONVERGED if left < near else Status.NOISE_FLOOR if left <= error else Status.RUNNING
-        return status, left
+        return left, near, error
 
     def _is_small(self, answer: Answer) -> bool:
         """Whether the gradient over all rows is as small as `gtol` asks."""

@@ -70,12 +70,15 @@ class FISTA:
         down = problem.prox(ahead.params - ahead.grad / curvature, 1 / curvature)
         aim = jnp.where(look, problem.project(point.params + lead * change), down)
         gain, left = along(problem, state.point, trial)
+        stuck = ~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params)
+        # What a step by the curvature of the last trial would bring, were the params not rounded.
+        left = jnp.where(moved & ~first, left, jnp.where(stuck, point.norm**2 / (2 * state.curvature), jnp.nan))
         return AcceleratedState(
             point=point,
             trial=aim,
             moved=moved,
-            stuck=~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params),
-            predicted_remaining=jnp.where(moved & ~first, left, jnp.nan),
+            stuck=stuck,
+            predicted_remaining=left,
             slope_decrease=gain,
             stepsize=1 / jnp.where(first, jnp.inf, state.curvature),
             ahead=ahead,

@@ -161,7 +161,7 @@ class TrustRegion:
             point=point,
             trial=aim,
             moved=moved,
-            stuck=lost & ~again,
+            stuck=lost & jnp.logical_not(again),
             predicted_remaining=left,
             slope_decrease=verdict.slope_decrease,
             stepsize=length,
