@@ -74,7 +74,7 @@ def test_a_claim_refuted_again_and_again_is_none():
 
     def doubt(lanes, found):
         looks.append(lanes)
-        return Doubt(np.ones(len(lanes), bool), np.full(len(lanes), 0.1), found.params)
+        return Doubt(np.ones(len(lanes), bool), np.full(len(lanes), 0.1), found.params, found.evidence)
 
     found = looked_again(Again(program, lower, doubt), answer)
     assert Counts.of(found.counts[0]).status == Status.STUCK

@@ -32,6 +32,7 @@ class Doubt(NamedTuple):
     doubted: Any  # shape (lanes,): more is left than the claim says
     margin: Any  # shape (lanes,): a loss lower by more refutes the claim
     params: Any  # where a Newton step leads
+    evidence: Any  # the answer's, with what the curvature says is left
 
 
 class Again(NamedTuple):
@@ -55,7 +56,7 @@ def looked_again_alone(program: Program, given: Inputs, answer: Answer) -> Answe
     again = Again(program, solve, lambda _, answer: _as_one_lane(program.compiled(doubt)(values, _first(answer))))
     found = _first(looked_again(again, _as_one_lane(answer)))
     same = (own for own in solved if np.array_equal(without_derivatives(own.loss), found.loss, equal_nan=True))
-    return next(same)._replace(counts=found.counts)
+    return next(same)._replace(counts=found.counts, evidence=jnp.asarray(found.evidence))
 
 
 def after(limit: Any, spent: Any) -> Any:
@@ -117,7 +118,8 @@ def _curved(again: Again, answer: Answer) -> Answer:
         found = again.doubt(lanes, own)
         counts = Counts.of(own.counts)
         evals, products = counts.evals + len(PARTS) * found.doubted, counts.products + again.program.size
-        answer = _put(answer, lanes, own._replace(counts=counts._replace(evals=evals, products=products).pack()))
+        counts = counts._replace(evals=evals, products=products).pack()
+        answer = _put(answer, lanes, own._replace(counts=counts, evidence=found.evidence))
         lanes, found = lanes[found.doubted], _of(found, found.doubted)
         if not len(lanes):
             return answer
@@ -156,8 +158,11 @@ def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
         return ways[jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))]
 
     params = jax.lax.cond(doubted, lowest, lambda: flat)
-    margin = OFF * jnp.maximum(said, noise_measured(seen, point))
-    return Doubt(doubted, margin, problem.layout.unflatten(params))
+    # A claim that stands says what the curvature does.
+    known = jnp.isfinite(seen.predicted_remaining) & ~doubted
+    left = jnp.where(known, jnp.maximum(seen.predicted_remaining, left), seen.predicted_remaining)
+    evidence = seen._replace(predicted_remaining=left).pack()
+    return Doubt(doubted, said + noise_measured(seen, point), problem.layout.unflatten(params), evidence)
 
 
 def learns(program: Program) -> bool:
