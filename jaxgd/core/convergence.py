@@ -44,6 +44,10 @@ class Evidence(NamedTuple):
         head = len(cls._fields) - 1
         return cls(*packed[:head], tuple(packed[head:]))  # type: ignore[arg-type]
 
+    def lowered_by(self, decrease: Any) -> "Evidence":
+        """Return the evidence with a decrease added that no move made."""
+        return self._replace(decrease=self.decrease + decrease, lately=self.lately + decrease)
+
     def pack(self) -> jax.Array:
         """Return one vector: XLA compiles and runs one operation, not one a field."""
         return jnp.concatenate([pack(*self[:-1]), jnp.stack(self.recent)])

@@ -1,5 +1,6 @@
 """What the loop and the stop rule ask of a method, with the answer of one that does not say."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
@@ -44,6 +45,18 @@ TOL_COMPUTED = Tolerance({"float32": 1e-30, "float64": 1e-60}, EVEN_MARGIN, agre
 TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "float64": 1e-9}, agree=3, part=1)
 
 
+def keeps_none(size: int) -> int:
+    """Return 0: the bytes of the matrices that a method keeps for so many params."""
+    del size
+    return 0
+
+
+def begun_anew(state: Any, other: Any, *, far: bool) -> Any:
+    """Return the state, with nothing of what another has learnt, near or `far` from here."""
+    del other, far
+    return state
+
+
 class Traits(NamedTuple):
     """What a method declares of itself, as attributes of the same names."""
 
@@ -53,6 +66,12 @@ class Traits(NamedTuple):
     tolerance: Tolerance = TOL  # what its estimate of the decrease left is worth
     scaled: bool = False  # it computes a Hessian where the params are few
     supported_terms: tuple[type, ...] = ()  # that may be added to the loss
+    sum_of_squares: bool = False  # it is for these alone
+    of_sample: bool = False  # its curvature is that of a sample of the rows
+    name: str = ""  # what results call it
+    memory: Callable[[int], int] = keeps_none  # bytes, in float64, of the matrices that it keeps
+    carried: Callable[..., Any] = begun_anew  # a state with what another has learnt
+    unscaled: Callable[[], Solver] | None = None  # the method without a Hessian at its start
 
     @classmethod
     def of(cls, solver: Any) -> Self:

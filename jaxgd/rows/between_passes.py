@@ -40,9 +40,9 @@ class AllRows:
 
     def judged(self, answer: Answer, remaining: float) -> Answer:
         """Return the answer with the decrease made, and that which is left."""
-        seen = convergence.no_evidence(self.program.dtype)
-        made, rest = (Evidence._fields.index(name) for name in ("decrease", "predicted_remaining"))
-        return answer._replace(evidence=seen.at[made].set(self.decrease(answer)).at[rest].set(remaining))
+        seen = Evidence.unpack(convergence.no_evidence(self.program.dtype))
+        seen = seen._replace(decrease=self.decrease(answer), predicted_remaining=remaining)
+        return answer._replace(evidence=seen.pack())
 
     def better(self, points: Iterable[np.ndarray]) -> list[Answer]:
         """Return what is said of the params that are lower than the start, the lowest first."""

@@ -76,8 +76,8 @@ def _inside(ask: Ask, given: Any) -> bool:
 
 def _exact(method: Any) -> bool:
     """Whether a method needs the Hessian of all rows."""
-    method = named(method)
-    return Traits.of(method).exact_curvature and not method.curvature.of_sample
+    traits = Traits.of(named(method))
+    return traits.exact_curvature and not traits.of_sample
 
 
 def _refuse_in_passes(ask: Ask) -> None:

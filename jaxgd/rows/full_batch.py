@@ -11,6 +11,7 @@ import numpy as np
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.loop import Run
+from jaxgd.core.protocol import Traits
 from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span
 from jaxgd.rows.in_memory import Pass, RowsInMemory, Together, filled, on_devices, span_of
@@ -26,7 +27,6 @@ PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
 QUICK = 10  # evaluations on the sample before the loss of the other is looked at
 PATIENCE = 5  # evaluations on the sample that may not lower that
 CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
-DECREASE, LATELY, REMAINING = (Evidence._fields.index(name) for name in ("decrease", "lately", "predicted_remaining"))
 
 
 class Samples(NamedTuple):
@@ -93,15 +93,12 @@ def _from_sample(program: Program, other: Inputs, run: Run, ahead: Run, advance:
     gained = float(run.best.loss) - float(there.state.point.loss)
     if not gained > 0:
         return run._replace(counts=with_status(there.counts, run.status))
-    seen = np.array(there.evidence)
-    seen[[DECREASE, LATELY]] += gained
-    return there._replace(evidence=seen)
+    return there._replace(evidence=np.asarray(Evidence.unpack(there.evidence).lowered_by(gained).pack()))
 
 
 def _carried(program: Program, given: Inputs, run: Run, other: Run, *, far: bool) -> Run:
     """Return a run that has evaluated nothing, with what another has learnt of the curvature, near or `far` from it."""
-    solver: Any = program.bind(given)[1]
-    return run._replace(state=solver.carried(run.state, other.state, far=far)) if hasattr(solver, "carried") else run
+    return run._replace(state=Traits.of(program.bind(given)[1]).carried(run.state, other.state, far=far))
 
 
 def _on_sample(program: Program, samples: Samples) -> Run:
@@ -110,8 +107,8 @@ def _on_sample(program: Program, samples: Samples) -> Run:
     tol, found = float(program.traits.tolerance.demanded(CLOSE, program.dtype)), run
     while not int(run.status) and waited < PATIENCE:
         run = _learnt(program, samples.other, run, program.slopes(samples.first, run.state.trial))
-        seen = np.asarray(run.evidence)
-        if seen[REMAINING] <= tol * seen[DECREASE]:
+        seen = Evidence.unpack(run.evidence)
+        if seen.predicted_remaining <= tol * seen.decrease:
             break
         if int(run.evals) > QUICK:
             loss = float(program.slopes(samples.other, run.best.params)[-1])

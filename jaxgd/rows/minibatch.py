@@ -116,6 +116,7 @@ class Passed(NamedTuple):
     best: Any = np.inf  # measure of that pass
     highest: Any = -np.inf  # of any pass
     least: Any = np.inf  # loss that a pass may have had, but for noise
+    most: Any = np.inf  # loss that the last pass may have had, but for noise
     steps: Any = 0
     number: Any = 0  # of passes
     waited: Any = 0  # of these since the lowest
@@ -200,26 +201,30 @@ class _Descent:
         measure = found.mean if not batches.validation else self._without().held(found.ends[0])
         highest, fine = max(passed.highest, measure), bool(np.isfinite([measure, found.error]).all())
         falls = number == 1 or measure < passed.best - self._matters * (highest - passed.best)
-        lower = fine and measure < passed.best
+        lower, rising = fine and measure < passed.best, found.mean > passed.most
         passed = Passed(
             state=found.state,
             lowest=found.ends if lower else passed.lowest,
             best=measure if lower else passed.best,
             highest=highest,
             least=min(passed.least, found.mean - SURE * found.error),
+            most=found.mean + SURE * found.error,
             steps=passed.steps + found.steps,
             number=number,
             waited=0 if falls else passed.waited + 1,
         )
-        return self._judged(passed, found, finite=fine), words
+        return self._judged(passed, found, finite=fine, rising=rising), words
 
-    def _judged(self, passed: Passed, found: Sums, *, finite: bool) -> Passed:
-        """Return it with its status: passes that bring little are an end where all rows say the same."""
+    def _judged(self, passed: Passed, found: Sums, *, finite: bool, rising: bool) -> Passed:
+        """Return it with its status: passes that bring little are an end where all rows say the same.
+
+        Where the loss is `rising` by more than noise the steps do harm.
+        """
         small = finite and self._stop.gtol is not None and any(map(self._is_small, self._whole.better(found.ends)))
         seen = PassFacts(finite, small, np.inf, 0.0, 0.0, last=passed.number == self._batches.passes)
         if small:
             passed = passed._replace(lowest=found.ends)
-        elif finite and passed.waited >= self._batches.patience:
+        elif finite and not rising and passed.waited >= self._batches.patience:
             left, near, noise = self._at_rest(passed, found.error)
             passed, seen = passed._replace(waited=0, predicted_remaining=left), seen._replace(near=near, noise=noise)
             # What a polish finds out is not asked before.

@@ -76,37 +76,38 @@ def choose_method(
         if sampled:
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
         return _choice(size, term, least_squares=least_squares, curved=curved)
-    squares = getattr(getattr(method, "curvature", None), "sum_of_squares", False)
-    if Traits.of(method).exact_curvature and not (forward if squares else curved):
+    traits = Traits.of(method)
+    name, squares = traits.name or repr(method), traits.sum_of_squares
+    if traits.exact_curvature and not (forward if squares else curved):
         msg = (
-            f"`method` {method.name} needs derivatives of the loss that JAX does not have where it holds a"
+            f"`method` {name} needs derivatives of the loss that JAX does not have where it holds a"
             f" `jax.custom_vjp`: {derivatives.value}. Define it by `jax.custom_jvp`, or use method='lbfgs', or 'lbfgsb'"
             " with bounds."
         )
         raise ValueError(msg)
     method = method if curved else _unscaled(method)
     if squares and not least_squares:
-        msg = f"`method` {method.name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
+        msg = f"`method` {name} is for sums of squares. Use `jaxgd.least_squares(residuals, data)`."
         raise ValueError(msg)
-    if term is not None and not isinstance(term, Traits.of(method).supported_terms):
+    if term is not None and not isinstance(term, traits.supported_terms):
         able = [
-            name
-            for name, make in METHODS.items()
-            if name != "auto" and isinstance(term, Traits.of(make()).supported_terms)
+            other
+            for other, make in METHODS.items()
+            if other != "auto" and isinstance(term, Traits.of(make()).supported_terms)
         ]
         msg = (
-            f"`method` {getattr(method, 'name', repr(method))} cannot keep {type(term).__name__}."
+            f"`method` {name} cannot keep {type(term).__name__}."
             f" Methods that can: {', '.join(map(repr, ['auto', *able]))}."
         )
         raise ValueError(msg)
-    needed = getattr(method, "memory", lambda _: 0)(size)
+    needed = traits.memory(size)
     if needed > MOST_MEMORY:
         msg = (
-            f"`method` {method.name} keeps a Hessian of {size} parameters as a matrix, {needed / 1e9:.0f} GB in"
+            f"`method` {name} keeps a Hessian of {size} parameters as a matrix, {needed / 1e9:.0f} GB in"
             " float64. Use method='newton-cg' or 'lbfgs', which keep none."
         )
         raise ValueError(msg)
-    return method, getattr(method, "name", repr(method))
+    return method, name
 
 
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
@@ -142,4 +143,5 @@ def _choice_in_passes(size: int, term: Any, *, curved: bool, linear: bool, rows:
 
 def _unscaled(method: Any) -> Any:
     """Return the method without the Hessian that scales few params at its start."""
-    return method.unscaled() if hasattr(method, "unscaled") else method
+    unscaled = Traits.of(method).unscaled
+    return method if unscaled is None else unscaled()

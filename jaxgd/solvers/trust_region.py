@@ -85,6 +85,16 @@ class TrustRegion:
         return self.curvature.full_hessian
 
     @property
+    def sum_of_squares(self) -> bool:
+        """Whether it is for sums of squares alone."""
+        return self.curvature.sum_of_squares
+
+    @property
+    def of_sample(self) -> bool:
+        """Whether its curvature is that of a sample of the rows."""
+        return self.curvature.of_sample
+
+    @property
     def scaled(self) -> bool:
         """Whether it computes a Hessian where the params are few."""
         return self.curvature.scaled
