@@ -14,6 +14,8 @@ from jaxgd.core.status_text import SENTENCES, shown, wording
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.history import Trace, columns_of, frame
 
+INTERNAL = {"counts", "evidence", "tests", "source"}  # fields that its properties are made from
+
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is
     """Raised by `Result.check` when a solve did not converge."""
@@ -108,6 +110,10 @@ class Result:
         largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(slopes)]
         norm = jnp.max(jnp.stack(largest), axis=0)
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
+
+    def __dir__(self) -> list[str]:
+        """Return what is public."""
+        return [name for name in super().__dir__() if not name.startswith("_") and name not in INTERNAL]
 
     def __bool__(self) -> bool:
         """Return True: a result is there. Whether it is a success says `converged`."""

@@ -1,7 +1,5 @@
 """Pieces of lanes, each against what it stands for."""
 
-import weakref
-from functools import partial
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ from hypothesis import strategies as st
 import jaxgd
 from jaxgd.compile.cache import Cache, cache
 from jaxgd.compile.devices import may_block
-from jaxgd.compile.fingerprint import changed_by, describe
 from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
 from jaxgd.core.flat import Layout, spectrum
@@ -193,23 +190,27 @@ def test_the_program_that_was_not_asked_for_the_longest_is_forgotten():
     assert [key for key in "abcd" if kept.get(key)] == ["a", "c", "d"]
 
 
-def test_a_container_that_a_loss_changed_is_let_go_with_its_key():
-    class Calls(list):
-        """A list that can be referred to weakly."""
+def test_a_loss_that_counts_its_calls_is_traced_once():
+    calls = []
 
-    calls, counters = Calls(), []
-    held = weakref.ref(calls)
-    changed_by(partial(calls.append, 1), calls, counters)
-    key = describe(calls, [])
-    calls.append(1)
-    assert describe(calls, []) == key
-    del calls, counters
-    assert held() is not None
-    del key
-    assert held() is None
+    def counted(t, y):
+        calls.append(1)
+        return jnp.mean((y - t) ** 2)
+
+    first = jaxgd.minimize(counted, np.arange(3.0))
+    traced = len(calls)
+    assert jaxgd.minimize(counted, np.arange(1.0, 4.0)).params == first.params + 1
+    assert len(calls) == traced
 
 
 def test_a_program_weighs_more_with_its_pools():
     stores = RNG.normal(size=(9, 4)).astype(np.float32)
     jaxgd.minimize_many(lambda t, y: jnp.mean((y - t) ** 2) + 0.123 * t**2, stores)
     assert max(getattr(program, "weight", 0) for program in cache._programs.values()) > 1  # noqa: SLF001
+
+
+def test_the_package_and_a_result_show_what_is_public():
+    shown = dir(jaxgd.minimize(jaxgd.losses.mse, [1.0, 2.0]))
+    assert {"params", "loss", "message", "stderr", "check"} <= {*shown}
+    assert not {"counts", "evidence", "tests", "source"} & {*shown}
+    assert not [name for name in [*shown, *dir(jaxgd)] if name.startswith("_") and name != "__version__"]

@@ -81,8 +81,7 @@ def test_a_claim_refuted_again_and_again_is_none():
     assert len(looks) == LOOKS
 
 
-@pytest.mark.parametrize("method", ["lbfgs", "bfgs"])
-def test_newton_lowers_few_claims_in_float32(method):
+def test_newton_lowers_few_claims_in_float32():
     """Sums of exponentials in random units: without the second look 6 of 55 claims are lowered so."""
     rng, x, lanes = np.random.default_rng(0), np.linspace(0.1, 3, 20), 64
     right = rng.normal(size=(lanes, 4))
@@ -96,7 +95,7 @@ def test_newton_lowers_few_claims_in_float32(method):
 
     data = np.asarray(jax.vmap(model)(right)), units
     start = right * (1 + rng.normal(size=right.shape)) / units
-    first = jaxgd.minimize_many(loss, data, start, in_axes=(0, 0), method=method, stop=Stop(max_evals=500))
+    first = jaxgd.minimize_many(loss, data, start, in_axes=(0, 0), method="lbfgs", stop=Stop(max_evals=500))
     again = jaxgd.minimize_many(loss, data, first.params, in_axes=(0, 0))
     lower = np.asarray(first.loss - again.loss) > 1e-5 * np.asarray(first.loss) + 1e-6
     assert np.sum(first.converged) > lanes / 4

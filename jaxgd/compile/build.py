@@ -132,9 +132,9 @@ def _new_program(
             return loss_jaxpr.infer_start(call, name, data, arrays, like, has_aux=has_aux)
         return loss_jaxpr.record(call, name, init, data, arrays, has_aux=has_aux)
 
-    baked, counters = list[Any](), list[fingerprint.Counter]()  # these until a key holds them
+    baked = list[Any]()
     try:
-        record_of = fingerprint.changed_by(lambda: record(arrays), recipe.functions, counters)
+        record_of = record(arrays)
     except loss_jaxpr.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise

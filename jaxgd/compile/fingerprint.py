@@ -11,20 +11,16 @@ import functools
 import inspect
 import sysconfig
 import types
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
-
-T = TypeVar("T")
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(...), range, slice})
 _FIXED = (types.ModuleType, type, types.BuiltinFunctionType, np.dtype, np.generic, np.ufunc)
 _WRAPPERS = (type(jax.jit(len)), type(functools.lru_cache(len)))  # they change what a call costs, not its value
 _KINDS = "OSTUMm"  # NumPy's codes of types that JAX has no arrays of
-_COUNTERS: WeakValueDictionary[int, "Counter"] = WeakValueDictionary()  # by the id of what they hold
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -42,9 +38,6 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         arrays.append(value)
         return (np.ndarray, value.shape, value.dtype)
     seen = {} if seen is None else seen
-    counter = _COUNTERS.get(id(value))
-    if counter is not None:
-        return ("counter", counter)
     if id(value) in seen:
         return ("again", seen[id(value)])
     seen[id(value)] = len(seen)
@@ -53,27 +46,6 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
         return (kind, value) if _hashable(value) else object()
     fixed, children = parts
     return (kind, fixed, *[describe(child, arrays, seen) for child in children])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Counter:
-    """A container that a function changes when called, known by identity for as long as a key holds this."""
-
-    container: Any
-
-
-def changed_by(run: Callable[[], T], value: Any, counters: list[Counter]) -> T:
-    """Return what `run` returns; a list, dict or set in `value` that it changes is known by identity from now on.
-
-    So a function that counts its own calls is not a new function after each. What was changed is appended to
-    `counters`, and forgotten when neither these nor a key hold it any more.
-    """
-    before = [(part, _shallow(part)) for part in _containers(value, {})]
-    try:
-        return run()
-    finally:
-        changed = [part for part, key in before if _shallow(part) != key]
-        counters += [_COUNTERS.setdefault(id(part), Counter(part)) for part in changed]
 
 
 def rebuild(value: Any, arrays: Iterator[Any], seen: set[int] | None = None) -> Any:
@@ -126,21 +98,6 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
             return tuple(vars(value)), list(vars(value).values())
         case _:
             return None
-
-
-def _containers(value: Any, seen: dict[int, Any]) -> list[Any]:
-    """Return the lists, dicts and sets that a value holds, at any depth."""
-    if type(value) in _ATOMS or isinstance(value, _FIXED) or _is_array(value) or id(value) in seen:
-        return []
-    seen[id(value)] = value
-    parts = _parts(value)
-    inner = [found for child in (parts[1] if parts else ()) for found in _containers(child, seen)]
-    return [value, *inner] if isinstance(value, (list, dict, set)) else inner
-
-
-def _shallow(container: Any) -> Hashable:
-    items = container.items() if isinstance(container, dict) else enumerate(container)
-    return tuple((key, item if type(item) in _ATOMS else id(item)) for key, item in items)
 
 
 def _assemble(value: Any, fixed: Any, children: list[Any]) -> Any:
