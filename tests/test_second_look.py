@@ -64,6 +64,29 @@ def test_the_limit_of_evaluations_holds_for_all_solves_together():
     assert counts.evals == most
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 8, 12, 20, 40, 60])
+@pytest.mark.parametrize("start", [[0.0, 0.0], [0.1, 2.0]])
+def test_no_second_look_goes_beyond_the_limit(start, most):
+    options = {"method": "lbfgs", "stop": Stop(max_evals=most)}
+    assert jaxgd.minimize(wells, None, np.array(start), **options).evals <= most
+    lanes = jaxgd.minimize_many(wells, None, np.array([start, start]), in_axes=(0, None), **options)
+    assert np.max(lanes.evals) <= most
+
+
+def test_a_flat_start_is_left_by_one_side_where_that_is_lower():
+    calls = []
+
+    def counted(p):
+        jax.debug.callback(lambda: calls.append(1))
+        return wells(p)
+
+    result = jaxgd.minimize(counted, None, np.zeros(2), method=jaxgd.SteepestDescent()).check()
+    jax.effects_barrier()
+    assert result.loss < 1e-9
+    one = jaxgd.minimize(wells, None, 0.01 * np.cos(1 + np.arange(2.0)), method=jaxgd.SteepestDescent())
+    assert result.evals == len(calls) == one.evals + 1
+
+
 def test_a_claim_refuted_again_and_again_is_none():
     program, _, answer = claim([0.0, 1e-3])
     answer, looks = jax.tree.map(lambda leaf: np.asarray(leaf)[None], answer), []
@@ -76,7 +99,7 @@ def test_a_claim_refuted_again_and_again_is_none():
         looks.append(lanes)
         return Doubt(np.ones(len(lanes), bool), np.full(len(lanes), 0.1), found.params, found.evidence)
 
-    found = looked_again(Again(program, lower, doubt), answer)
+    found = looked_again(Again(program, lower, doubt, 10**6), answer)
     assert Counts.of(found.counts[0]).status == Status.STUCK
     assert len(looks) == LOOKS
 

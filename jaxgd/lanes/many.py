@@ -135,7 +135,7 @@ def _again(program: Program, batch: Batch, lanes: Lanes) -> Again:
     def doubts(some: np.ndarray, answer: Answer) -> Doubt:
         return in_blocks(batch.picked(some), program.size, program.compiled(_doubts, lanes), answer)
 
-    return Again(program, solve, doubts)
+    return Again(program, solve, doubts, batch.leaves[limit])
 
 
 def _doubts(program: Program, lanes: Lanes, shared: Any, given: Any, answer: Answer) -> Doubt:

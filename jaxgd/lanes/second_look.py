@@ -41,6 +41,12 @@ class Again(NamedTuple):
     program: Program
     solve: Callable[[np.ndarray, Any, Any], Answer]  # of these lanes, from other starts, after so many evaluations
     doubt: Callable[[np.ndarray, Answer], Doubt]  # of the answers of these lanes
+    limit: Any  # evaluations that a lane may make, one number or shape (lanes,)
+
+    def with_room(self, lanes: np.ndarray, answer: Answer, evals: int) -> np.ndarray:
+        """Return those of the lanes that may make more evaluations than so many."""
+        limits = np.broadcast_to(self.limit, len(answer.counts))
+        return lanes[(Counts.of(answer.counts).evals + evals < limits)[lanes]]
 
 
 def looked_again_alone(program: Program, given: Inputs, answer: Answer) -> Answer:
@@ -53,15 +59,18 @@ def looked_again_alone(program: Program, given: Inputs, answer: Answer) -> Answe
         solved.append(program.solve(given._replace(init=_first(starts), numbers=numbers))[0])
         return _as_one_lane(solved[-1])
 
-    again = Again(program, solve, lambda _, answer: _as_one_lane(program.compiled(doubt)(values, _first(answer))))
+    def doubts(_: np.ndarray, answer: Answer) -> Doubt:
+        return _as_one_lane(program.compiled(doubt)(values, _first(answer)))
+
+    again = Again(program, solve, doubts, np.asarray(given.numbers[program.limit]))
     found = _first(looked_again(again, _as_one_lane(answer)))
     same = (own for own in solved if np.array_equal(without_derivatives(own.loss), found.loss, equal_nan=True))
     return next(same)._replace(counts=found.counts, evidence=jnp.asarray(found.evidence))
 
 
 def after(limit: Any, spent: Any) -> Any:
-    """Return what is left of a limit of evaluations; the start is always evaluated."""
-    return (limit - spent).clip(1)
+    """Return what is left of a limit of evaluations."""
+    return limit - spent
 
 
 def _as_one_lane(tree: Any) -> Any:
@@ -87,24 +96,28 @@ def looked_again(again: Again, answer: Answer) -> Answer:
     """Return the answers, or better ones where a second look has found them; the work is counted."""
     answer = answer._replace(counts=np.array(answer.counts))
     flat = np.flatnonzero(Counts.of(answer.counts).status == Status.ZERO_GRADIENT)
-    answer = _beside(again, answer, flat) if len(flat) else answer
+    answer = _beside(again, answer, again.with_room(flat, answer, 1))
     return _curved(again, answer) if learns(again.program) else answer
 
 
 def _beside(again: Again, answer: Answer, flat: np.ndarray) -> Answer:
     """Leave starts with no slope by a small step to both sides."""
-    program, own = again.program, _of(answer, flat)
-    starts, succeeded_again = own.params, np.ones(len(flat), bool)
+    program, minima = again.program, flat
     for side in (1, -1):
-        step = jax.vmap(lambda start, side=side: aside(program, start, side))(starts)
+        # Those that no lower neighbour was found of yet.
+        flat = again.with_room(flat, answer, 0)
+        if not len(flat):
+            return answer
+        own = _of(answer, flat)
+        step = jax.vmap(lambda start, side=side: aside(program, start, side))(own.params)
         found = again.solve(flat, jax.tree.map(np.asarray, step), Counts.of(own.counts).evals)
-        succeeded_again &= succeeded(Counts.of(found.counts).status)
-        unmoved = Counts.of(own.counts).status == Status.ZERO_GRADIENT
-        own = _merged(own, found, unmoved & (_drop(program, own, found) > 0))
+        lower, won = _drop(program, own, found) > 0, succeeded(Counts.of(found.counts).status)
+        answer = _put(answer, flat, _merged(own, found, lower))
+        minima, flat = np.intersect1d(minima, flat[~lower & won]), flat[~lower]
     # Nothing lower beside it: the start is the minimum, unless a neighbour is flat as well.
-    status = Counts.of(own.counts).status
-    done = (status == Status.ZERO_GRADIENT) & succeeded_again
-    return _put(answer, flat, own._replace(counts=with_status(own.counts, np.where(done, Status.CONVERGED, status))))
+    counts = answer.counts.copy()
+    counts[minima] = with_status(counts[minima], Status.CONVERGED)
+    return answer._replace(counts=counts)
 
 
 def _curved(again: Again, answer: Answer) -> Answer:
@@ -112,6 +125,7 @@ def _curved(again: Again, answer: Answer) -> Answer:
     status = Counts.of(answer.counts).status
     lanes = np.flatnonzero(np.isin(status, LEARNT))
     for _ in range(LOOKS):
+        lanes = again.with_room(lanes, answer, len(PARTS))
         if not len(lanes):
             return answer
         own = _of(answer, lanes)
