@@ -105,19 +105,20 @@ def test_curved_lanes_in_both_types(dtype):
 
 def test_order_and_neighbours_change_no_bit_and_width_no_more_than_rounding(monkeypatch):
     data = fits(300)
-    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 64, "other": 64})
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 16, "other": 16})
     plain = minimize_many(ridge, data)
     order = RNG.permutation(300)
     assert same(minimize_many(ridge, (data[0][order], data[1][order])), plain[order])
     monkeypatch.setattr(devices, "MOST_WORKERS", 1)
     assert same(minimize_many(ridge, data), plain)
-    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 256, "other": 256})
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 64, "other": 64})
     wide = minimize_many(ridge, data)
     assert np.allclose(wide.params, plain.params, rtol=1e-5, atol=1e-6)
     assert np.allclose(wide.loss, plain.loss, rtol=1e-6)
 
 
-def test_bad_lanes_change_no_bit_of_the_others():
+def test_bad_lanes_change_no_bit_of_the_others(monkeypatch):
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 16, "other": 16})
     data = fits(64)
     plain = minimize_many(ridge, data)
     nowhere = tuple(np.insert(leaf, 5, np.nan, axis=0) for leaf in data)
@@ -221,14 +222,16 @@ def test_trace_by_lane():
 
 
 def test_a_start_without_slope_is_left_as_alone():
-    def loss(x, tilt):
-        return jnp.cos(x) + tilt * x
+    def loss(x, data):
+        waves, tilt, curvature = data
+        return waves * jnp.cos(x) + tilt * x + curvature * x**2
 
     tilts = np.array([0.0, 0.1, 0.0])
-    many = minimize_many(loss, tilts, np.zeros(()))
+    many = minimize_many(loss, (np.ones(3), tilts, np.zeros(3)), np.zeros(()))
     assert np.allclose(np.cos(np.asarray(many.params))[[0, 2]], -1, atol=1e-4)
-    flat = quiet(lambda: minimize_many(lambda x, a: a * x**2, np.array([1.0, -1.0]), np.zeros(())))
-    alone = [quiet(lambda a=a: minimize(lambda x, a: a * x**2, a, 0.0)).status for a in (1.0, -1.0)]
+    curvatures = np.array([1.0, -1.0])
+    flat = quiet(lambda: minimize_many(loss, (np.zeros(2), np.zeros(2), curvatures), np.zeros(())))
+    alone = [quiet(lambda a=a: minimize(loss, (0.0, 0.0, a), 0.0)).status for a in curvatures]
     assert [flat[i].status for i in range(2)] == alone
 
 
@@ -377,9 +380,9 @@ def test_one_lane_that_does_not_fit(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["minimize", "least_squares"])
 def test_groups_are_what_each_alone_is(kind):
-    labels = np.array(["a", "b", "c", "d"])[np.minimum(3, RNG.geometric(0.4, size=200) - 1)]
-    labels[:1] = "lonely"
-    features, y = RNG.normal(size=(200, 2)), RNG.normal(size=200)
+    # Of two pairs of one length, and of which some are filled up: each length is a program.
+    labels = RNG.permutation(np.repeat(["lonely", "a", "b", "c", "d"], [1, 60, 60, 50, 50]))
+    features, y = RNG.normal(size=(221, 2)), RNG.normal(size=221)
 
     def residuals(w, data):
         features, y = data
@@ -433,7 +436,9 @@ def test_traces_of_lanes_in_lock_step_and_of_the_best_start():
     assert best.trace.loss[-1] == best.loss
 
 
-def test_starts_find_the_lowest_of_several_minima():
+def test_starts_find_the_lowest_of_several_minima(monkeypatch):
+    monkeypatch.setattr("jaxgd.lanes.pool.WIDEST", {"cpu": 8, "other": 8})
+
     def wavy(x):
         return jnp.sum(x**2 / 20 - jnp.cos(x)) + 2
 
