@@ -78,7 +78,7 @@ def test_least_squares_as_statsmodels(kind):
 
 @pytest.mark.parametrize("factor", [1, 10])
 def test_the_sandwich_of_squares_knows_no_scale(factor):
-    expected = of_peer("sandwich", sm.OLS, NOISY)
+    expected, factor = of_peer("sandwich", sm.OLS, NOISY), np.array(factor, float)  # no part of the program
     result = minimize(lambda w, data: factor * squares(w, data), (X, NOISY), dtype="float64")
     close(result.covariance("sandwich"), expected)
 

@@ -544,12 +544,14 @@ def test_tol_out_of_reach_ends_at_the_floor(loss, data, method):
 )
 def test_scaled_and_shifted_losses(scale, shift, dtype, atol):
     """Curvatures from 1e-3 to 1e3; the default `tol` allows errors of 0.01 in float32, and 1e-4 in float64."""
+    scale, shift = np.array(scale, dtype), np.array(shift, dtype)  # no part of the program
     result = minimize(lambda x, c: scale * quadratic(x, c) + shift, CURVATURES, np.zeros(7), dtype=dtype).check()
     assert np.allclose(result.params, 1, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("factor", [1e-25, 1e25, 1e30])
 def test_losses_whose_squared_gradient_leaves_the_range_of_float32(factor):
+    factor = np.array(factor, "float32")  # no part of the program
     result = minimize(lambda t, y: factor * mse(t, y), BOOK, dtype="float32").check()
     assert np.isclose(result.params, BOOK.mean(), rtol=1e-3)
 
