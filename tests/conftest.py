@@ -1,6 +1,7 @@
 """The tables stand beside the tests."""
 
 import _thread
+import itertools
 import os
 import shutil
 import signal
@@ -27,12 +28,29 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+MAPPINGS = Path("/proc/self/maps")  # on Linux
+MOST = 40_000  # of the 65,530 that a process may have; a solve's code takes some 400, without which XLA aborts
+finished = itertools.count(1)
+
+
+def _forget():
+    cache.clear()
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_code():
     """Forget what a module compiled: a process has room for the code of some hundreds of programs."""
     yield
-    cache.clear()
-    jax.clear_caches()
+    _forget()
+
+
+@pytest.fixture(autouse=True)
+def _room_in_a_long_module():
+    """Forget what was compiled where it is more than a process has room for; looked at now and then."""
+    yield
+    if next(finished) % 8 == 0 and MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST:
+        _forget()
 
 
 @pytest.fixture
