@@ -27,7 +27,8 @@ from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.request import Many, One
-from jaxgd.watch.bursts import explained, in_loop
+from jaxgd.watch.bursts import in_loop
+from jaxgd.watch.failures import explained
 from jaxgd.watch.session import Watching
 
 

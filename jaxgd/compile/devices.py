@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 MOST_WORKERS = 16
 _BLOCKING = r"= (fft|\w+_callback)\b"
@@ -34,6 +35,13 @@ def places(*, alone: bool) -> list[Any]:
     if alone and devices[0].platform == "cpu":
         return devices[:1]
     return (devices * each)[: max(len(devices), MOST_WORKERS)]
+
+
+def of_all_processes(tree: Any) -> Any:
+    """Return arrays of all processes on each of them, the processes first."""
+    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
+
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree))
 
 
 def settings() -> list[Callable[[], Any]]:

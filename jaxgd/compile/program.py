@@ -65,6 +65,10 @@ class Recipe:
     rows: int = 0  # at least so many there are; 0: it is not known
     sampled: bool = False  # the method is told by a sample of rows what the curvature is
 
+    def number(self, place: int) -> int:
+        """Return which of the numbers the leaf of the options at a place is."""
+        return place - sum(other < place for other in self.places)
+
 
 class Program:
     """A solve, compiled for one recipe."""
@@ -83,9 +87,10 @@ class Program:
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
         self.traits = Traits.of(solver)
         own, stop = recipe.options.children()
-        place = own.num_leaves + jax.tree.unflatten(stop, range(stop.num_leaves)).max_evals
-        # Which of the numbers limits the evaluations.
-        self.limit: int = place - sum(other < place for other in recipe.places)
+        places = jax.tree.unflatten(stop, range(own.num_leaves, own.num_leaves + stop.num_leaves))
+        # Which of the numbers limits the evaluations, and which is `tol`, if one is.
+        self.limit: int = recipe.number(places.max_evals)
+        self.tol: int | None = None if places.tol is None else recipe.number(places.tol)
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
         solve = one_by_one(self._solve)
         self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))

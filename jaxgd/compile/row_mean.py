@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.compile import loss_jaxpr
-from jaxgd.core.flat import Layout
+from jaxgd.core.flat import Layout, irregular
 
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
 
@@ -45,6 +45,23 @@ def of_length(leaf: Any, rows: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
 
 
+def refuse_no_mean(at_once: Any, mean: Any, name: str, what: str, remedy: str) -> None:
+    """Refuse a loss that is not for rows `at_once` what the `mean` is of those for each; `what` names the rows."""
+    for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(mean), strict=True):
+        off, size = np.max(np.abs(np.ravel(one) - np.ravel(other))), np.max(np.abs(one)) + np.max(np.abs(other))
+        if off > APART * size:
+            msg = (
+                f"`loss` {name} is no mean over rows: for {what} it is {_short(one)}, and"
+                f" {_short(other)} as the mean of its values for each. Write jnp.mean over the rows, not a sum,"
+                f" nor a root or quotient of means; or {remedy}."
+            )
+            raise ValueError(msg)
+
+
+def _short(value: Any) -> str:
+    return np.array2string(np.asarray(value), precision=6)
+
+
 def _check(
     loss: Callable[..., Any], tile: Callable[..., Any], start: Any, data: Any, arrays: Any, name: str, count: int
 ) -> None:
@@ -62,15 +79,9 @@ def _check(
         return loss(params, rows, arrays), tile(params, (rows, weights), arrays)[0]
 
     with jax.ensure_compile_time_eval():  # also where the solve is traced
-        params = layout.unflatten(jnp.asarray(np.cos(1 + np.arange(layout.size)) / 10, layout.dtype))
-        at_once, mean = map(float, both(params, rows, arrays))
-    if abs(at_once - mean) > APART * (abs(at_once) + abs(mean)):
-        msg = (
-            f"`loss` {name} is no mean over rows: for {count} of them it is {at_once:.6g}, and {mean:.6g} as the mean"
-            " of its values for each. Write jnp.mean over the rows, not a sum, nor a root or quotient of means; or pass"
-            " the data without `Rows`."
-        )
-        raise ValueError(msg)
+        params = layout.unflatten(irregular(layout.size, layout.dtype) / 10)
+        at_once, mean = both(params, rows, arrays)
+        refuse_no_mean(at_once, mean, name, f"{count} of them", "pass the data without `Rows`")
 
 
 def weighted(loss: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,9 +35,14 @@ def without_derivatives(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
 
+def irregular(size: int, dtype: Any) -> jax.Array:
+    """Return numbers from -1 to 1 that no problem is made of: no symmetry holds in them; shape `(size,)`."""
+    return jnp.cos(1 + jnp.arange(size, dtype=dtype))
+
+
 def nudge(vector: jax.Array) -> jax.Array:
-    """Return a small step beside a vector; of irrational parts, so that no symmetry keeps a function the same there."""
-    return 0.01 * jnp.maximum(1, jnp.abs(vector)) * jnp.cos(1 + jnp.arange(vector.size, dtype=vector.dtype))
+    """Return a small step beside a vector."""
+    return 0.01 * jnp.maximum(1, jnp.abs(vector)) * irregular(vector.size, vector.dtype)
 
 
 def once(flag: jax.Array, positive: jax.Array) -> jax.Array:

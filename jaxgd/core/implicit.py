@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
+from jaxgd.core.flat import irregular
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.stop import Counts, Status, succeeded
@@ -174,7 +175,7 @@ def _by_conjugate_gradients(times: Linear, like: jax.Array) -> Callable[[Linear,
         return found, (off <= eps**0.5 * jnp.linalg.norm(sides)) & (jnp.sum(found * sides) >= 0)
 
     # A singular matrix has solutions for some sides; for any others it has none.
-    probe = jnp.cos(1.61803399 * jnp.arange(1, like.size + 1, dtype=like.dtype) ** 2)
+    probe = irregular(like.size, like.dtype)
     _, regular = solved(times, probe)
 
     def solve(times: Linear, sides: jax.Array) -> jax.Array:

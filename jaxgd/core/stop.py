@@ -258,6 +258,11 @@ class PassFacts(NamedTuple):
         return next((status for holds, status in cases if holds), Status.RUNNING)
 
 
+def ended_above_start(status: Status) -> Status:
+    """Return the status of passes that have led higher than the start, by more than noise."""
+    return Status.DIVERGED if status in (Status.NOISE_FLOOR, Status.MAX_PASSES) else status
+
+
 def _as_leaves(stop: Stop) -> tuple[list[tuple[Any, Any]], None]:
     return [(jax.tree_util.GetAttrKey(field.name), getattr(stop, field.name)) for field in fields(stop)], None
 

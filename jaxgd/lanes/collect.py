@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgd.compile.devices import of_all_processes
 from jaxgd.compile.program import Answer
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.lanes.pool import Ended, Pool, blank, put
@@ -153,7 +154,4 @@ def _as_long(leaf: np.ndarray, longest: int) -> np.ndarray:
 
 def gathered(tree: Any, owned: np.ndarray) -> Any:
     """Return arrays, lanes first, of which each process has the lanes it owns, whole on each."""
-    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
-
-    every = multihost_utils.process_allgather(tree)
-    return jax.tree.map(lambda leaf: np.array(leaf[owned, np.arange(len(owned))]), every)
+    return jax.tree.map(lambda leaf: np.array(leaf[owned, np.arange(len(owned))]), of_all_processes(tree))

@@ -14,8 +14,9 @@ from jaxgd.compile.build import Ask
 from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Program, Solution
+from jaxgd.compile.row_mean import refuse_no_mean
 from jaxgd.compile.row_mean import weighted as of_rows
-from jaxgd.core.flat import expand_to
+from jaxgd.core.flat import expand_to, irregular
 from jaxgd.data.columns import check_there
 from jaxgd.lanes import many
 from jaxgd.lanes.pool import Part, blank, put
@@ -23,7 +24,6 @@ from jaxgd.watch.session import Watching
 
 SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile
 WASTE = 1.25  # times the fewest rows that so many lengths come to, what fewer lengths may
-APART = 1e-3  # relative difference between a loss and its mean over rows that rounding does not explain
 
 
 @dataclass(frozen=True)
@@ -201,21 +201,11 @@ def _check(ask: Ask, rows: Sorted, program: Program, weighted: Callable[..., Any
     group = np.array([int(np.argmax(rows.counts))])
     data, weights = jax.tree.map(lambda leaf: leaf[0], rows.rows(group, int(rows.counts[group[0]])))
     layout = program.layout(program.start)
-    place = jnp.cos(1 + jnp.arange(program.size, dtype=layout.dtype)) / 10
-    params = layout.unflatten(layout.flatten(program.start) + place)
+    params = layout.unflatten(layout.flatten(program.start) + irregular(program.size, layout.dtype) / 10)
     data = jax.tree.map(jnp.asarray, data)
-    combined, mean = (
-        jax.tree.leaves(f) for f in (ask.loss(params, data), weighted(params, (data, jnp.asarray(weights))))
-    )
-    for one, other in zip(combined, mean, strict=True):
-        off, scale = jnp.max(jnp.abs(one.ravel() - other.ravel())), jnp.max(jnp.abs(one)) + jnp.max(jnp.abs(other))
-        if off > APART * scale:
-            msg = (
-                f"`loss` {name_of(ask.loss)} is no mean over rows: for all {int(rows.counts[group[0]])} rows of group"
-                f" {rows.labels[group[0]]!r} it is {one}, and {other} as the mean of its values for each row. Use"
-                " jnp.mean over the rows, not a sum; or fill up the groups yourself and pass arrays, groups first."
-            )
-            raise ValueError(msg)
+    what = f"all {int(rows.counts[group[0]])} rows of group {rows.labels[group[0]]!r}"
+    at_once, mean = ask.loss(params, data), weighted(params, (data, jnp.asarray(weights)))
+    refuse_no_mean(at_once, mean, name_of(ask.loss), what, "fill up the groups yourself and pass arrays, groups first")
 
 
 def _merged(size: int, parts: list[Part], found: list[Solution]) -> Solution:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.convergence import Evidence
+from jaxgd.core.flat import irregular
 from jaxgd.core.loop import Run
 from jaxgd.core.protocol import Traits
 from jaxgd.core.stop import Counts, Status, with_status
@@ -17,16 +18,16 @@ from jaxgd.core.tiles import Span
 from jaxgd.rows.in_memory import Pass, RowsInMemory, Together, filled, on_devices, span_of
 from jaxgd.rows.rows import Rows
 from jaxgd.rows.streamed import Stream
-from jaxgd.watch.bursts import blame, ended, in_bursts
+from jaxgd.watch.bursts import ended, in_bursts
+from jaxgd.watch.failures import where_not_finite
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
 
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
 PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
-QUICK = 10  # evaluations on the sample before the loss of the other is looked at
-PATIENCE = 5  # evaluations on the sample that may not lower that
-CLOSE = 1e-2  # of the decrease made on the sample, what may be left there: the sample itself is off by more
+CLOSE = 1e-2  # `tol` on the sample: the sample itself is off by more
+BRIEF = 40  # evaluations on the sample at most, 5 of all rows: it may have no minimum where all rows have one
 
 
 class Samples(NamedTuple):
@@ -58,7 +59,7 @@ def solve_by_passes(program: Program, given: Inputs, rows: Rows, dtype: Any, wat
     begin = partial(_begun, program, samples, first, advance)
     solved = in_bursts(program, bare, begin, advance, watch, stage)
     if Counts.of(solved.answer.counts).status == Status.BAD_START:
-        note = blame(given, own.not_finite(), solved.answer)
+        note = where_not_finite(given, own.not_finite(), solved.answer)
     return solved._replace(note=note)
 
 
@@ -70,14 +71,15 @@ def _learnt(program: Program, sample: Inputs, run: Run, slopes: Any) -> Run:
 
 def _told(own: Pass, first: np.ndarray) -> list[float]:
     """Return numbers that tell rows and losses apart: of the loss and gradient at the start, and the rows' number."""
-    return [float(number) for number in (own.total, first[-1], np.cos(1 + np.arange(len(first) - 1)) @ first[:-1])]
+    slopes = np.asarray(irregular(len(first) - 1, np.float32)) @ first[:-1]
+    return [float(number) for number in (own.total, first[-1], slopes)]
 
 
 def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Callable[[Run, int], Run]) -> Run:
     """Return the run after its first evaluation, or gone on from where a sample has led."""
     run, ahead = program.begin(samples.other), None
     if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
-        ahead = _on_sample(program, samples)
+        ahead = _on_sample(program, samples.first)
         run = _carried(program, samples.other, run, ahead, far=False)
     run = _learnt(program, samples.other, run, first)
     if ahead is not None and not int(run.status):
@@ -101,19 +103,16 @@ def _carried(program: Program, given: Inputs, run: Run, other: Run, *, far: bool
     return run._replace(state=Traits.of(program.bind(given)[1]).carried(run.state, other.state, far=far))
 
 
-def _on_sample(program: Program, samples: Samples) -> Run:
-    """Return a run that has descended on the first sample as long as the loss of the other falls as well."""
-    lowest, waited, run = np.inf, 0, program.begin(samples.other)
-    tol, found = float(program.traits.tolerance.demanded(CLOSE, program.dtype)), run
-    while not int(run.status) and waited < PATIENCE:
-        run = _learnt(program, samples.other, run, program.slopes(samples.first, run.state.trial))
-        seen = Evidence.unpack(run.evidence)
-        if seen.predicted_remaining <= tol * seen.decrease:
-            break
-        if int(run.evals) > QUICK:
-            loss = float(program.slopes(samples.other, run.best.params)[-1])
-            lowest, waited, found = (loss, 0, run) if loss < lowest else (lowest, waited + 1, found)
-    return found._replace(state=run.state) if int(found.evals) else run
+def _on_sample(program: Program, sample: Inputs) -> Run:
+    """Return a run that has descended on a sample, as close to its minimum as that is to the one of all rows."""
+    numbers = list(sample.numbers)
+    numbers[program.limit] = min(numbers[program.limit], BRIEF)
+    if program.tol is not None:
+        numbers[program.tol] = max(numbers[program.tol], CLOSE)
+    sample, run = sample._replace(numbers=numbers), program.begin(sample)
+    while not int(run.status):
+        run = _learnt(program, sample, run, program.slopes(sample, run.state.trial))
+    return run
 
 
 def descended(program: Program, given: Inputs, own: Pass, count: int, evals: int) -> Iterator[Run]:

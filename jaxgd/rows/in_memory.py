@@ -175,7 +175,9 @@ class Together:
         """Return gradient and loss at the params, or what `of` says, the same in each process."""
         mean = self._own(params, of)
         # As bytes, which JAX makes no smaller.
-        every = _gathered(np.append(self._own.total * mean, self._own.total).view(np.uint32)).view(np.float64)
+        every = devices.of_all_processes(np.append(self._own.total * mean, self._own.total).view(np.uint32)).view(
+            np.float64
+        )
         sums = every.sum(axis=0)
         self.total = float(sums[-1])
         return (sums[:-1] / sums[-1]).reshape(mean.shape)
@@ -185,15 +187,9 @@ class Together:
         share = -(-count // jax.process_count())
         own = self._own.samples(share)
         own = [jax.tree.map(lambda leaf: np.resize(np.asarray(leaf), (share, *leaf.shape[1:])), each) for each in own]
-        every = [_gathered(each) for each in (own * 2)[:2]]
+        every = [devices.of_all_processes(each) for each in (own * 2)[:2]]
         return [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], each) for each in every]
 
     def not_finite(self) -> list[str]:
         """Return which row of this process is not finite."""
         return self._own.not_finite()
-
-
-def _gathered(tree: Any) -> Any:
-    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
-
-    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree))

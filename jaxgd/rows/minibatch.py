@@ -12,7 +12,7 @@ import numpy as np
 from jaxgd.compile.build import Ask
 from jaxgd.compile.program import Answer, Inputs, Program, Solution
 from jaxgd.core import convergence
-from jaxgd.core.stop import DEFAULT, Counts, PassFacts, Status, Stop
+from jaxgd.core.stop import DEFAULT, Counts, PassFacts, Status, Stop, ended_above_start
 from jaxgd.rows import build, full_batch
 from jaxgd.rows.between_passes import AllRows, Without
 from jaxgd.rows.in_memory import filled, span_of
@@ -21,8 +21,8 @@ from jaxgd.rows.shuffle import Batches, Shuffled, Sums, passed_over
 from jaxgd.solvers.gradient_descent import GradientDescent
 from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.registry import named
-from jaxgd.watch.bursts import blame
 from jaxgd.watch.checkpoint import Saved
+from jaxgd.watch.failures import where_not_finite
 from jaxgd.watch.resume import about, taken_apart, together
 from jaxgd.watch.session import Stage, Watching, resumable
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
@@ -44,7 +44,7 @@ def solve_by_minibatches(ask: Ask, rows: Rows, watch: Watching) -> Solution:
     over_all, first = (all_rows.program, given), all_rows.first
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first.loss, first.grad))):
         counts = Counts(Status.BAD_START).pack()
-        note += blame(given, all_rows.own.not_finite(), first)
+        note += where_not_finite(given, all_rows.own.not_finite(), first)
         return Solution(program, first._replace(counts=counts), note=note, source=over_all)
     descent = _Descent((program, own), all_rows, batches, rows, ask)
     of = [float(first.loss), all_rows.own.total]
@@ -178,7 +178,7 @@ class _Descent:
         if status is Status.SMALL_GRADIENT:
             found = [*filter(self._is_small, found)]
         if not found and passed.number and passed.least > self._whole.height(self._whole.first):
-            status = Status.DIVERGED if status in (Status.NOISE_FLOOR, Status.MAX_PASSES) else status
+            status = ended_above_start(status)
         return status, self._whole.judged(found[0] if found else self._whole.first, passed.predicted_remaining)
 
     def _answer(self, passed: Passed) -> Answer:

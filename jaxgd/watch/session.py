@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgd.compile.devices import of_all_processes
 from jaxgd.core.stop import Status
 from jaxgd.watch.checkpoint import Saved, differences, read
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
@@ -187,9 +188,7 @@ def _named(arrays: dict[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
 
 def _agreed(status: Status) -> Status:
     """Return what the first of several processes that ends says, so that all end at once."""
-    from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
-
-    return Status(int(np.max(multihost_utils.process_allgather(np.int32(status)))))
+    return Status(int(np.max(of_all_processes(np.int32(status)))))
 
 
 def resumable(status: Status) -> bool:
