@@ -94,7 +94,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature
     `part`: of what rounding hides, the most that may be left. `exact_curvature`: the curvature of the solver's model is
     computed, not learnt from the moves.
     """
-    known = jnp.isfinite(facts.before.loss)
+    known = facts.before.evaluated
     moved = facts.moved & known
     drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
@@ -181,13 +181,12 @@ def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:
 def better(old: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
     """Lower, or equal to rounding and nearer to the minimum by gradient or model; the start is taken whatever it is."""
     noise, rise = rounding(facts.best.loss), facts.trial.loss - facts.best.loss
-    finite = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
     level = (rise <= noise) & (facts.trial.norm < facts.best.norm)
     # Where the curvature is known in every direction, the model says that the loss is lower there.
     onwards = facts.moved & facts.full_hessian
     level = level | (onwards & (rise <= jnp.maximum(noise_measured(old, facts.best), facts.doubt)))
     level = level & (facts.trial.loss <= old.first)
-    return (evals == 0) | (finite & ((facts.trial.loss < facts.best.loss - noise) | level))
+    return (evals == 0) | (facts.trial.finite & ((facts.trial.loss < facts.best.loss - noise) | level))
 
 
 def hidden_by_rounding(point: Point, made: Any) -> Any:
@@ -229,7 +228,7 @@ def resting(seen: Evidence, drop: jax.Array, noise: Any) -> Any:
 
 def pinned(seen: Evidence, facts: Facts, size: int) -> Any:
     """Return whether refused trials have closed in on the minimum over one parameter from both sides."""
-    fine = jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm) & jnp.isfinite(facts.norm**2)
+    fine = facts.trial.finite & jnp.isfinite(facts.norm**2)
     return facts.stuck & (size == 1) & (seen.stalled_evals > 1) & fine
 
 

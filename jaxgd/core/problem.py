@@ -27,19 +27,16 @@ class Point(NamedTuple):
     """A place and what is known there, packed so that XLA copies it in two operations."""
 
     vectors: Any  # shape (2, p): params, grad; with a term (3, p): and residual
-    scalars: (
-        jax.Array
-    )  # shape (5,): loss; of the residual the Euclidean length, the sum of sizes, and that times params; sum of params
+    scalars: jax.Array  # shape (5,): loss, norm, residual_abs_sum, that of |residual * params|, params_abs_sum
     aux: Any  # what the loss returned beside its value, or ()
 
     @property
     def params(self) -> jax.Array:
-        """The place, shape `(p,)`."""
         return self.vectors[0]
 
     @property
     def grad(self) -> jax.Array:
-        """The gradient of the smooth part, shape `(p,)`."""
+        """The gradient of the smooth part."""
         return self.vectors[1]
 
     @property
@@ -49,8 +46,18 @@ class Point(NamedTuple):
 
     @property
     def loss(self) -> jax.Array:
-        """The loss."""
+        """The loss and all that is added to it; infinite before the first evaluation."""
         return self.scalars[0]
+
+    @property
+    def evaluated(self) -> jax.Array:
+        """Whether the loss is known here; a point where it is not finite is no place to stand."""
+        return jnp.isfinite(self.loss)
+
+    @property
+    def finite(self) -> jax.Array:
+        """Whether the loss and every slope are."""
+        return jnp.isfinite(self.loss) & jnp.isfinite(self.norm)
 
     @property
     def norm(self) -> jax.Array:
@@ -69,7 +76,6 @@ class Point(NamedTuple):
 
     @property
     def params_abs_sum(self) -> jax.Array:
-        """The sum of the absolute params."""
         return self.scalars[4]
 
 
@@ -219,7 +225,7 @@ class Problem:
         return as_vector(aux[0] if self.has_aux else aux, params.dtype)
 
     def unevaluated(self, params: jax.Array) -> Point:
-        """Return what is known of `params` before any evaluation: the loss is taken as infinite."""
+        """Return a point at `params` that is not evaluated yet."""
         aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.aux)
         scalars, zeros = jnp.array([jnp.inf, 0, 0, 0, 0], params.dtype), jnp.zeros_like(params)
         return Point(pack(params, zeros, *(() if self.term is None else (zeros,))), scalars, aux)

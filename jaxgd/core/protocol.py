@@ -11,15 +11,35 @@ from jaxgd.core.problem import Point, Problem
 
 
 class Solver(Protocol):
-    """Two pure functions: where to look first, and what to do after each evaluation."""
+    """Two pure functions: where to look first, and what to do after each evaluation.
+
+    A state is a NamedTuple that has the fields of `unstarted`, and may have those of `Reported`.
+    """
 
     def init(self, problem: Problem, params: jax.Array) -> Any:
-        """Return the state that asks for the start `params`, shape `(p,)`, to be evaluated."""
+        """Return the state that asks for the start `params` to be evaluated."""
         ...
 
     def step(self, problem: Problem, state: Any, trial: Point) -> Any:
         """Return the state after the evaluation that the last state asked for."""
         ...
+
+
+def unstarted(problem: Problem, params: jax.Array) -> dict[str, Any]:
+    """Return what the loop reads of every state, as it is before the start `params` is evaluated."""
+    point, no, zero = problem.unevaluated(params), jnp.zeros((), bool), jnp.zeros((), params.dtype)
+    return {
+        "point": point,  # where the method stands; changes with a move alone
+        "trial": params,  # where to look next
+        "moved": no,  # the last trial was accepted
+        "stuck": no,  # there is nowhere left to look
+        "predicted_remaining": point.loss,  # decrease still to come; inf: nothing tells it yet; or `UNTOLD`
+        "slope_decrease": zero,  # decrease over the last step, as the slopes at its ends tell it
+        "stepsize": zero,  # of the last step
+    }
+
+
+UNTOLD = np.nan  # as `predicted_remaining`: the step tells nothing of it, and what was said before holds
 
 
 class Tolerance(NamedTuple):
@@ -46,7 +66,7 @@ TOL_LEARNT = Tolerance({"float32": 1e-30, "float64": 1e-60}, {"float32": 1e-5, "
 
 
 def keeps_none(size: int) -> int:
-    """Return 0: the bytes of the matrices that a method keeps for so many params."""
+    """Return the bytes of the matrices that a method keeps for so many params."""
     del size
     return 0
 
@@ -80,7 +100,7 @@ class Traits(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """What the state of a method may tell, beside what every state does; all scalars."""
+    """What the state of a method may tell, beside what every state does; of shape ()."""
 
     saddle: Any = np.False_  # the curvature is negative somewhere
     lost: Any = np.False_  # a param has lost its influence on the loss

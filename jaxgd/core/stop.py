@@ -204,8 +204,7 @@ class Stop:
 
     def _status(self, traits: Traits, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
-        first, fine = evals == 1, jnp.isfinite(facts.trial.loss) & jnp.isfinite(facts.trial.norm)
-        here = jnp.isfinite(facts.point.loss) & jnp.isfinite(facts.point.norm)
+        first, fine, here = evals == 1, facts.trial.finite, facts.point.finite
         moved, flat = facts.moved & ~first, fine & (facts.point.residual_abs_sum == 0) & ~facts.saddle
         floor = here & (at_floor(seen, facts, exact_curvature=traits.exact_curvature) | pinned(seen, facts, size))
         done = flat | (here & (seen.hidden >= min(traits.tolerance.agree, size + 1)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import once, pack, products
 from jaxgd.core.problem import Point, Problem, choose
-from jaxgd.core.protocol import Tolerance
+from jaxgd.core.protocol import Tolerance, unstarted
 from jaxgd.core.scaling import Units, scaling_of
 from jaxgd.solvers.gradient_directions import Conjugate, Gradient
 from jaxgd.solvers.line_search import LineSearch, Nonmonotone, Wolfe
@@ -68,29 +68,21 @@ class Descent:
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.unevaluated(params)
-        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        hvps = scaling_of(params.size) if self.scaled else 0
+        zero, hvps = jnp.zeros((), params.dtype), scaling_of(params.size) if self.scaled else 0
         return DescentState(
-            point=point,
-            trial=params,
-            moved=no,
-            stuck=no,
-            predicted_remaining=point.loss,
-            slope_decrease=zero,
-            stepsize=zero,
+            **unstarted(problem, params),
             norm=zero,
             products=jnp.full((), hvps, jnp.int32),
             units=Units.at(problem, params) if hvps else Units.unknown(params),
             direction=jnp.zeros_like(params),
-            line=self.search.begin(point.loss).pack(),
+            line=self.search.begin(zero).pack(),
             memory=self.direction.begin(params),
         )
 
     def step(self, problem: Problem, state: DescentState, trial: Point) -> DescentState:
         """Learn from the trial: accept it and turn, or look elsewhere on the line."""
         del problem
-        units = state.units.begun(trial, ~jnp.isfinite(state.point.loss))
+        units = state.units.begun(trial, ~state.point.evaluated)
         old, new = _in(units, state.point.vectors), _in(units, trial.vectors)
         slope = products(new, state.direction[None])[1, 0]
         line = self.search.unpack(state.line)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import products
 from jaxgd.core.problem import Point, Problem, choose, rounding
+from jaxgd.core.protocol import UNTOLD, unstarted
 from jaxgd.solvers.gradient_descent import along
 
 SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size grow again
@@ -45,14 +46,14 @@ class FISTA:
 
     def init(self, problem: Problem, params: jax.Array) -> AcceleratedState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.unevaluated(params)
-        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        return AcceleratedState(point, params, no, no, point.loss, zero, zero, point, no, zero, zero + 1, no)
+        common, no, zero = unstarted(problem, params), jnp.zeros((), bool), jnp.zeros((), params.dtype)
+        return AcceleratedState(
+            **common, ahead=common["point"], looking=no, curvature=zero, momentum=zero + 1, begun=no
+        )
 
     def step(self, problem: Problem, state: AcceleratedState, trial: Point) -> AcceleratedState:
         """Learn from the trial: start a gradient step from it, or accept it as the end of one."""
-        first = ~jnp.isfinite(state.point.loss)
-        fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
+        first, fine = ~state.point.evaluated, trial.finite
         ended = ~state.looking & ~first
         under, curvature = self._curvature(problem, state, trial, fine)
         lower = trial.loss <= state.point.loss + rounding(state.point.loss)
@@ -72,7 +73,7 @@ class FISTA:
         gain, left = along(problem, state.point, trial)
         stuck = ~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params)
         # What a step by the curvature of the last trial would bring, were the params not rounded.
-        left = jnp.where(moved & ~first, left, jnp.where(stuck, point.norm**2 / (2 * state.curvature), jnp.nan))
+        left = jnp.where(moved & ~first, left, jnp.where(stuck, point.norm**2 / (2 * state.curvature), UNTOLD))
         return AcceleratedState(
             point=point,
             trial=aim,
@@ -92,7 +93,7 @@ class FISTA:
         self, problem: Problem, state: AcceleratedState, trial: Point, fine: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Return whether the parabola of curvature L lies above the loss at the trial, and the next L."""
-        first = ~jnp.isfinite(state.point.loss)
+        first = ~state.point.evaluated
         s_y, square = self._measured(problem, state.ahead, trial)
         under = fine & (s_y <= state.curvature * square * (1 + 1e-3))
         measured = s_y / jnp.where(square > 0, square, 1)

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from jaxgd.core.flat import products
 from jaxgd.core.problem import Point, Problem
+from jaxgd.core.protocol import UNTOLD, unstarted
 
 
 class GradientState(NamedTuple):
@@ -79,10 +80,12 @@ class GradientDescent:
 
     def init(self, problem: Problem, params: jax.Array) -> GradientState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.unevaluated(params)
-        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
-        place = params if self.nesterov else None
-        return GradientState(point, params, no, no, point.loss, zero, zero, zero, jnp.zeros((), jnp.int32), place)
+        return GradientState(
+            **unstarted(problem, params),
+            upcoming=jnp.zeros((), params.dtype),
+            steps=jnp.zeros((), jnp.int32),
+            place=params if self.nesterov else None,
+        )
 
     def step(self, problem: Problem, state: GradientState, trial: Point) -> GradientState:
         """Take the trial as it is, and step along its gradient."""
@@ -100,8 +103,8 @@ class GradientDescent:
         return GradientState(
             point=trial,
             trial=aim,
-            moved=jnp.isfinite(state.point.loss),
-            stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
+            moved=state.point.evaluated,
+            stuck=~trial.finite,
             predicted_remaining=jnp.maximum(size * trial.norm**2 / 2, left),
             slope_decrease=gain,
             stepsize=state.upcoming,
@@ -114,8 +117,8 @@ class GradientDescent:
 def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
     """Return the decrease from the point to the trial as the slopes tell it, and the decrease left after it.
 
-    What is left is told by the curvature along the move. A move that is lost in rounding of the params tells nothing
-    (NaN); any other that is too short has met hardly any curvature, and leaves much.
+    What is left is told by the curvature along the move. A move that is lost in rounding of the params leaves it
+    `UNTOLD`; any other that is too short has met hardly any curvature, and leaves much.
     """
     move = trial.params - point.params
     before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
@@ -125,7 +128,7 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     eps = jnp.finfo(square.dtype).eps
     clear = curvature > 4 * eps * jnp.abs(before)
     lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.params_abs_sum
-    unclear = jnp.where(lost, jnp.nan, jnp.abs(before) / (8 * eps))
+    unclear = jnp.where(lost, UNTOLD, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
     left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, curvature, 1)) / 2, unclear)
     return gain, left

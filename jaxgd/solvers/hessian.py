@@ -253,7 +253,7 @@ class Products(Curvature):
         del problem
         change = pack(memory.scale * (trial.params - before.params), (trial.grad - before.grad) / memory.scale)
         length, curvature = products(change, change[:1])[:, 0]
-        first = ~jnp.isfinite(before.loss)
+        first = ~before.evaluated
         known = moved & jnp.isfinite(curvature / length) & (curvature > 0) & ~first
         scale = memory.scale * jnp.sqrt(jnp.where(known, curvature / length, 1))
         return Diagonal(scale if scaling_of(trial.params.size) else jnp.where(first, scale_of_slopes(trial), scale))

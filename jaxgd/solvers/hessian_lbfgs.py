@@ -50,13 +50,13 @@ class LimitedMemoryHessian(Curvature):
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
         """Take the change along the trial, moved to or not, where its curvature is positive."""
         del problem
-        first = moved & ~jnp.isfinite(before.loss)
+        first = moved & ~before.evaluated
         if not (self.scaled and scaling_of(trial.params.size)):
             memory = memory._replace(units=jnp.where(first, scale_of_slopes(trial), memory.units))
         s, y = memory.units * (trial.params - before.params), (trial.grad - before.grad) / memory.units
         s_s, s_y, y_y = products(jnp.stack([s, s, y]), jnp.stack([s, y, y])).diagonal()
         eps = jnp.finfo(s.dtype).eps
-        take = jnp.isfinite(before.loss) & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y))
+        take = before.evaluated & jnp.isfinite(y_y) & (s_y > eps * jnp.sqrt(s_s * y_y))
         norm = jax.lax.rsqrt(jnp.where(take, s_y, 1))
 
         def append(rows: jax.Array, row: jax.Array) -> jax.Array:

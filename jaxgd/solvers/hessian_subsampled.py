@@ -50,7 +50,7 @@ class Sampled(Curvature):
         """Take the change along the trial; or make the Hessian anew where the model was wrong of it."""
         step = trial.params - before.params
         off = trial.grad - before.grad - jnp.matmul(memory.hessian, step, precision="highest")
-        known = jnp.isfinite(before.loss)
+        known = before.evaluated
         # In the scale of the params, so that their units do not matter.
         scale = or_one(memory.scale)
         scaled = pack(scale * step, off / scale, before.grad / scale)

@@ -9,40 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.flat import pack
+from jaxgd.core.problem import choose
 
 PATIENCE = 3  # interpolations in a bracket before it is halved
-Mark = tuple[jax.Array, jax.Array, jax.Array]  # step size, loss, slope
-
-
-class Search(NamedTuple):
-    """A search along one line, all scalars; `low` is too short a step, `high` too long (inf: none known)."""
-
-    stepsize: jax.Array  # where to look next
-    low: jax.Array
-    low_loss: jax.Array
-    low_slope: jax.Array
-    high: jax.Array
-    high_loss: jax.Array
-    high_slope: jax.Array
-    slope: jax.Array  # at the line's start
-    trials: jax.Array  # made since `high` is known; inf: take the next one as it is, if finite
-
-    def pack(self) -> jax.Array:
-        """Return one vector."""
-        return pack(*self)
-
-
-class Backtrack(NamedTuple):
-    """A search along one line that only shortens its step."""
-
-    stepsize: jax.Array  # where to look next
-    slope: jax.Array  # at the line's start
-    trials: jax.Array  # made; inf: take the next one as it is, if finite
-    recent: jax.Array  # losses where the last lines started, newest first; -inf: none
-
-    def pack(self) -> jax.Array:
-        """Return one vector."""
-        return jnp.concatenate([pack(*self[:3]), self.recent])
+SETTLED = jnp.inf  # in place of the trials made: the next one is taken as it is, if finite
 
 
 class Line(Protocol):
@@ -63,6 +33,44 @@ class Line(Protocol):
         ...
 
 
+class Mark(NamedTuple):
+    """A place on a line."""
+
+    stepsize: jax.Array
+    loss: jax.Array
+    slope: jax.Array
+
+
+class Search(NamedTuple):
+    """A search along one line by a bracket around the answer."""
+
+    stepsize: jax.Array
+    low: Mark  # too short a step
+    high: Mark  # too long a step; an infinite one while none is known
+    slope: jax.Array
+    trials: jax.Array  # made since `high` is known, or `SETTLED`
+
+    @property
+    def bounded(self) -> jax.Array:
+        """Whether a step is known that is too long."""
+        return jnp.isfinite(self.high.stepsize)
+
+    def pack(self) -> jax.Array:
+        return pack(self.stepsize, *self.low, *self.high, self.slope, self.trials)
+
+
+class Backtrack(NamedTuple):
+    """A search along one line that only shortens its step."""
+
+    stepsize: jax.Array
+    slope: jax.Array
+    trials: jax.Array  # made, or `SETTLED`
+    recent: jax.Array  # losses where the last lines started, shape (window,), newest first; -inf: none
+
+    def pack(self) -> jax.Array:
+        return jnp.concatenate([pack(*self[:3]), self.recent])
+
+
 class SearchVerdict(NamedTuple):
     """What a search learnt from one trial."""
 
@@ -75,7 +83,7 @@ class LineSearch(Protocol):
     """How far to go along a line."""
 
     def begin(self, like: jax.Array) -> Line:
-        """Return a search that accepts its first trial: the start of everything."""
+        """Return a search that accepts its first trial, the start of everything, in the type of a number `like`."""
         ...
 
     def unpack(self, packed: jax.Array) -> Any:
@@ -91,14 +99,13 @@ class LineSearch(Protocol):
         ...
 
 
-def cubic_minimizer(
-    a: jax.Array, fa: jax.Array, da: jax.Array, b: jax.Array, fb: jax.Array, db: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """Return the minimizer of the cubic through two values and slopes; NaN where it has none.
+def cubic_minimizer(one: Mark, other: Mark, noise: jax.Array) -> jax.Array:
+    """Return the step to the minimizer of the cubic through two losses and slopes; NaN where it has none.
 
-    Nocedal and Wright, Numerical Optimization (2006), equation 3.59. Where the values differ by less than `noise`
+    Nocedal and Wright, Numerical Optimization (2006), equation 3.59. Where the losses differ by less than `noise`
     the slopes alone decide, which makes it the secant step.
     """
+    (a, fa, da), (b, fb, db) = one, other
     rise = jnp.where(jnp.abs(fb - fa) > noise, (fb - fa) / (b - a), (da + db) / 2)
     d1 = da + db - 3 * rise
     # Scaled by the largest term, so that the squares neither overflow nor vanish.
@@ -146,28 +153,25 @@ class Wolfe:
         _check("max_trials", self.max_trials, 0, np.inf, integer=True)
 
     def begin(self, like: jax.Array) -> Search:
-        """Return a search that accepts its first trial: the start of everything."""
         zero, inf = jnp.zeros_like(like), jnp.full_like(like, jnp.inf)
-        return Search(zero, zero, inf, zero, inf, inf, zero, zero, inf)
+        return Search(zero, low=Mark(zero, inf, zero), high=Mark(inf, inf, zero), slope=zero, trials=SETTLED + zero)
 
     def unpack(self, packed: jax.Array) -> Search:
-        """Read a search from its vector."""
-        return Search(*packed)
+        stepsize, *marks, slope, trials = packed
+        return Search(stepsize, low=Mark(*marks[:3]), high=Mark(*marks[3:]), slope=slope, trials=trials)
 
     def start(self, last: Search, loss: jax.Array, slope: jax.Array) -> Search:
-        """Return the search along a new line with this loss and slope at its start, first trial at 1."""
         del last
         zero, inf = jnp.zeros_like(loss), jnp.full_like(loss, jnp.inf)
         # Rounding can turn a direction uphill: a step of 0 fails at once.
         step = jnp.where(slope < 0, zero + 1, 0)
-        return Search(step, zero, loss, slope, inf, inf, zero, slope, zero)
+        return Search(step, low=Mark(zero, loss, slope), high=Mark(inf, inf, zero), slope=slope, trials=zero)
 
     def judge(self, search: Search, start: jax.Array, loss: jax.Array, slope: jax.Array) -> SearchVerdict:
-        """Learn from the loss and slope at `search.stepsize`; `start` is the loss at the line's start."""
         step, eps = search.stepsize, jnp.finfo(loss.dtype).eps
-        noise, settling = 4 * eps * jnp.abs(start), jnp.isinf(search.trials)
+        noise, settling = 4 * eps * jnp.abs(start), search.trials == SETTLED
         finite = jnp.isfinite(loss) & jnp.isfinite(slope)
-        enough = (loss <= start + self.sufficient * step * search.slope) & (loss <= search.low_loss)
+        enough = (loss <= start + self.sufficient * step * search.slope) & (loss <= search.low.loss)
         level = loss <= start + noise
         flat = jnp.abs(slope) <= -self.curvature * search.slope
         wolfe = enough & (flat if self.strong else slope >= self.curvature * search.slope)
@@ -175,34 +179,33 @@ class Wolfe:
         accepted = finite & (((wolfe | approximate) & (search.slope < 0)) | settling)
 
         too_long = ~finite | (slope >= 0) | ~(enough | level)
-        trial = (step, jnp.where(finite, loss, jnp.inf), slope)
-        low = _select(too_long, (search.low, search.low_loss, search.low_slope), trial)
-        high = _select(too_long, trial, (search.high, search.high_loss, search.high_slope))
-        bounded = jnp.isfinite(high[0])
-        trials = search.trials + bounded
-        exhausted = bounded & ((trials > self.max_trials) | (high[0] - low[0] <= 2 * eps * high[0]))
+        trial = Mark(step, jnp.where(finite, loss, jnp.inf), slope)
+        low, high = choose(too_long, search.low, trial), choose(too_long, trial, search.high)
+        after = search._replace(low=low, high=high)
+        after = after._replace(trials=search.trials + after.bounded)
+        narrow = high.stepsize - low.stepsize <= 2 * eps * high.stepsize
+        exhausted = after.bounded & ((after.trials > self.max_trials) | narrow)
         # A step too short to change anything is no answer.
-        settle = exhausted & (low[0] > 0) & ((low[1] < start) | (low[2] > search.slope))
-        stepsize = jnp.where(settle, low[0], self._next(search, trial, low, high, noise, trials))
-        after = Search(stepsize, *low, *high, search.slope, jnp.where(settle, jnp.inf, trials))
+        settle = exhausted & (low.stepsize > 0) & ((low.loss < start) | (low.slope > search.slope))
+        after = after._replace(
+            stepsize=jnp.where(settle, low.stepsize, self._next(search, trial, after, noise)),
+            trials=jnp.where(settle, SETTLED, after.trials),
+        )
         return SearchVerdict(after, accepted, ~accepted & ((exhausted & ~settle) | settling))
 
-    def _next(
-        self, search: Search, trial: Mark, low: Mark, high: Mark, noise: jax.Array, trials: jax.Array
-    ) -> jax.Array:
+    def _next(self, search: Search, trial: Mark, after: Search, noise: jax.Array) -> jax.Array:
         """Return the next trial: inside the bracket, or beyond the last trial while there is none."""
-        bounded = jnp.isfinite(high[0])
-        a = _select(bounded, low, (search.low, search.low_loss, search.low_slope))
-        b = _select(bounded, high, trial)
-        width = b[0] - a[0]
-        least = jnp.where(bounded, a[0] + 0.1 * width, b[0] + 0.1 * width)
-        most = jnp.where(bounded, b[0] - 0.1 * width, b[0] + (self.growth - 1) * width)
+        bounded = after.bounded
+        a, b = choose(bounded, after.low, search.low), choose(bounded, after.high, trial)
+        width = b.stepsize - a.stepsize
+        least = jnp.where(bounded, a.stepsize + 0.1 * width, b.stepsize + 0.1 * width)
+        most = jnp.where(bounded, b.stepsize - 0.1 * width, b.stepsize + (self.growth - 1) * width)
         # Of a line's first bracket nothing is known but what the cubic says: the step may be of another size.
-        least = jnp.where(bounded & (trials == 1) & (low[0] == 0), 0, least)
+        least = jnp.where(bounded & (after.trials == 1) & (after.low.stepsize == 0), 0, least)
         # Halve where the cubic knows nothing and when it is slow; go far where the slope does not rise.
-        blind = jnp.where(bounded, a[0] + 0.5 * width, most)
-        step = cubic_minimizer(*a, *b, noise)
-        useful = jnp.where(bounded, jnp.isfinite(step) & (trials <= PATIENCE), step > b[0])
+        blind = jnp.where(bounded, a.stepsize + 0.5 * width, most)
+        step = cubic_minimizer(a, b, noise)
+        useful = jnp.where(bounded, jnp.isfinite(step) & (after.trials <= PATIENCE), step > b.stepsize)
         return jnp.where(useful, jnp.clip(step, least, most), blind)
 
 
@@ -226,33 +229,26 @@ class Nonmonotone:
         _check("max_trials", self.max_trials, 0, np.inf, integer=True)
 
     def begin(self, like: jax.Array) -> Backtrack:
-        """Return a search that accepts its first trial: the start of everything."""
-        zero, inf = jnp.zeros_like(like), jnp.full_like(like, jnp.inf)
-        return Backtrack(zero, zero, inf, jnp.full(self.window, -jnp.inf, like.dtype))
+        zero = jnp.zeros_like(like)
+        return Backtrack(zero, slope=zero, trials=SETTLED + zero, recent=jnp.full(self.window, -jnp.inf, like.dtype))
 
     def unpack(self, packed: jax.Array) -> Backtrack:
-        """Read a search from its vector."""
-        return Backtrack(packed[0], packed[1], packed[2], packed[3:])
+        return Backtrack(*packed[:3], recent=packed[3:])
 
     def start(self, last: Backtrack, loss: jax.Array, slope: jax.Array) -> Backtrack:
-        """Return the search along a new line with this loss and slope at its start, first trial at 1."""
         one = jnp.ones_like(loss)
-        return Backtrack(one, slope, 0 * one, jnp.concatenate([loss[None], last.recent[:-1]]))
+        recent = jnp.concatenate([loss[None], last.recent[:-1]])
+        return Backtrack(one, slope=slope, trials=0 * one, recent=recent)
 
     def judge(self, line: Backtrack, start: jax.Array, loss: jax.Array, slope: jax.Array) -> SearchVerdict:
-        """Learn from the loss and slope at `line.stepsize`; `start` is the loss at the line's start."""
         step, eps = line.stepsize, jnp.finfo(loss.dtype).eps
-        finite, settling = jnp.isfinite(loss) & jnp.isfinite(slope), jnp.isinf(line.trials)
+        finite, settling = jnp.isfinite(loss) & jnp.isfinite(slope), line.trials == SETTLED
         most = jnp.max(line.recent)
         noise = 4 * eps * jnp.abs(most)
         enough = (loss <= most + noise + self.sufficient * step * line.slope) & (line.slope < 0)
         accepted = finite & (enough | settling)
         # Nothing is known of the loss beyond a trial that is not finite: go back far.
-        best = cubic_minimizer(jnp.zeros_like(step), start, line.slope, step, loss, slope, noise)
+        best = cubic_minimizer(Mark(jnp.zeros_like(step), start, line.slope), Mark(step, loss, slope), noise)
         shorter = jnp.where(jnp.isfinite(best), jnp.clip(best, 0.1 * step, 0.5 * step), 0.1 * step)
         failed = ~accepted & ((line.trials >= self.max_trials) | settling | (line.slope >= 0))
         return SearchVerdict(line._replace(stepsize=shorter, trials=line.trials + 1), accepted, failed)
-
-
-def _select(condition: jax.Array, yes: Mark, no: Mark) -> Mark:
-    return jnp.where(condition, yes[0], no[0]), jnp.where(condition, yes[1], no[1]), jnp.where(condition, yes[2], no[2])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.core.problem import Point, Problem
+from jaxgd.core.protocol import unstarted
 from jaxgd.solvers.gradient_descent import along
 
 
@@ -44,10 +45,8 @@ class Optax:
 
     def init(self, problem: Problem, params: jax.Array) -> OptaxState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.unevaluated(params)
-        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
         inner = self.transformation.init(problem.layout.unflatten(params))
-        return OptaxState(point, params, no, no, point.loss, zero, zero, jax.tree.map(_strong, inner))
+        return OptaxState(**unstarted(problem, params), inner=jax.tree.map(_strong, inner))
 
     def step(self, problem: Problem, state: OptaxState, trial: Point) -> OptaxState:
         """Take the trial as it is, and step as the transformation says."""
@@ -57,12 +56,11 @@ class Optax:
             grad, state.inner, params, trial.loss, lambda tree: problem.value(flatten(tree))[0]
         )
         gain, left = along(problem, state.point, trial)
-        moved = jnp.isfinite(state.point.loss)
         return OptaxState(
             point=trial,
             trial=trial.params + flatten(updates),
-            moved=moved,
-            stuck=~(jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)),
+            moved=state.point.evaluated,
+            stuck=~trial.finite,
             predicted_remaining=left,
             slope_decrease=gain,
             stepsize=jnp.sqrt(jnp.sum((trial.params - state.point.params) ** 2)),

@@ -11,17 +11,27 @@ from jaxgd.core.flat import products
 class Step(NamedTuple):
     """A step and what the model says of it."""
 
-    move: jax.Array  # shape (p,)
+    move: jax.Array
     predicted_reduction: jax.Array  # decrease of the model along the move
-    predicted_remaining: jax.Array  # decrease of the model to its minimum; inf where it has none
-    radius: jax.Array  # the distance allowed: as asked, or of the first step where that was inf
-    products: jax.Array  # with the Hessian, an int32
-    newton: jax.Array  # shape (p,): to the model's minimum, as far as curvature tells where it is
-    unknown: jax.Array  # directions free to move whose curvature is rounding; nan where that is not known
+    predicted_remaining: jax.Array  # decrease of the model to its minimum; inf: see `endless`
+    radius: jax.Array  # the distance allowed: as asked, or of the first step where there was none
+    products: jax.Array  # with the Hessian
+    newton: jax.Array  # to the model's minimum, as far as curvature tells where it is
+    unknown: jax.Array  # directions free to move whose curvature is rounding; NaN, above no number: not known
+
+    @property
+    def endless(self) -> jax.Array:
+        """Whether no minimum of the model was met: it has none, or the radius came first."""
+        return jnp.isinf(self.predicted_remaining)
 
     def at_edge(self, scale: jax.Array) -> jax.Array:
         """Return whether it is the radius that keeps the step short, not the model."""
         return jnp.sum((scale * self.move) ** 2) > (self.radius / 2) ** 2
+
+
+def limits(radius: jax.Array) -> jax.Array:
+    """Whether a radius limits the step; it is infinite where there is none."""
+    return jnp.isfinite(radius)
 
 
 class Model(Protocol):
@@ -29,12 +39,12 @@ class Model(Protocol):
 
     @property
     def grad(self) -> jax.Array:
-        """The slope g, shape `(p,)`."""
+        """The slope g."""
         ...
 
     @property
     def scale(self) -> jax.Array:
-        """The diagonal D, shape `(p,)`."""
+        """The diagonal D."""
         ...
 
     def matvec(self, steps: jax.Array) -> jax.Array:
@@ -44,12 +54,12 @@ class Model(Protocol):
     def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         """Return the minimizer of grad's + s'Hs / 2 over the entries that are `free` (1, else 0), |Ds| <= radius.
 
-        Where the radius is infinite, it is the length of a Newton step with each curvature taken as positive.
+        Where there is none, it is the length of a Newton step with each curvature taken as positive.
         """
         ...
 
     def across(self, normal: jax.Array, curvature: Any) -> "Model":
-        """Return the model of steps at right angles to the normal, with `bend` added to each curvature."""
+        """Return the model of steps at right angles to the normal, with `curvature` added to each of its own."""
         ...
 
 

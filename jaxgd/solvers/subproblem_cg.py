@@ -1,7 +1,7 @@
 """Trust-region steps by conjugate gradients: all that is asked of the Hessian is its product with vectors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, rounding
 from jaxgd.core.scaling import or_one
-from jaxgd.solvers.subproblem import Step, dot, inward
+from jaxgd.solvers.subproblem import Step, dot, inward, limits
 
 ENOUGH = 0.01  # what conjugate gradients leave of a gradient's length
 MOST_PRODUCTS = 250  # in one solve by conjugate gradients
@@ -22,7 +22,7 @@ class Implicit:
 
     grad: jax.Array
     scale: jax.Array
-    hvp: Callable[[jax.Array], jax.Array]
+    hvp: Callable[[jax.Array], jax.Array]  # of a direction
     size: jax.Array  # scaled length of the params
     noise: jax.Array  # changes of the loss that rounding hides
 
@@ -31,10 +31,9 @@ class Implicit:
         """Return the model around a point."""
         scaled = scale * point.params
         size = safe_norm(dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
-        return cls(point.grad, scale, product, size, rounding(point.loss))
+        return cls(grad=point.grad, scale=scale, hvp=product, size=size, noise=rounding(point.loss))
 
     def matvec(self, steps: jax.Array) -> jax.Array:
-        """Return H times each of the `steps`."""
         return jax.vmap(self.hvp)(steps)
 
     def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
@@ -48,7 +47,7 @@ class Implicit:
         slopes, radius, size, noise = slopes / unit, radius / unit, self.size / unit, self.noise / unit / unit
         initial = dot(slopes, slopes)
         most = min(2 * slopes.size, MOST_PRODUCTS)
-        limited = jnp.isfinite(radius)
+        limited = limits(radius)
 
         def going(search: "_Conjugate") -> jax.Array:
             square, far, *_, ended, count = search.scalars
@@ -66,10 +65,17 @@ class Implicit:
         radius = jnp.where(limited, radius, jnp.where(far > 0, far, 1))
         left = jnp.where(ended > 0, jnp.inf, predicted)
         move = unit * at / self.scale
-        return Step(move, predicted, left, unit * radius, count.astype(jnp.int32), move, zero)
+        return Step(
+            move=move,
+            predicted_reduction=predicted,
+            predicted_remaining=left,
+            radius=unit * radius,
+            products=count.astype(jnp.int32),
+            newton=move,
+            unknown=zero,
+        )
 
     def across(self, normal: jax.Array, curvature: Any) -> "Implicit":
-        """Return the model on the face."""
         inner = inward(normal, self.scale)
 
         def product(vector: jax.Array) -> jax.Array:
@@ -77,12 +83,12 @@ class Implicit:
             h_d = self.hvp(vector) + curvature * vector
             return h_d - normal * dot(inner, h_d)
 
-        return Implicit(self.grad, self.scale, product, self.size, self.noise)
+        return replace(self, hvp=product)
 
     def _onwards(self, search: "_Conjugate", free: jax.Array, radius: jax.Array) -> "_Conjugate":
         """Move to the minimum along the direction, or to the edge, and turn."""
         at, rest, direction = search.vectors
-        eps, limited = jnp.finfo(radius.dtype).eps, jnp.isfinite(radius)
+        eps, limited = jnp.finfo(radius.dtype).eps, limits(radius)
         square, far, along, length, largest, _, count = search.scalars
         h_d = free * self.hvp(free * direction / self.scale) / self.scale
         curvature = dot(direction, h_d)

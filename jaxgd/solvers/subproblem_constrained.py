@@ -50,11 +50,28 @@ def within_set(
         first = first._replace(products=carry.first.products + step.products + len(ends) + 1)
         # Done where no bound was met, or where nothing better was found.
         met = jnp.any(end != at + step.move) & (best > 0)
-        return _Sweep(end, gradient + curved[best], -changes[best], first, carry.sweeps + 1, ~met)
+        return _Sweep(
+            at=end,
+            grad=gradient + curved[best],
+            predicted_reduction=-changes[best],
+            first=first,
+            sweeps=carry.sweeps + 1,
+            done=~met,
+        )
 
     zero, none, still = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(params)
-    first = Step(still, zero, zero, zero, none, still, zero)
-    start = _Sweep(still, gradient, zero, first, none, jnp.zeros((), bool))
+    first = Step(
+        move=still,
+        predicted_reduction=zero,
+        predicted_remaining=zero,
+        radius=zero,
+        products=none,
+        newton=still,
+        unknown=zero,
+    )
+    start = _Sweep(
+        at=still, grad=gradient, predicted_reduction=zero, first=first, sweeps=none, done=jnp.zeros((), bool)
+    )
     last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
     return last.first._replace(move=last.at, predicted_reduction=last.predicted_reduction)
 
@@ -63,22 +80,24 @@ class _Face(NamedTuple):
     """What moves from a place."""
 
     model: Model
-    free: jax.Array  # shape (p,), 1 or 0
+    free: jax.Array  # shape (p,), 1 or 0, an int32
     grad: jax.Array  # of the model there
     steepest: jax.Array  # the steepest descent
-    tries: np.ndarray  # how much of a path to try
+    tries: np.ndarray  # shape (n,): how much of a path to try
 
 
 def _face(model: Model, hold: Hold, grad: jax.Array) -> _Face:
     """Return what moves where the model's gradient is `grad`, as it is held."""
     free = jnp.where(hold.free, 1, 0)
     if hold.normal is None:
-        return _Face(model, free, grad, -free * over_square(grad, model.scale), TRIES)
+        steepest = -free * over_square(grad, model.scale)
+        return _Face(model=model, free=free, grad=grad, steepest=steepest, tries=TRIES)
     normal = free * hold.normal
     # What joins all params compares them, as if they had one unit.
     unit = jnp.full_like(grad, jnp.max(model.scale))
     slopes, flat = (grad - normal * dot(inward(normal, scale), grad) for scale in (model.scale, unit))
-    return _Face(model.across(normal, hold.curvature), free, slopes, -free * over_square(flat, unit), CURVED)
+    model, steepest = model.across(normal, hold.curvature), -free * over_square(flat, unit)
+    return _Face(model=model, free=free, grad=slopes, steepest=steepest, tries=CURVED)
 
 
 def _length(model: Model, steps: jax.Array) -> jax.Array:
@@ -95,9 +114,9 @@ def _path(
 
 
 class _Sweep(NamedTuple):
-    at: jax.Array
+    at: jax.Array  # the step so far
     grad: jax.Array  # of the model there
-    predicted_reduction: jax.Array
-    first: Step
+    predicted_reduction: jax.Array  # decrease of the model to there
+    first: Step  # of the first sweep, which tells of the model
     sweeps: jax.Array
     done: jax.Array

@@ -11,7 +11,7 @@ from jaxgd.core import flat
 from jaxgd.core.flat import CLOSED, expand_to, pack
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.scaling import NOISY
-from jaxgd.solvers.subproblem import Step, inward
+from jaxgd.solvers.subproblem import Step, inward, limits
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
@@ -26,11 +26,10 @@ class Dense(NamedTuple):
     grad: jax.Array
     scale: jax.Array
     hessian: jax.Array  # shape (p, p), scaled
-    # Of a sum of squares, shape (p, p + 1): R and Q'r, with R'R = H and R'Q'r = g, scaled; nan where H is another.
+    # Of a sum of squares, shape (p, p + 1): R and Q'r, with R'R = H and R'Q'r = g, scaled; NaN where H is another.
     triangle: jax.Array | None = None
 
     def matvec(self, steps: jax.Array) -> jax.Array:
-        """Return H times each of the `steps`."""
         return self.scale * jnp.matmul(self.scale * steps, self.hessian, precision="highest")
 
     def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
@@ -72,11 +71,11 @@ def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array, *squares
 class _Spectrum(NamedTuple):
     """A model in the basis of its eigenvectors."""
 
-    curvatures: jax.Array  # shape (p,), the lowest first
+    curvatures: jax.Array  # the lowest first
     basis: jax.Array  # shape (p, p): eigenvectors as columns
-    slopes: jax.Array  # shape (p,), along these
+    slopes: jax.Array  # along these
     noise: jax.Array  # curvatures below this are rounding of the largest
-    unknown: jax.Array  # directions in which columns depend on each other; nan where the model is not one of squares
+    unknown: jax.Array  # as in `Step`, of a sum of squares: directions in which columns depend on each other
 
 
 def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spectrum:
@@ -85,7 +84,8 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
 
     def found(curvatures: jax.Array, basis: jax.Array, along: jax.Array, part: Any) -> _Spectrum:
         largest = jnp.maximum(jnp.max(jnp.abs(curvatures)), tiny / eps)
-        return _Spectrum(curvatures, basis, along, part * largest, jnp.full_like(largest, jnp.nan))
+        unknown = jnp.full_like(largest, jnp.nan)
+        return _Spectrum(curvatures=curvatures, basis=basis, slopes=along, noise=part * largest, unknown=unknown)
 
     def plain() -> _Spectrum:
         curvatures, basis = spectrum(matrix)
@@ -114,7 +114,7 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
     newton = slopes / jnp.maximum(jnp.abs(curvatures), noise)
     far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
     curved = (far > 0) & (largest > 0)
-    radius = jnp.where(jnp.isfinite(radius), radius, jnp.where(curved, far, 1))
+    radius = jnp.where(limits(radius), radius, jnp.where(curved, far, 1))
     lowest = curvatures[0]
     least = jnp.maximum(0, noise - lowest)
 
@@ -141,7 +141,15 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
     predicted = -jnp.sum(along * (slopes + curvatures * along / 2))
     newton = jnp.where(jnp.abs(curvatures) > noise, -newton, 0)
     move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
-    return Step(move, predicted, left, radius, jnp.zeros((), jnp.int32), newton, unknown)
+    return Step(
+        move=move,
+        predicted_reduction=predicted,
+        predicted_remaining=left,
+        radius=radius,
+        products=jnp.zeros((), jnp.int32),
+        newton=newton,
+        unknown=unknown,
+    )
 
 
 def _length(vector: jax.Array) -> jax.Array:
@@ -177,8 +185,8 @@ def _by_blocks(
         def find(at: jax.Array, found: _Spectrum) -> _Spectrum:
             return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, _spectrum(*(leaf[at] for leaf in own)))
 
-        zeros = [jnp.zeros_like(leaf) for leaf in (own[1], own[0], own[1], radius, radius)]
-        blank = _Spectrum(*zeros)
+        row, number = jnp.zeros_like(own[1]), jnp.zeros_like(radius)
+        blank = _Spectrum(curvatures=row, basis=jnp.zeros_like(own[0]), slopes=row, noise=number, unknown=number)
         count = jnp.minimum(jnp.sum(unsure), len(block))
         closed = size <= CLOSED and not squares
         spectra = jax.vmap(_spectrum)(*own) if closed else jax.lax.fori_loop(0, count, find, blank)
@@ -220,8 +228,17 @@ def _by_elimination(matrices: jax.Array, slopes: jax.Array, radii: jax.Array) ->
     moves = table[:, -1].T
     length = jnp.sqrt(jnp.sum(moves**2, axis=1))
     left = -jnp.sum(moves * slopes, axis=1) / 2
-    limited = jnp.isfinite(radii)
+    limited = limits(radii)
     clear = lowest > jnp.where(limited, 4 * size * eps, jnp.sqrt(eps)) * largest
     sure = clear & jnp.isfinite(length) & (~limited | (length <= radii)) & (largest > 0)
     radii = jnp.where(limited, radii, jnp.where(length > 0, length, 1))
-    return Step(moves, left, left, radii, jnp.zeros(len(radii), jnp.int32), moves, jnp.zeros_like(radii)), sure
+    step = Step(
+        move=moves,
+        predicted_reduction=left,
+        predicted_remaining=left,
+        radius=radii,
+        products=jnp.zeros(len(radii), jnp.int32),
+        newton=moves,
+        unknown=jnp.zeros_like(radii),
+    )
+    return step, sure

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, choose, rounding
-from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance
+from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance, unstarted
 from jaxgd.core.scaling import balanced, equilibrated, or_one, or_slope, scaling_of, without_influence
 from jaxgd.core.terms import L1, Ball, Box, Simplex
 from jaxgd.solvers.hessian import Curvature, Exact, Products, SumOfSquares
 from jaxgd.solvers.hessian_lbfgs import LimitedMemoryHessian
 from jaxgd.solvers.hessian_subsampled import Sampled
-from jaxgd.solvers.subproblem import Step
+from jaxgd.solvers.subproblem import Step, limits
 from jaxgd.solvers.subproblem_constrained import within_set
 from jaxgd.solvers.subproblem_exact import Dense
 
@@ -26,21 +26,25 @@ ACCEPT = 1e-4  # least part of the decrease promised that a move must bring
 class RegionState(NamedTuple):
     """Where a trust-region method stands."""
 
+    # With each move, as in `unstarted`:
     point: Point
+    # With each evaluation, likewise:
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    predicted_remaining: jax.Array  # decrease of the model to its minimum; inf where it has none
-    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
-    stepsize: jax.Array  # scaled length of the last step
-    products: jax.Array  # Hessian-vector products so far, an int32
-    saddle: jax.Array  # the model has a direction of negative curvature
+    predicted_remaining: jax.Array  # by the model; inf where it has no minimum
+    slope_decrease: jax.Array
+    stepsize: jax.Array  # the scaled length
+    # And as in `Reported`:
+    products: jax.Array
+    saddle: jax.Array
+    lost: jax.Array
+    ahead: jax.Array
+    doubt: jax.Array
+    # And for the next step:
     solved: jax.Array  # the model of this point was minimized without a radius
-    lost: jax.Array  # a parameter, or a direction, has lost its influence on the loss
-    unknown: jax.Array  # fewest directions, so far, whose curvature was rounding
-    ahead: jax.Array  # how far the model's minimum is
-    doubt: jax.Array  # what rounding of the residuals of a sum of squares does to the loss
-    radius: jax.Array
+    unknown: jax.Array  # fewest directions, so far, whose curvature was rounding; inf: none was counted
+    radius: jax.Array  # see `limits`
     predicted_reduction: jax.Array  # decrease of the model at the trial
     slope: jax.Array  # of the term, on the face of it that the trial lies on, shape (p,); 0 where there is no term
     memory: Any  # of the curvature
@@ -113,24 +117,17 @@ class TrustRegion:
 
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
         """Return the state that asks for the start to be evaluated."""
-        point = problem.unevaluated(params)
-        no, zero = jnp.zeros((), bool), jnp.zeros((), params.dtype)
+        no, zero, inf = jnp.zeros((), bool), jnp.zeros((), params.dtype), jnp.full((), jnp.inf, params.dtype)
         return RegionState(
-            point=point,
-            trial=params,
-            moved=no,
-            stuck=no,
-            predicted_remaining=point.loss,
-            slope_decrease=zero,
-            stepsize=zero,
+            **unstarted(problem, params),
             products=jnp.full((), scaling_of(params.size) if self.curvature.scaled else 0, jnp.int32),
             saddle=no,
-            solved=no,
             lost=no,
-            unknown=point.loss,
             ahead=zero,
             doubt=zero,
-            radius=point.loss,
+            solved=no,
+            unknown=inf,
+            radius=inf,
             predicted_reduction=zero,
             slope=zero if problem.term is None else jnp.zeros_like(params),
             memory=self.curvature.begin(problem, params),
@@ -149,13 +146,11 @@ class TrustRegion:
         if self.full_hessian:
             # What one point tells of the curvature is not believed beyond a change by all their size of the params.
             far = REACH * jnp.sqrt(jnp.sum((model.scale * point.params) ** 2))
-            radius = jnp.where(jnp.isfinite(radius) | (far == 0), radius, far)
+            radius = jnp.where(limits(radius) | (far == 0), radius, far)
         step, aim, slope = _aimed(problem, model, point, radius, state.slope)
-        lost = ~moved & (jnp.all(aim == point.params) | ~jnp.isfinite(state.point.loss))
-        solved, left = (
-            (~moved & state.solved) | jnp.isinf(radius) | self.full_hessian,
-            rule.predicted_remaining(memory, step),
-        )
+        lost = ~moved & (jnp.all(aim == point.params) | ~state.point.evaluated)
+        solved = (~moved & state.solved) | ~limits(radius) | self.full_hessian
+        left = rule.predicted_remaining(memory, step)
         again: Any = False
         if self.exact_curvature:
             # Cut short by the radius the model does not say what is left: it is minimized without, before the end.
@@ -176,11 +171,11 @@ class TrustRegion:
             slope_decrease=verdict.slope_decrease,
             stepsize=length,
             products=state.products + rule.cost(step, moved),
-            saddle=jnp.isinf(step.predicted_remaining),
+            saddle=step.endless,
+            lost=(step.unknown > state.unknown) | jnp.any(gone),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),
             doubt=jnp.asarray(doubt[0], trial.loss.dtype),
             solved=solved,
-            lost=(step.unknown > state.unknown) | jnp.any(gone),
             unknown=jnp.fmin(step.unknown, state.unknown),
             radius=jnp.where(lost & step.at_edge(model.scale), jnp.inf, step.radius),
             predicted_reduction=step.predicted_reduction,
@@ -253,9 +248,9 @@ class StepVerdict(NamedTuple):
     """What a trial says of the model that led there."""
 
     moved: jax.Array
-    slope_decrease: jax.Array  # decrease as the slopes at both ends tell
+    slope_decrease: jax.Array
     ratio: jax.Array  # decrease over the decrease promised
-    move: jax.Array
+    move: jax.Array  # zeros from nowhere to the start
     shorter: jax.Array  # the part of the move to allow next, where it was refused
 
     def radius(self, radius: jax.Array, before: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -288,10 +283,10 @@ def judge(
     # A move of no length is none, or the same would be made for ever.
     believed = ~clear & (jnp.abs(gain) <= doubt[1]) & (predicted_reduction > 0) & jnp.any(move != 0)
     ratio = jnp.where(believed, 1, ratio)
-    fine = jnp.isfinite(trial.loss) & jnp.isfinite(trial.norm)
-    first = ~jnp.isfinite(point.loss)
+    fine, first = trial.finite, ~point.evaluated
     moved = fine & (first | (ratio > ACCEPT))
     # The minimizer of the parabola through both losses and the slope; too far is too far where the trial is not finite.
     excess = trial.loss - point.loss - slopes[0]
     shorter = jnp.where(fine & (excess > 0), jnp.clip(-slopes[0] / (2 * excess), 0.05, 0.5), 0.1)
-    return StepVerdict(moved, gain, jnp.where(first, 0.5, ratio), jnp.where(first, 0, move), shorter)
+    ratio, move = jnp.where(first, 0.5, ratio), jnp.where(first, 0, move)
+    return StepVerdict(moved=moved, slope_decrease=gain, ratio=ratio, move=move, shorter=shorter)
