@@ -72,13 +72,13 @@ def keeps_none(size: int) -> int:
 
 
 def begun_anew(state: Any, other: Any, *, far: bool) -> Any:
-    """Return the state, with nothing of what another has learnt, near or `far` from here."""
+    """Return the state, which has evaluated nothing, with nothing of what another has learnt, near or `far` from here."""
     del other, far
     return state
 
 
 class Traits(NamedTuple):
-    """What a method declares of itself, as attributes of the same names."""
+    """What a method declares of itself, as attributes of the same names; those of it that do not are as here."""
 
     exact_curvature: bool = False  # the curvature of its model is computed, not learnt from the moves
     full_hessian: bool = False  # and known in every direction
@@ -95,7 +95,6 @@ class Traits(NamedTuple):
 
     @classmethod
     def of(cls, solver: Any) -> Self:
-        """Return what a method declares."""
         return _declared(cls, solver)
 
 
@@ -111,7 +110,6 @@ class Reported(NamedTuple):
 
     @classmethod
     def of(cls, state: Any) -> Self:
-        """Return what a state tells."""
         return _declared(cls, state)
 
 

@@ -19,19 +19,23 @@ from jaxgd.solvers.quasi_newton_directions import DenseInverse, Direction, Limit
 class DescentState(NamedTuple):
     """Where a descent stands."""
 
+    # With each move, as in `unstarted`:
     point: Point
+    # With each evaluation, likewise:
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    predicted_remaining: jax.Array  # decrease predicted to be left; inf while it is unknown
-    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
-    stepsize: jax.Array  # of the last step
-    norm: jax.Array  # length of the gradient, scaled
-    products: jax.Array  # Hessian-vector products so far, an int32
-    units: Units  # of the params: what follows is in them
-    direction: jax.Array
-    line: jax.Array  # what the search knows, packed in one vector: XLA compiles and runs one operation, not twelve
-    memory: Any  # what the direction remembers
+    predicted_remaining: jax.Array
+    slope_decrease: jax.Array
+    stepsize: jax.Array
+    line: jax.Array  # a `Line`, packed in one vector: XLA compiles and runs one operation, not twelve
+    # With each line:
+    norm: jax.Array  # as in `Reported`
+    direction: jax.Array  # in the units, as all that is learnt
+    memory: Any  # the direction's own
+    # Once, but where all is lost in them:
+    units: Units  # of the params
+    products: jax.Array  # as in `Reported`
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["direction", "search"], meta_fields=["name", "scaled"])
@@ -50,33 +54,28 @@ class Descent:
 
     @property
     def tolerance(self) -> Tolerance:
-        """What `tol` is to the method."""
         return self.direction.tolerance
 
     def memory(self, size: int) -> int:
-        """Return the bytes, in float64, of the matrix that the direction keeps."""
         return 8 * size**2 if isinstance(self.direction, DenseInverse) else 0
 
     def unscaled(self) -> "Descent":
-        """Return the method without a Hessian at its start."""
         return replace(self, scaled=False)
 
     def carried(self, state: DescentState, other: DescentState, *, far: bool) -> DescentState:
-        """Return a state that has evaluated nothing, with what another has learnt, near or far from here."""
         del far
         return state._replace(memory=other.memory, units=other.units)
 
     def init(self, problem: Problem, params: jax.Array) -> DescentState:
-        """Return the state that asks for the start to be evaluated."""
         zero, hvps = jnp.zeros((), params.dtype), scaling_of(params.size) if self.scaled else 0
         return DescentState(
             **unstarted(problem, params),
-            norm=zero,
-            products=jnp.full((), hvps, jnp.int32),
-            units=Units.at(problem, params) if hvps else Units.unknown(params),
-            direction=jnp.zeros_like(params),
             line=self.search.begin(zero).pack(),
+            norm=zero,
+            direction=jnp.zeros_like(params),
             memory=self.direction.begin(params),
+            units=Units.at(problem, params) if hvps else Units.unknown(params),
+            products=jnp.full((), hvps, jnp.int32),
         )
 
     def step(self, problem: Problem, state: DescentState, trial: Point) -> DescentState:
@@ -112,12 +111,12 @@ class Descent:
             predicted_remaining=self.direction.predicted_remaining(memory, here[0], norm, descent),
             slope_decrease=-line.stepsize * (line.slope + slope) / 2,
             stepsize=line.stepsize,
-            norm=norm,
-            products=state.products,
-            units=units,
-            direction=direction,
             line=packed,
+            norm=norm,
+            direction=direction,
             memory=memory,
+            units=units,
+            products=state.products,
         )
 
 

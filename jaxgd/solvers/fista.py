@@ -17,17 +17,21 @@ SHRINK = 0.9  # of the curvature assumed, an accepted step: lets the step size g
 class AcceleratedState(NamedTuple):
     """Where accelerated proximal gradient descent stands."""
 
+    # With each move, as in `unstarted`:
     point: Point
+    # With each evaluation, likewise:
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    predicted_remaining: jax.Array  # decrease predicted to be left
-    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
-    stepsize: jax.Array  # of the last step
-    ahead: Point  # y, where the next gradient step starts
+    predicted_remaining: jax.Array
+    slope_decrease: jax.Array
+    stepsize: jax.Array
     looking: jax.Array  # the trial is the next y, not the end of a gradient step
     curvature: jax.Array  # L
+    # With each gradient step:
+    ahead: Point  # y, where the next one starts
     momentum: jax.Array  # t
+    # Once:
     begun: jax.Array  # a step has told the curvature
 
 
@@ -45,10 +49,9 @@ class FISTA:
     supported_terms = (object,)  # any term: its prox is all that is needed
 
     def init(self, problem: Problem, params: jax.Array) -> AcceleratedState:
-        """Return the state that asks for the start to be evaluated."""
         common, no, zero = unstarted(problem, params), jnp.zeros((), bool), jnp.zeros((), params.dtype)
         return AcceleratedState(
-            **common, ahead=common["point"], looking=no, curvature=zero, momentum=zero + 1, begun=no
+            **common, looking=no, curvature=zero, ahead=common["point"], momentum=zero + 1, begun=no
         )
 
     def step(self, problem: Problem, state: AcceleratedState, trial: Point) -> AcceleratedState:
@@ -82,9 +85,9 @@ class FISTA:
             predicted_remaining=left,
             slope_decrease=gain,
             stepsize=1 / jnp.where(first, jnp.inf, state.curvature),
-            ahead=ahead,
             looking=look,
             curvature=curvature,
+            ahead=ahead,
             momentum=jnp.where(restart, 1, jnp.where(moved, t, state.momentum)),
             begun=state.begun | (moved & ~first),
         )

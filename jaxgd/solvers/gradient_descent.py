@@ -18,16 +18,18 @@ from jaxgd.core.protocol import UNTOLD, unstarted
 class GradientState(NamedTuple):
     """Where gradient descent stands."""
 
+    # With each evaluation, which is a move: as in `unstarted`,
     point: Point
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    predicted_remaining: jax.Array  # decrease predicted to be left
-    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
-    stepsize: jax.Array  # of the last step
-    upcoming: jax.Array  # of the next
+    predicted_remaining: jax.Array
+    slope_decrease: jax.Array
+    stepsize: jax.Array
+    # and for the next step:
+    upcoming: jax.Array  # its step size
     steps: jax.Array  # taken
-    place: jax.Array | None  # where Nesterov's sequence stands, of which the point is ahead; shape (p,)
+    place: jax.Array | None  # where Nesterov's sequence stands, of which the point is ahead
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["stepsize", "momentum"], meta_fields=["nesterov"])
@@ -74,12 +76,10 @@ class GradientDescent:
 
     @property
     def name(self) -> str:
-        """What a result says of the method."""
         added = "" if self.momentum is None else f" and {'Nesterov' if self.nesterov else 'heavy-ball'} momentum"
         return f"gradient descent with a given step size{added}"
 
     def init(self, problem: Problem, params: jax.Array) -> GradientState:
-        """Return the state that asks for the start to be evaluated."""
         return GradientState(
             **unstarted(problem, params),
             upcoming=jnp.zeros((), params.dtype),

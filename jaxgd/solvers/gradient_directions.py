@@ -27,9 +27,8 @@ class Trail(NamedTuple):
 
     @classmethod
     def begin(cls, params: jax.Array) -> "Trail":
-        """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
-        return cls(zero, zero, zero, zero, zero)
+        return cls(scale=zero, num_pairs=zero, radius=zero, peak=zero, stiff=zero)
 
     def learn(self, move: Move, length: jax.Array, grad_change: jax.Array, scale: jax.Array) -> "Trail":
         """Take the move, with s's and y'y as given, where it says so; `scale` is what to assume next."""
@@ -66,11 +65,9 @@ class Conjugate:
     tolerance = TOL
 
     def begin(self, params: jax.Array) -> Trail:
-        """Return an empty memory."""
         return Trail.begin(params)
 
     def learn(self, memory: Trail, move: Move, grad: jax.Array) -> tuple[Trail, jax.Array]:
-        """Take the move where it says so; return the memory and the direction, the last one while its line goes on."""
         rows = pack(grad, move.change[1], move.direction)
         (g_g, g_y, g_d), (_, y_y, d_y), (_, _, d_d) = products(rows, rows)
         if self.beta == "hager-zhang":
@@ -88,7 +85,6 @@ class Conjugate:
         return memory, jnp.where(move.over, memory.scale * (beta * move.direction - grad), move.direction)
 
     def predicted_remaining(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
-        """Return the decrease left by the curvature of late."""
         del slope
         return memory.predicted_remaining(params, norm)
 
@@ -105,11 +101,9 @@ class Gradient:
     tolerance = TOL
 
     def begin(self, params: jax.Array) -> Trail:
-        """Return an empty memory."""
         return Trail.begin(params)
 
     def learn(self, memory: Trail, move: Move, grad: jax.Array) -> tuple[Trail, jax.Array]:
-        """Take the move where it says so; return the memory and the direction."""
         s_s, y_y = jnp.sum(move.change**2, axis=1)
         long, short = s_s / move.curvature, move.curvature / y_y
         clear = y_y > (4 * jnp.finfo(y_y.dtype).eps * memory.peak) ** 2
@@ -123,6 +117,5 @@ class Gradient:
         return memory, -memory.scale * grad
 
     def predicted_remaining(self, memory: Trail, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
-        """Return the decrease left by the curvature of late."""
         del slope
         return MARGIN * memory.predicted_remaining(params, norm)

@@ -30,7 +30,11 @@ CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hess
 
 
 class Curvature(Protocol):
-    """What a model knows of the curvature, kept from step to step in a memory whose first field is the scale."""
+    """What a model knows of the curvature, kept from step to step in a memory, a NamedTuple.
+
+    It has a `scale` of the params, in which their curvatures are alike, 0 while none is known; and with a full Hessian
+    `own`, the roots of the curvatures along each param, and `most`, the largest they were.
+    """
 
     consecutive_moves: int = 2  # that must meet the test of `tol`: a model knows every direction, not how far it holds
     exact_curvature: bool = True  # it is computed, not learnt from the moves
@@ -52,8 +56,9 @@ class Curvature(Protocol):
         ...
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return how many products with the loss's Hessian a step took."""
-        ...
+        """Return how many products with the loss's Hessian a step took: by default none."""
+        del step, moved
+        return 0
 
     def predicted_remaining(self, memory: Any, step: Step) -> jax.Array:
         """Return the decrease to the model's minimum; inf while the model is a guess."""
@@ -80,13 +85,13 @@ class Curvature(Protocol):
 
 
 class Matrix(NamedTuple):
-    """A Hessian."""
+    """A Hessian; a new one with each move."""
 
-    scale: jax.Array  # shape (p,)
+    scale: jax.Array
     hessian: jax.Array  # shape (p, p), scaled
-    own: jax.Array  # shape (p,): root of the curvature along each parameter
-    most: jax.Array  # shape (p,): the largest it was
-    noise: jax.Array  # shape (p,): what rounding was seen to do to the rows of late
+    own: jax.Array
+    most: jax.Array
+    noise: jax.Array  # what rounding was seen to do to each row of late, shape (p,)
 
 
 @jax.tree_util.register_static
@@ -97,13 +102,11 @@ class Exact(Curvature):
     full_hessian = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Matrix:
-        """Return zeros."""
         del problem
-        zeros = jnp.zeros_like(params)
-        return Matrix(zeros, jnp.zeros((params.size, params.size), params.dtype), zeros, zeros, zeros)
+        zeros, hessian = jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype)
+        return Matrix(scale=zeros, hessian=hessian, own=zeros, most=zeros, noise=zeros)
 
     def learn(self, problem: Problem, memory: Matrix, before: Point, trial: Point, moved: jax.Array) -> Matrix:
-        """Compute the Hessian where the trial was moved to."""
         slope, move = before.grad / or_one(memory.scale), memory.scale * (trial.params - before.params)
         foreseen = slope + jnp.matmul(memory.hessian, move, precision="highest")
 
@@ -118,24 +121,22 @@ class Exact(Curvature):
             scale = jnp.where(ever, scale, or_one(jnp.max(jnp.where(ever, scale, 0))))
             own = jnp.sqrt(jnp.abs(jnp.diagonal(hessian)))
             most = _Foretold(slope, foreseen, move).largest(memory, own, before, trial)
-            return Matrix(scale, balanced(hessian, scale), own, most, noise)
+            return Matrix(scale=scale, hessian=balanced(hessian, scale), own=own, most=most, noise=noise)
 
         return jax.lax.cond(moved, learnt, lambda: memory)
 
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
-        """Return the model around the point."""
         del problem
         return Dense(point.grad, memory.scale, memory.hessian)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return the products that make a Hessian."""
         return moved * step.move.size
 
 
 class _Foretold(NamedTuple):
-    """What the last model said of a trial."""
+    """What the last model said of a trial, scaled."""
 
-    slope: jax.Array  # where it was made, scaled, shape (p,)
+    slope: jax.Array  # where it was made
     after: jax.Array  # at the trial
     move: jax.Array  # to there
 
@@ -154,14 +155,15 @@ class _Foretold(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Both Hessians of a sum of squares."""
+    """Both Hessians of a sum of squares; new ones with each move."""
 
-    scale: jax.Array  # shape (p,)
+    scale: jax.Array
     matrices: jax.Array  # shape (2, p, p): J'J and the Hessian, scaled
     triangle: jax.Array  # shape (p, p + 1): R of the QR factorization of J, scaled, and Q'r; (0, p + 1) for many params
-    own: jax.Array  # shape (p,): root of the curvature along each parameter
-    most: jax.Array  # shape (p,): the largest it was
-    choice: jax.Array  # which of them foretells better, an int32
+    own: jax.Array
+    most: jax.Array
+    # With each evaluation:
+    choice: jax.Array  # which of the matrices foretells better, an int32
 
 
 @jax.tree_util.register_static
@@ -175,12 +177,16 @@ class SumOfSquares(Curvature):
     full_hessian = sum_of_squares = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Pair:
-        """Return zeros."""
         del problem
         zeros = jnp.zeros_like(params)
-        matrices = jnp.zeros((2, params.size, params.size), params.dtype)
-        rows = jnp.zeros((scaling_of(params.size), params.size + 1), params.dtype)
-        return Pair(zeros, matrices, rows, zeros, zeros, jnp.zeros((), jnp.int32))
+        return Pair(
+            scale=zeros,
+            matrices=jnp.zeros((2, params.size, params.size), params.dtype),
+            triangle=jnp.zeros((scaling_of(params.size), params.size + 1), params.dtype),
+            own=zeros,
+            most=zeros,
+            choice=jnp.zeros((), jnp.int32),
+        )
 
     def learn(self, problem: Problem, memory: Pair, before: Point, trial: Point, moved: jax.Array) -> Pair:
         """Choose by the trial, and compute both matrices where it was moved to."""
@@ -205,7 +211,8 @@ class SumOfSquares(Curvature):
             square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
             most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
-            return Pair(scale, jnp.stack([square, hessian]), rows, own, most, choice)
+            matrices = jnp.stack([square, hessian])
+            return Pair(scale=scale, matrices=matrices, triangle=rows, own=own, most=most, choice=choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
 
@@ -219,20 +226,18 @@ class SumOfSquares(Curvature):
         return jnp.finfo(length.dtype).eps * length * jnp.sum(memory.own * sizes, axis=1)
 
     def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
-        """Return the model around the point."""
         del problem
         chosen = jnp.where(memory.choice == 0, memory.triangle, jnp.nan)
         return Dense(point.grad, memory.scale, memory.matrices[memory.choice], chosen)
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return the products that make a Hessian and a Jacobian."""
-        return 2 * moved * step.move.size
+        return 2 * moved * step.move.size  # a Hessian and a Jacobian
 
 
 class Diagonal(NamedTuple):
     """The scale alone."""
 
-    scale: jax.Array  # shape (p,)
+    scale: jax.Array
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sum_of_squares"])
@@ -245,7 +250,6 @@ class Products(Curvature):
     scaled = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Diagonal:
-        """Return the scale at the start."""
         return Diagonal(scale_at(problem, params))
 
     def learn(self, problem: Problem, memory: Diagonal, before: Point, trial: Point, moved: jax.Array) -> Diagonal:
@@ -259,11 +263,9 @@ class Products(Curvature):
         return Diagonal(scale if scaling_of(trial.params.size) else jnp.where(first, scale_of_slopes(trial), scale))
 
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
-        """Return the model around the point."""
         return Implicit.around(point, memory.scale, lambda vector: self._product(problem, point.params, vector))
 
     def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return the products that solved the model."""
         del moved
         return step.products
 

@@ -19,11 +19,13 @@ from jaxgd.solvers.subproblem_cg import Implicit
 class Pairs(NamedTuple):
     """Moves remembered, the newest last. s, y: change of params and of gradient, s'y = 1; zeros where there is none."""
 
-    scale: jax.Array  # shape (p,)
-    units: jax.Array  # shape (p,): s and y are of units * params
+    # With each evaluation:
+    scale: jax.Array
     s: jax.Array  # shape (m, p)
     y: jax.Array  # shape (m, p)
-    base: jax.Array  # theta, the curvature assumed where nothing is known; 0: not known yet
+    base: jax.Array  # theta, the curvature assumed where nothing is known; 0 before the start is evaluated
+    # Once, with the start:
+    units: jax.Array  # s and y are of units * params
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size", "scaled"])
@@ -42,10 +44,9 @@ class LimitedMemoryHessian(Curvature):
     exact_curvature = False
 
     def begin(self, problem: Problem, params: jax.Array) -> Pairs:
-        """Return an empty memory."""
-        zeros = jnp.zeros((self.size, params.size), params.dtype)
+        none = jnp.zeros((self.size, params.size), params.dtype)
         units = scale_at(problem, params) if self.scaled else jnp.ones_like(params)
-        return Pairs(jnp.zeros_like(params), units, zeros, zeros, jnp.zeros((), params.dtype))
+        return Pairs(scale=jnp.zeros_like(params), s=none, y=none, base=jnp.zeros((), params.dtype), units=units)
 
     def learn(self, problem: Problem, memory: Pairs, before: Point, trial: Point, moved: jax.Array) -> Pairs:
         """Take the change along the trial, moved to or not, where its curvature is positive."""
@@ -68,7 +69,7 @@ class LimitedMemoryHessian(Curvature):
         anew = moved & ~first & jnp.isfinite(y_y) & (s_y < 0)
         size = jnp.clip(-s_y / jnp.where(anew, s_s, 1), 0.1 * memory.base, memory.base)
         pairs = jnp.where(anew, 0, jnp.stack([append(memory.s, s), append(memory.y, y)]))
-        after = Pairs(memory.scale, memory.units, pairs[0], pairs[1], jnp.where(anew, size, base))
+        after = memory._replace(s=pairs[0], y=pairs[1], base=jnp.where(anew, size, base))
         wings, middle = _compact(after)
         curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
         own = memory.units * jnp.sqrt(jnp.abs(curvatures))
@@ -81,7 +82,6 @@ class LimitedMemoryHessian(Curvature):
         return memory._replace(s=remaining[0], y=remaining[1], base=base), jnp.any(memory.s != 0)
 
     def model(self, problem: Problem, memory: Pairs, point: Point) -> Implicit:
-        """Return the model around the point."""
         del problem
         wings, middle = _compact(memory)
 
@@ -97,13 +97,7 @@ class LimitedMemoryHessian(Curvature):
         return jnp.where(jnp.any(memory.s[-1] != 0), step.predicted_remaining, jnp.inf)
 
     def unscaled(self) -> "LimitedMemoryHessian":
-        """Return the same without a Hessian at the start."""
         return replace(self, scaled=False)
-
-    def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return 0: the products are with what was learnt."""
-        del step, moved
-        return 0
 
 
 def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:

@@ -10,11 +10,9 @@ from jaxgd.core.flat import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.scaling import equilibrated, or_one, or_slope, rescaled
 from jaxgd.solvers.hessian import Curvature
-from jaxgd.solvers.subproblem import Step
 from jaxgd.solvers.subproblem_cg import Implicit
 
 STALE = 1.0  # how wrong a model may be of a gradient, over the gradient's length, before its Hessian is made anew
-ANEW = -1  # in place of the moves: the next one makes the Hessian anew
 LEAST = 1e-8  # cosine of the step and what the model missed, below which nothing is learnt: r of equation 6.26
 REST, LONGEST = 3, 100  # moves that are given to the corrections before; four times as many each time, but no more
 
@@ -22,10 +20,13 @@ REST, LONGEST = 3, 100  # moves that are given to the corrections before; four t
 class Learnt(NamedTuple):
     """What is known of the Hessian."""
 
-    scale: jax.Array  # shape (p,)
+    # With each evaluation:
     hessian: jax.Array  # shape (p, p): B
-    moves: jax.Array  # since it was made, an int32
-    computed: jax.Array  # how often it was, an int32
+    moves: jax.Array  # since it was made
+    anew: jax.Array  # it is to be made anew with the next evaluation
+    # With each Hessian:
+    scale: jax.Array
+    computed: jax.Array  # how often one was made
 
 
 @jax.tree_util.register_static
@@ -41,10 +42,9 @@ class Sampled(Curvature):
     of_sample = True
 
     def begin(self, problem: Problem, params: jax.Array) -> Learnt:
-        """Return zeros."""
         del problem
-        none = jnp.zeros((), jnp.int32)
-        return Learnt(jnp.zeros_like(params), jnp.zeros((params.size, params.size), params.dtype), none, none)
+        none, hessian = jnp.zeros((), jnp.int32), jnp.zeros((params.size, params.size), params.dtype)
+        return Learnt(hessian, moves=none, anew=jnp.zeros((), bool), scale=jnp.zeros_like(params), computed=none)
 
     def learn(self, problem: Problem, memory: Learnt, before: Point, trial: Point, moved: jax.Array) -> Learnt:
         """Take the change along the trial; or make the Hessian anew where the model was wrong of it."""
@@ -58,30 +58,28 @@ class Sampled(Curvature):
         wrong = known & (r_r > STALE**2 * g_g)
         # What was made twice and is wrong again is left to the moves for longer.
         rested = memory.moves >= jnp.minimum(REST * 4.0 ** (memory.computed - 1), LONGEST)
-        anew = (known & (memory.moves < 0)) | (moved & ((memory.computed == 0) | (memory.moves < 0) | (wrong & rested)))
+        anew = ((known | moved) & memory.anew) | (moved & ((memory.computed == 0) | (wrong & rested)))
         least = jnp.maximum(LEAST * jnp.sqrt(s_s) * jnp.sqrt(r_r), jnp.finfo(s_r.dtype).tiny)
         take = known & jnp.isfinite(r_r) & (jnp.abs(s_r) > least)
         corrected = memory.hessian + jnp.where(take, off[:, None] * off / jnp.where(take, s_r, 1), 0)
 
         def make() -> Learnt:
             hessian = or_slope(problem.hessian(trial.params), trial.norm)
-            none = jnp.zeros((), jnp.int32)
-            return Learnt(rescaled(memory.scale, equilibrated(hessian)), hessian, none, memory.computed + 1)
+            scale, none = rescaled(memory.scale, equilibrated(hessian)), jnp.zeros((), jnp.int32)
+            return Learnt(hessian, moves=none, anew=jnp.zeros((), bool), scale=scale, computed=memory.computed + 1)
 
-        moves = jnp.where(memory.moves >= 0, memory.moves + moved, memory.moves)
-        return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=moves))
+        return jax.lax.cond(anew, make, lambda: memory._replace(hessian=corrected, moves=memory.moves + moved))
 
     def forget(self, memory: Learnt, lost: jax.Array) -> tuple[Learnt, Any]:
         """Have the Hessian made anew, where no step was found; say whether there is a use: not if it is new."""
-        stale = memory.moves > 0
-        return memory._replace(moves=jnp.where(lost & stale, ANEW, memory.moves)), stale
+        stale = (memory.moves > 0) & ~memory.anew
+        return memory._replace(anew=memory.anew | (lost & stale)), stale
 
     def moved_on(self, memory: Learnt) -> Learnt:
         """Have the Hessian made anew there."""
-        return memory._replace(moves=jnp.int32(ANEW))
+        return memory._replace(anew=jnp.ones((), bool))
 
     def model(self, problem: Problem, memory: Learnt, point: Point) -> Implicit:
-        """Return the model around the point."""
         del problem
 
         def product(vector: jax.Array) -> jax.Array:
@@ -89,8 +87,3 @@ class Sampled(Curvature):
 
         # Conjugate gradients, not LAPACK, whose threads wait for long where other programs run.
         return Implicit.around(point, memory.scale, product)
-
-    def cost(self, step: Step, moved: jax.Array) -> Any:
-        """Return 0: no product is with the Hessian of all rows."""
-        del step, moved
-        return 0

@@ -17,13 +17,15 @@ from jaxgd.solvers.gradient_descent import along
 class OptaxState(NamedTuple):
     """Where an optax transformation stands."""
 
+    # With each evaluation, which is a move: as in `unstarted`,
     point: Point
     trial: jax.Array
     moved: jax.Array
     stuck: jax.Array
-    predicted_remaining: jax.Array  # decrease predicted to be left
-    slope_decrease: jax.Array  # decrease in the last step, as the slopes at its ends tell
-    stepsize: jax.Array  # length of the last step
+    predicted_remaining: jax.Array
+    slope_decrease: jax.Array
+    stepsize: jax.Array  # the length
+    # and for the next step:
     inner: Any  # the transformation's own
 
 
@@ -40,11 +42,9 @@ class Optax:
 
     @property
     def name(self) -> str:
-        """What a result says of the method."""
         return f"an optax transformation{' (its own evaluations are not counted)' if self.evaluates() else ''}"
 
     def init(self, problem: Problem, params: jax.Array) -> OptaxState:
-        """Return the state that asks for the start to be evaluated."""
         inner = self.transformation.init(problem.layout.unflatten(params))
         return OptaxState(**unstarted(problem, params), inner=jax.tree.map(_strong, inner))
 

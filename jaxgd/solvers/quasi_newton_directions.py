@@ -33,14 +33,25 @@ class Move(NamedTuple):
         """Return what a trial says that lies as far along the line from `state` as `change` tells, with this slope."""
         curvature = line.stepsize * (slope - line.slope)
         take = moved & (curvature > 0)
-        return cls(change, curvature, moved, take, over, state.direction, line.stepsize, line.slope, state.norm)
+        return cls(
+            change=change,
+            curvature=curvature,
+            moved=moved,
+            take=take,
+            over=over,
+            direction=state.direction,
+            stepsize=line.stepsize,
+            slope=line.slope,
+            norm=state.norm,
+        )
 
 
 class Direction(Protocol):
     """Where to go from a point; the first trial of each line is at step size 1.
 
-    A memory is a `NamedTuple` with `scale`, the curvature radius assumed where nothing is known, and `taken`, the
-    moves learnt from since the last reset; the descent sets that to 0 where a line failed: the rest is then forgotten.
+    A memory is a `NamedTuple` with `scale`, the curvature radius assumed where nothing is known (0: none yet), and
+    `num_pairs`, the moves learnt from since the last reset, of the params' type; the descent sets that to 0 where a
+    line failed: the rest is then forgotten.
     """
 
     @property
@@ -57,7 +68,10 @@ class Direction(Protocol):
         ...
 
     def predicted_remaining(self, memory: Any, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
-        """Return the decrease predicted to be left, by params, the gradient's length and the slope of the next line."""
+        """Return the decrease estimated to be left, by params, the gradient's length and the slope of the next line.
+
+        It is infinite while nothing is known.
+        """
         ...
 
 
@@ -66,8 +80,8 @@ class PairMemory(NamedTuple):
 
     pairs: jax.Array  # shape (2m, p): s and y of each pair, one under the other
     small: jax.Array  # shape (2, m, m): inverse of R, the upper triangle of SY' in order of age; and YY'
-    scale: jax.Array  # gamma, the curvature radius assumed where nothing is known
-    num_pairs: jax.Array  # pairs since the last reset
+    scale: jax.Array  # gamma
+    num_pairs: jax.Array
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["size"])
@@ -86,14 +100,12 @@ class LimitedMemoryInverse:
     tolerance = TOL_LEARNT
 
     def begin(self, params: jax.Array) -> PairMemory:
-        """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
         pairs = jnp.zeros((2 * self.size, params.size), params.dtype)
         # A NumPy constant needs no operation to be filled.
         return PairMemory(pairs, jnp.asarray(np.zeros((2, self.size, self.size), params.dtype)), zero, zero)
 
     def learn(self, memory: PairMemory, move: Move, grad: jax.Array) -> tuple[PairMemory, jax.Array]:
-        """Take the move where it says so; return the memory and -H grad."""
         slot, take = memory.num_pairs.astype(jnp.int32) % self.size, move.take
         pair = jnp.where(take, _scaled(move), jax.lax.dynamic_slice_in_dim(memory.pairs, 2 * slot, 2))
         pairs = jax.lax.dynamic_update_slice_in_dim(memory.pairs, pair, 2 * slot, 0)
@@ -116,7 +128,7 @@ class LimitedMemoryInverse:
     def predicted_remaining(
         self, memory: PairMemory, params: jax.Array, norm: jax.Array, slope: jax.Array
     ) -> jax.Array:
-        """Return half of grad' H grad; inf while H is unknown."""
+        """Return half of grad' H grad."""
         del params, norm
         return jnp.where(memory.num_pairs > 0, -slope / 2, jnp.inf)
 
@@ -153,12 +165,10 @@ class DenseInverse:
     tolerance = TOL_LEARNT
 
     def begin(self, params: jax.Array) -> Inverse:
-        """Return an empty memory."""
         zero = jnp.zeros((), params.dtype)
         return Inverse(jnp.asarray(np.zeros((params.size, params.size), params.dtype)), zero, zero)
 
     def learn(self, memory: Inverse, move: Move, grad: jax.Array) -> tuple[Inverse, jax.Array]:
-        """Take the move where it says so; return the memory and -H grad."""
         s, y = _scaled(move)
         scale = jnp.where(move.take, 1 / jnp.sum(y * y), memory.scale)
         index = np.arange(s.size)
@@ -174,6 +184,6 @@ class DenseInverse:
         return Inverse(inverse, scale, memory.num_pairs + move.take), s * u_g - along * s_g - v
 
     def predicted_remaining(self, memory: Inverse, params: jax.Array, norm: jax.Array, slope: jax.Array) -> jax.Array:
-        """Return half of grad' H grad; inf while H is unknown."""
+        """Return half of grad' H grad."""
         del params, norm
         return jnp.where(memory.num_pairs > 0, -slope / 2, jnp.inf)

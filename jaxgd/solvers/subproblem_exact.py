@@ -33,7 +33,6 @@ class Dense(NamedTuple):
         return self.scale * jnp.matmul(self.scale * steps, self.hessian, precision="highest")
 
     def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
-        """Return the exact minimizer."""
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
         free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
         matrix = jnp.where(free[:, None] * free > 0, self.hessian, jnp.eye(free.size, dtype=grad.dtype))

@@ -65,58 +65,46 @@ class TrustRegion:
 
     @property
     def supported_terms(self) -> tuple[type, ...]:
-        """The terms that the method can keep."""
         return (Box, L1, Simplex, Ball) if self.full_hessian else (Box, L1)
 
     @property
     def consecutive_moves(self) -> int:
-        """Moves that must meet the test of `tol`."""
         return self.curvature.consecutive_moves
 
     @property
     def exact_curvature(self) -> bool:
-        """Whether the model's curvature is computed, not learnt from the moves."""
         return self.curvature.exact_curvature
 
     @property
     def tolerance(self) -> Tolerance:
-        """What `tol` is to the method."""
         return TOL_COMPUTED if self.exact_curvature else TOL_LEARNT
 
     @property
     def full_hessian(self) -> bool:
-        """Whether the model's curvature is computed in every direction."""
         return self.curvature.full_hessian
 
     @property
     def sum_of_squares(self) -> bool:
-        """Whether it is for sums of squares alone."""
         return self.curvature.sum_of_squares
 
     @property
     def of_sample(self) -> bool:
-        """Whether its curvature is that of a sample of the rows."""
         return self.curvature.of_sample
 
     @property
     def scaled(self) -> bool:
-        """Whether it computes a Hessian where the params are few."""
         return self.curvature.scaled
 
     def memory(self, size: int) -> int:
-        """Return the bytes, in float64, of a Hessian of `size` parameters, its scaled copy and its spectrum."""
-        return 3 * 8 * size**2 if self.full_hessian else 0
+        return 3 * 8 * size**2 if self.full_hessian else 0  # a Hessian, its scaled copy and its spectrum
 
     def unscaled(self) -> "TrustRegion":
-        """Return the method without a Hessian at its start."""
         return replace(self, curvature=self.curvature.unscaled())
 
     def carried(self, state: RegionState, other: RegionState, *, far: bool) -> RegionState:
-        """Return a state that has evaluated nothing, with what another has learnt, near or `far` from here."""
         return state._replace(memory=self.curvature.moved_on(other.memory) if far else other.memory)
 
     def init(self, problem: Problem, params: jax.Array) -> RegionState:
-        """Return the state that asks for the start to be evaluated."""
         no, zero, inf = jnp.zeros((), bool), jnp.zeros((), params.dtype), jnp.full((), jnp.inf, params.dtype)
         return RegionState(
             **unstarted(problem, params),
