@@ -17,30 +17,38 @@ MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than th
 
 
 class Evidence(NamedTuple):
-    """What a verdict rests on, all scalars but the last."""
+    """What a verdict rests on, also counts as numbers of the params' type: it is packed in one vector."""
 
-    first: jax.Array  # loss at the start
+    # Once:
+    first: jax.Array  # loss at the start; inf before it is evaluated
+    # With each move:
     decrease: jax.Array  # decrease since the start
     lately: jax.Array  # decrease in the later half of the moves
     coming: jax.Array  # the part of it since the next half has begun
-    model: jax.Array  # the solver's last prediction of the decrease left
-    predicted_remaining: jax.Array  # the decrease estimated to be left
-    noise: jax.Array  # what rounding was seen to do to the loss of late
     change: jax.Array  # largest change of a parameter in the last move, where `xtol` asks for it
     lowered: jax.Array  # moves that lowered the loss by more than rounding
     last: jax.Array  # length of the last of these
     path: jax.Array  # of all these together
+    consecutive_moves: jax.Array  # moves in a row that met the test of `tol`
+    # With each evaluation:
+    model: jax.Array  # the solver's last prediction of the decrease left; inf before there is one
+    predicted_remaining: jax.Array  # the decrease estimated to be left; inf where nothing tells it
+    noise: jax.Array  # what rounding was seen to do to the loss of late
     max_grad_norm: jax.Array  # longest gradient of the later half of the moves
     next_max_grad_norm: jax.Array  # likewise, since the next half has begun
     stalled_evals: jax.Array  # evaluations since the last progress
-    consecutive_moves: jax.Array  # moves in a row that met the test of `tol`
     hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
-    claim: jax.Array  # the success that a test step is to confirm, a `Status`; 0: none
-    recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first
+    claim: jax.Array  # the success that a test step is to confirm, a `Status`, or `RUNNING`: see `claims`
+    # With each move:
+    recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first; inf for those not made yet
+
+    @property
+    def claims(self) -> jax.Array:
+        """Whether a success waits for a test step to confirm it."""
+        return self.claim > 0
 
     @classmethod
     def unpack(cls, packed: jax.Array) -> "Evidence":
-        """Read the evidence from its vector."""
         head = len(cls._fields) - 1
         return cls(*packed[:head], tuple(packed[head:]))  # type: ignore[arg-type]
 
@@ -60,18 +68,20 @@ class Facts(NamedTuple):
     point: Point  # after the step
     trial: Point
     best: Point  # before the step
+    # As the state has them, by `unstarted` and `Reported`:
     moved: jax.Array
+    stuck: jax.Array
+    predicted_remaining: jax.Array
+    slope_decrease: jax.Array
+    saddle: Any
+    lost: Any
+    doubt: Any
+    norm: jax.Array
+    ahead: Any
+    # Of the method, the problem and the step:
     full_hessian: bool  # the curvature of the solver's model is computed in every direction
     bare: bool  # no term is added to the loss, which makes kinks of its own
-    stuck: jax.Array
-    saddle: Any
-    lost: Any  # a parameter has lost its influence on the loss
-    doubt: Any  # what the solver knows that rounding does to the loss, beside its own
-    norm: jax.Array  # length of the residual after the step, in the solver's own scale
-    predicted_remaining: jax.Array  # the solver's prediction of the decrease left
-    slope_decrease: jax.Array  # decrease in the step as the slopes tell it
     moves: jax.Array  # with this one
-    ahead: Any  # how far the minimum of the solver's model is, where it has one
     length: jax.Array  # from the last point to the trial
     slopes: jax.Array  # how far the slopes at both say that the loss changes, together
     trapezoid: jax.Array  # the decrease that they tell, by the trapezoidal rule
@@ -148,7 +158,7 @@ def _estimated(seen: Evidence, facts: Facts, *, exact_curvature: bool) -> Eviden
     if exact_curvature:
         left = left if facts.full_hessian else jnp.maximum(left, as_shrunk(seen, facts.norm))
         return seen._replace(model=left, predicted_remaining=left)
-    left = jnp.where(jnp.isnan(facts.predicted_remaining), seen.model, left)
+    left = jnp.where(jnp.isnan(facts.predicted_remaining), seen.model, left)  # `UNTOLD`
     left = jnp.where(facts.point.residual_abs_sum > 0, left, 0)
     model = jnp.where(jnp.isfinite(left), left, seen.model)
     # A model that is learnt knows the directions moved in alone. The trend of the moves says more, or where rounding

@@ -14,48 +14,51 @@ from jaxgd.core.tiles import Span
 
 
 class Track(NamedTuple):
-    """What a trace keeps, a row a move, the start first; `filled` says how many."""
+    """What a trace keeps, a row a move, the start first."""
 
     loss: jax.Array  # shape (n,)
-    grad_norm: jax.Array  # shape (n,)
+    grad_norm: jax.Array  # shape (n,): the largest component of the residual
     stepsize: jax.Array  # shape (n,)
     params: jax.Array  # shape (n, p)
-    filled: jax.Array
+    filled: jax.Array  # rows that are
 
 
 class Run(NamedTuple):
     """Everything that changes in a solve."""
 
+    # With each evaluation:
     state: Any  # the solver's own
-    best: Point
     evidence: jax.Array  # an `Evidence`, packed
     counts: jax.Array  # `Counts`, packed
+    # With each one that is better:
+    best: Point
+    # With each move:
     trace: Track | None
 
     @property
     def status(self) -> jax.Array:
-        """The `Status`, an int32."""
         return Counts.of(self.counts).status
 
     @property
     def evals(self) -> jax.Array:
-        """Evaluations of loss and gradient."""
         return Counts.of(self.counts).evals
 
     @property
     def moves(self) -> jax.Array:
-        """Accepted steps."""
         return Counts.of(self.counts).moves
 
 
 def begin(problem: Problem, solver: Solver, params: jax.Array, trace: int = 0) -> Run:
     """Return a run that has evaluated nothing; `trace` is how many moves to keep."""
     state = solver.init(problem, params)
-    line = jnp.zeros(trace, params.dtype)
-    track = Track(line, line, line, jnp.zeros((trace, params.size), params.dtype), jnp.zeros((), jnp.int32))
-    best = problem.unevaluated(params)
+    line, rows = jnp.zeros(trace, params.dtype), jnp.zeros((trace, params.size), params.dtype)
+    track = Track(loss=line, grad_norm=line, stepsize=line, params=rows, filled=jnp.zeros((), jnp.int32))
     return Run(
-        state, best, convergence.no_evidence(params.dtype), jnp.asarray(Counts().pack()), track if trace else None
+        state=state,
+        evidence=convergence.no_evidence(params.dtype),
+        counts=jnp.asarray(Counts().pack()),
+        best=problem.unevaluated(params),
+        trace=track if trace else None,
     )
 
 
@@ -70,13 +73,13 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
     counts, seen, better = stop.judge(solver, run, trial, state)
     best = choose(better, trial, run.best)
     if not Traits.of(solver).exact_curvature:
-        claims = convergence.Evidence.unpack(seen).claim > 0
+        claims = convergence.Evidence.unpack(seen).claims
         state = state._replace(trial=jnp.where(claims, problem.project(convergence.probe(best)), state.trial))
     return Run(
         state=state,
-        best=best,
         evidence=seen,
         counts=counts,
+        best=best,
         trace=run.trace and _record(run.trace, state, state.moved | (run.evals == 0)),
     )
 
@@ -97,18 +100,19 @@ class Minibatches(NamedTuple):
 
     state: Any  # the solver's own
     losses: jax.Array  # shape (2,): sum of the losses, and of their squares
-    params: jax.Array  # sum of the params, shape (p,)
+    params: jax.Array  # sum of the params
 
 
 def minibatches(
     bind: Callable[[Span], tuple[Problem, Solver]], span: Span, sums: Minibatches, order: jax.Array, count: jax.Array
 ) -> Minibatches:
-    """Step once for each of the first `count` minibatches, the rows of `span` that a row of `order` numbers."""
+    """Step once for each of the first `count` minibatches, the rows of `span` that a row of `order`, int32, numbers."""
 
     def one(at: jax.Array, sums: Minibatches) -> Minibatches:
         rows = order[at]
         own, weights = jax.tree.map(lambda leaf: leaf[rows], (span.rows, span.weights))
-        problem, solver = bind(Span(own, weights, jnp.int32(0), jnp.int32(rows.size), span.total))
+        whole = Span(rows=own, weights=weights, start=jnp.int32(0), stop=jnp.int32(rows.size), total=span.total)
+        problem, solver = bind(whole)
         trial = problem.evaluate(sums.state.trial)
         losses = sums.losses + jnp.stack([trial.loss, trial.loss**2])
         return Minibatches(solver.step(problem, sums.state, trial), losses, sums.params + trial.params)
@@ -123,9 +127,9 @@ def _record(track: Track, state: Any, moved: jax.Array) -> Track:
     # An index out of range is dropped, so that a step that is no move writes nothing.
     at = jnp.where(moved, track.filled, track.loss.size)
     return Track(
-        track.loss.at[at].set(point.loss, mode="drop"),
-        track.grad_norm.at[at].set(largest, mode="drop"),
-        track.stepsize.at[at].set(state.stepsize, mode="drop"),
-        track.params.at[at].set(point.params, mode="drop"),
-        track.filled + moved,
+        loss=track.loss.at[at].set(point.loss, mode="drop"),
+        grad_norm=track.grad_norm.at[at].set(largest, mode="drop"),
+        stepsize=track.stepsize.at[at].set(state.stepsize, mode="drop"),
+        params=track.params.at[at].set(point.params, mode="drop"),
+        filled=track.filled + moved,
     )

@@ -72,7 +72,7 @@ def keeps_none(size: int) -> int:
 
 
 def begun_anew(state: Any, other: Any, *, far: bool) -> Any:
-    """Return the state, which has evaluated nothing, with nothing of what another has learnt, near or `far` from here."""
+    """Return the state as it is: nothing is taken over from another."""
     del other, far
     return state
 
@@ -90,7 +90,9 @@ class Traits(NamedTuple):
     of_sample: bool = False  # its curvature is that of a sample of the rows
     name: str = ""  # what results call it
     memory: Callable[[int], int] = keeps_none  # bytes, in float64, of the matrices that it keeps
-    carried: Callable[..., Any] = begun_anew  # a state with what another has learnt
+    carried: Callable[..., Any] = (
+        begun_anew  # an unstarted state, with what another has learnt near or `far` from there
+    )
     unscaled: Callable[[], Solver] | None = None  # the method without a Hessian at its start
 
     @classmethod

@@ -26,27 +26,27 @@ from jaxgd.core.protocol import Reported, Traits
 
 
 class Status(IntEnum):
-    """Why a solve ended; the first five after `RUNNING` are success, and `NOISE_FLOOR`."""
+    """Why a solve ended; `converged` says whether that is success."""
 
-    RUNNING = 0
-    CONVERGED = 1
-    SMALL_GRADIENT = 2
-    SMALL_STEP = 3
-    SMALL_DECREASE = 4
-    PRECISION_FLOOR = 5
-    MAX_EVALS = 6
-    STUCK = 7
-    DIVERGED = 8
-    BAD_START = 9
-    UNBOUNDED = 10
-    ZERO_GRADIENT = 11
-    INTERRUPTED = 12
-    OUTDONE = 13
-    NOISE_FLOOR = 14
-    MAX_PASSES = 15
-    TIME_LIMIT = 16
-    STOPPED = 17
-    NO_INFLUENCE = 18
+    RUNNING = 0  # no success: it goes on
+    CONVERGED = 1  # success: no more is left than `tol` lets be, or than rounding hides
+    SMALL_GRADIENT = 2  # success: `gtol` is met
+    SMALL_STEP = 3  # success: `xtol` is met
+    SMALL_DECREASE = 4  # success: `ftol` is met
+    PRECISION_FLOOR = 5  # success: there is nowhere lower to go, which the rounding that was seen explains
+    MAX_EVALS = 6  # no success: the limit of evaluations came first
+    STUCK = 7  # no success: there is nowhere lower to go, which nothing explains
+    DIVERGED = 8  # no success: the steps led up, or out of where the loss is finite
+    BAD_START = 9  # no success: loss or gradient is not finite at the start
+    UNBOUNDED = 10  # no success: the loss has no minimum, it falls for ever
+    ZERO_GRADIENT = 11  # no success: the start has no slope, and is not known to be a minimum
+    INTERRUPTED = 12  # no success: Ctrl-C, or an error in a watcher or a reader
+    OUTDONE = 13  # no success: another start is lower than this one can come
+    NOISE_FLOOR = 14  # success: no more is left than the noise of minibatches
+    MAX_PASSES = 15  # no success: the limit of passes over minibatches came first
+    TIME_LIMIT = 16  # no success: the limit of time came first
+    STOPPED = 17  # no success: a watcher asked for it
+    NO_INFLUENCE = 18  # no success: the params run to infinity, or some no longer matter
 
     @property
     def converged(self) -> bool:
@@ -55,25 +55,24 @@ class Status(IntEnum):
 
 
 def succeeded(codes: Any) -> Any:
-    """Return which of the numbers of statuses are success."""
+    """Return which statuses are success, of a number or an array of them."""
     return (codes >= Status.CONVERGED) & (codes <= Status.PRECISION_FLOOR) | (codes == Status.NOISE_FLOOR)
 
 
 class Counts(NamedTuple):
     """What a solve has come to in whole numbers; packed, an int32 array of shape `(..., 4)`."""
 
-    status: Any = Status.RUNNING
+    status: Any = Status.RUNNING  # a `Status`
     evals: Any = 0  # of loss and gradient
     moves: Any = 0  # accepted steps
     products: Any = 0  # of vectors with the Hessian
 
     @classmethod
     def of(cls, packed: Any) -> Self:
-        """Return what is packed in an array."""
         return cls(*(packed[..., at] for at in range(len(cls._fields))))
 
     def pack(self) -> np.ndarray:
-        """Return one array, on the host."""
+        """Return the array, on the host."""
         return np.stack(np.broadcast_arrays(*self), axis=-1).astype(np.int32)
 
 
@@ -159,17 +158,17 @@ class Stop:
             trial=trial,
             best=run.best,
             moved=state.moved,
-            full_hessian=traits.full_hessian,
-            bare=bare,
             stuck=state.stuck,
+            predicted_remaining=state.predicted_remaining,
+            slope_decrease=state.slope_decrease,
             saddle=reported.saddle,
             lost=reported.lost,
             doubt=reported.doubt,
             norm=point.norm if reported.norm is None else reported.norm,
-            predicted_remaining=state.predicted_remaining,
-            slope_decrease=state.slope_decrease,
-            moves=moves,
             ahead=reported.ahead if traits.full_hessian else None,
+            full_hessian=traits.full_hessian,
+            bare=bare,
+            moves=moves,
             length=safe_norm(square, jnp.sum(jnp.abs(step))),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.slope_decrease),
             trapezoid=-(slope + other) / 2,
@@ -192,7 +191,7 @@ class Stop:
 
         What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
         """
-        tested, floor = old.claim > 0, old.claim == Status.PRECISION_FLOOR
+        tested, floor = old.claims, old.claim == Status.PRECISION_FLOOR
         left = claimed_left(old, floor)
         false = refuted(old, left, facts) | on_a_kink(old, facts)
         verdict = jnp.where(false, int(Status.STUCK), old.claim)
@@ -239,7 +238,7 @@ class PassFacts(NamedTuple):
 
     finite: bool  # the loss averaged over the pass
     small: bool  # the gradient over all rows is as small as `gtol` asks
-    left: float  # decrease that all rows say is left; inf: they were not asked
+    left: float  # decrease that all rows say is left; inf where they were not asked
     near: float  # what `tol` lets be left
     noise: float  # what noise does to the averaged loss
     last: bool  # no more passes are allowed
