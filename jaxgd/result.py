@@ -112,7 +112,6 @@ class Result:
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
 
     def __dir__(self) -> list[str]:
-        """Return what is public."""
         return [name for name in super().__dir__() if not name.startswith("_") and name not in INTERNAL]
 
     def __bool__(self) -> bool:
@@ -120,7 +119,6 @@ class Result:
         return True
 
     def __len__(self) -> int:
-        """Return how many lanes there are."""
         if np.ndim(self.counts) < 2:  # noqa: PLR2004 - lanes and counts
             msg = "This is the result of one problem; it has no lanes."
             raise TypeError(msg)

@@ -22,19 +22,16 @@ class NpyFile:
     named = False
 
     def __init__(self, path: str, *, stream: bool | None) -> None:
-        """Read the header."""
         self.path, header = path, npy.header(path)
         self._stream = header.rows * header.row_bytes > LARGE if stream is None else stream
         matrix = len(header.shape) == 2  # noqa: PLR2004 - rows and columns
         self.names = self.numeric = [str(number) for number in range(header.shape[1])] if matrix else []
 
     def is_matrix(self, name: str) -> bool:
-        """Whether a column is a matrix by itself: none is."""
         del name
         return False
 
     def streams(self, names: list[str]) -> bool:
-        """Whether a few rows are read at a time."""
         del names
         return self._stream
 
@@ -43,12 +40,10 @@ class NpyFile:
         return in_memory(self.source(structure))
 
     def source(self, structure: Any) -> Source:
-        """Return the same as a source of rows."""
         found = open_source(self.path)
         return found if structure is None else Changed(found, lambda rows: picked(structure, lambda n: rows[:, int(n)]))
 
     def labels(self, name: str) -> np.ndarray:
-        """Return a column of labels, one for each row."""
         return self.read(name)
 
 
@@ -86,24 +81,19 @@ class Npz:
             (self._held if array.dtype.kind in "biufc" else self._texts)[name] = array
 
     def is_matrix(self, name: str) -> bool:
-        """Whether an array is a matrix by itself."""
         return name in self._held and self._held[name].ndim > 1
 
     def streams(self, names: list[str]) -> bool:
-        """Whether a few rows are read at a time: they cannot be."""
         del names
         return False
 
     def read(self, structure: Any) -> Any:
-        """Return the arrays that a pytree names."""
         return picked(structure, self._array)
 
     def source(self, structure: Any) -> Source:
-        """Return the same as a source of rows."""
         return open_source(self.read(structure))
 
     def labels(self, name: str) -> np.ndarray:
-        """Return an array of labels, one for each row."""
         return self._texts[name] if name in self._texts else self._array(name)
 
     def _array(self, name: str) -> np.ndarray:
@@ -123,20 +113,16 @@ class Changed:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
         return self.under.name
 
     @property
     def rows(self) -> int | None:
-        """How many rows there are, where known."""
         return self.under.rows
 
     def batches(self, rows: int | None = None) -> Iterator[Any]:
-        """Return the batches, changed."""
         return map(self.change, self.under.batches(rows))
 
     def share(self, index: int, of: int) -> "Changed":
-        """Return the part that process `index` of `of` reads."""
         return replace(self, under=self.under.share(index, of))
 
 

@@ -29,7 +29,6 @@ class Cache:
         return program
 
     def put(self, key: Hashable, program: Any) -> None:
-        """Keep `program` under `key`."""
         with self._lock:
             self._programs[key] = program
         self.trim()
@@ -46,7 +45,6 @@ class Cache:
                 total -= weights[key]
 
     def clear(self) -> None:
-        """Forget all programs."""
         with self._lock:
             self._programs.clear()
 

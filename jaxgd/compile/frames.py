@@ -47,7 +47,6 @@ class Frame:
             raise ValueError(msg)
 
     def __len__(self) -> int:
-        """Return how many rows there are."""
         return len(self._table)
 
     def labels(self, name: str) -> np.ndarray:

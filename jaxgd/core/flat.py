@@ -152,7 +152,6 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """The vector's length."""
         return sum(self._sizes)
 
     @property
@@ -181,7 +180,6 @@ class Layout:
         return jax.tree.unflatten(self.treedef, leaves)
 
     def slopes(self, vector: jax.Array) -> Any:
-        """Return the pytree of slopes that `vector` holds."""
         return self.unflatten(vector)
 
     def rows(self, leaf: int, rows: jax.Array) -> jax.Array:
@@ -199,11 +197,9 @@ class Held:
     rest: Any  # vector of the whole layout: the entries that stay
 
     def flatten(self, tree: Any) -> jax.Array:
-        """Return the free entries of `tree`."""
         return self.layout.flatten(tree)[self.free]
 
     def unflatten(self, vector: jax.Array) -> Any:
-        """Return the pytree with the free entries from `vector`."""
         return self.layout.unflatten(self.rest.at[self.free].set(vector))
 
     def slopes(self, vector: jax.Array) -> Any:
@@ -216,5 +212,4 @@ class Held:
 
     @property
     def dtype(self) -> np.dtype:
-        """The vector's type."""
         return self.layout.dtype

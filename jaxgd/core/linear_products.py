@@ -66,10 +66,8 @@ class Cut:
         return [jnp.moveaxis(data, axis, 0) for data, (_, axis) in zip(found, self.dots.places, strict=True)]
 
     def products(self, params: Any, factors: list[jax.Array]) -> list[jax.Array]:
-        """Return the products."""
         leaves, places = jax.tree.leaves(params), zip(factors, self.dots.places, strict=True)
         return [jnp.tensordot(leaves[leaf], data, 1, precision="highest") for data, (leaf, _) in places]
 
     def __call__(self, params: Any, products: list[jax.Array]) -> jax.Array:
-        """Return the loss's value."""
         return jax.core.eval_jaxpr(self.dots.rest, self.constants, *jax.tree.leaves(params), *self.inputs, *products)[0]

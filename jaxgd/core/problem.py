@@ -111,7 +111,6 @@ class Problem:
         return self._sum(lambda part: part._slopes(params))  # noqa: SLF001 - a part is of this class
 
     def _slopes(self, params: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
-        """Return the bare loss and aux, and the gradient."""
         if not self.forward:
             return jax.value_and_grad(self.bare, has_aux=True)(params)
 

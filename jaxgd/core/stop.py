@@ -244,7 +244,6 @@ class PassFacts(NamedTuple):
     last: bool  # no more passes are allowed
 
     def status(self) -> Status:
-        """Return the status after the pass."""
         # The first that holds.
         cases = [
             (not self.finite, Status.DIVERGED),

@@ -69,7 +69,6 @@ class Box:
 
     @property
     def box(self) -> "Box":
-        """The bounds."""
         return self
 
     def held(self, params: jax.Array) -> jax.Array:
@@ -77,12 +76,10 @@ class Box:
         return (params <= self.lower) | (params >= self.upper)
 
     def value(self, params: jax.Array) -> Any:
-        """Return 0."""
         del params
         return 0
 
     def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
-        """Return the nearest point inside."""
         del stepsize
         return jnp.clip(params, self.lower, self.upper)
 
@@ -91,7 +88,6 @@ class Box:
         return jnp.clip(grad, params - self.upper, params - self.lower)
 
     def project(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point inside."""
         return self.prox(params)
 
     def face(self, params: jax.Array, grad: jax.Array) -> tuple["Box", jax.Array]:
@@ -135,7 +131,6 @@ class L1:
         return shrunk if self.box is None else shrunk | self.box.held(params)
 
     def value(self, params: jax.Array) -> Any:
-        """Return the weighted sum."""
         return jnp.sum(self.weight * jnp.abs(params))
 
     def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
@@ -149,7 +144,6 @@ class L1:
         return self.box.residual(params, shrunk) if self.box else shrunk
 
     def project(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point of the box."""
         return self.box.prox(params) if self.box else params
 
     def face(self, params: jax.Array, grad: jax.Array) -> tuple[Box, jax.Array]:
@@ -174,11 +168,9 @@ class Simplex:
     total: Any = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a total that no params have."""
         _check_positive(self.total, "total")
 
     def value(self, params: jax.Array) -> Any:
-        """Return 0."""
         del params
         return 0
 
@@ -202,7 +194,6 @@ class Simplex:
         return jnp.minimum(grad + _cleared(excess, jnp.max(jnp.abs(grad))), params)
 
     def project(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point inside."""
         return self.prox(params)
 
     def face(self, params: jax.Array, grad: jax.Array) -> tuple["Simplex", jax.Array]:
@@ -231,16 +222,13 @@ class Ball:
     radius: Any = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a radius that no ball has."""
         _check_positive(self.radius, "radius")
 
     def value(self, params: jax.Array) -> Any:
-        """Return 0."""
         del params
         return 0
 
     def prox(self, params: jax.Array, stepsize: Any = 1) -> jax.Array:
-        """Return the nearest point of the ball."""
         del stepsize
         square = jnp.sum(params**2)
         # A root of 0 has no derivative.
@@ -283,7 +271,6 @@ class Ball:
         return far / jnp.where(along > 0, 1, jnp.where(square > 0, square, 1))
 
     def project(self, params: jax.Array) -> jax.Array:
-        """Return the nearest point inside."""
         return self.prox(params)
 
 

@@ -17,16 +17,13 @@ class Array:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
         return len(self.array)
 
     @property
     def row_bytes(self) -> int:
-        """How many bytes a row takes."""
         return self.array.nbytes // max(len(self.array), 1)
 
     def read(self, low: int, high: int) -> np.ndarray:
-        """Return rows `low` to `high`."""
         rows = self.array[low:high]
         # What is mapped is read from the disk here, not where it is computed with.
         return np.array(rows, subok=False) if isinstance(rows, np.memmap) else np.asarray(rows)
@@ -44,16 +41,13 @@ class Npy:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
         return self.shape[0]
 
     @property
     def row_bytes(self) -> int:
-        """How many bytes a row takes."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def read(self, low: int, high: int) -> np.ndarray:
-        """Return rows `low` to `high`."""
         size = self.dtype.itemsize
         with Path(self.path).open("rb", buffering=0) as file:
             if not self.fortran:
@@ -86,16 +80,13 @@ class Chain:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
         return sum(file.rows for file in self.files)
 
     @property
     def row_bytes(self) -> int:
-        """How many bytes a row takes."""
         return self.files[0].row_bytes
 
     def read(self, low: int, high: int) -> np.ndarray:
-        """Return rows `low` to `high`."""
         pieces, start = [], 0
         for file in self.files:
             first, end = max(low - start, 0), min(high - start, file.rows)

@@ -18,7 +18,6 @@ class Pools:
     """What is in the pools of several workers, handed over when it is asked for."""
 
     def __init__(self) -> None:
-        """Nobody works yet."""
         self._working: set[int] = set()
         self._count = 0
         self._handed: dict[int, dict[str, np.ndarray]] = {}
@@ -128,7 +127,6 @@ class Answers:
         return joined
 
     def saved(self) -> dict[str, np.ndarray]:
-        """Return it as arrays."""
         answer, trace = ({} if tree is None else tree for tree in (self.columns, self.trace()))
         parts = taken_apart("answer", answer) | taken_apart("trace", trace)
         return parts | {"done": self.done.copy(), "slots": np.array(self.slots)}

@@ -89,7 +89,6 @@ class Sorted:
     """The rows of groups, one group after the other."""
 
     def __init__(self, groups: Groups) -> None:
-        """Read and check."""
         data = inputs.as_arrays(groups.data, "data")
         inputs.refuse_traced((data, groups.by), "`Groups`")
         labels = np.asarray(groups.by)

@@ -58,7 +58,6 @@ class Solve:
             self._restore(found[0])
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put back what was saved."""
         run, answer, trace = self._shapes()
         self.answers.restore(arrays, answer, trace)
         owner, self._todo = arrays["owner"], ~self.answers.done

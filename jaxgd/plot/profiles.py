@@ -182,7 +182,6 @@ def _options(program: Program, given: Inputs, size: int) -> tuple[dict[str, Any]
 
 
 def _draw(ax: Any, places: np.ndarray, losses: np.ndarray, error: float) -> None:
-    """Draw one profile."""
     centre = places[len(places) // 2]
     ax.axvspan(
         centre - error,

@@ -81,7 +81,6 @@ class Without:
         return float(self._out(params)[-1])
 
     def __call__(self, params: np.ndarray, of: Any = None) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector."""
         del of
         return (self._own.total * self._own(params) - self._weight * self._out(params)) / self.total
 
@@ -90,5 +89,4 @@ class Without:
         return self._own.samples(count)
 
     def not_finite(self) -> list[str]:
-        """Return which row is not finite."""
         return self._own.not_finite()

@@ -78,7 +78,6 @@ class RowsInMemory:
         self._pool = ThreadPoolExecutor(len(self._parts))
 
     def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector, or what `of` says."""
         asked = of or self._program.slopes
 
         def slopes_of(part: Inputs) -> np.ndarray:
@@ -90,7 +89,6 @@ class RowsInMemory:
         return sum(self._pool.map(slopes_of, self._parts))  # type: ignore[return-value]
 
     def samples(self, count: int) -> list[Any]:
-        """Return two samples, or all rows."""
         lengths = [len(jax.tree.leaves(rows)[0]) for rows, _ in self._held]
         shares = [math.ceil(count * length / sum(lengths)) for length in lengths]
         picked = [
@@ -99,7 +97,6 @@ class RowsInMemory:
         return _joined(picked, count)
 
     def not_finite(self) -> list[str]:
-        """Return which row is not finite."""
         first = 0
         for rows, _ in self._held:
             found = not_finite_rows(rows, first)
@@ -191,5 +188,4 @@ class Together:
         return [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], each) for each in every]
 
     def not_finite(self) -> list[str]:
-        """Return which row of this process is not finite."""
         return self._own.not_finite()

@@ -125,12 +125,10 @@ class Paired:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
         return self.source.name
 
     @property
     def rows(self) -> int | None:
-        """How many there are, where known without reading them."""
         return self.source.rows
 
     def blocks(self, size: int, seen: Expected | None = None) -> Iterator[Block]:
@@ -139,7 +137,6 @@ class Paired:
             yield block if self.paired else block._replace(data=(block.data, None))
 
     def share(self, index: int, of: int) -> "Paired":
-        """Return the part that process `index` of `of` reads."""
         return Paired(self.source.share(index, of), self.paired)
 
 

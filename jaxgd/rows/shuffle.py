@@ -41,7 +41,6 @@ class Batches:
     polish: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of rows or passes."""
         for name in ("size", "passes", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:

@@ -29,7 +29,6 @@ class Stream:
         self.total = 0.0
 
     def __call__(self, params: np.ndarray, of: Of | None = None) -> np.ndarray:
-        """Return gradient and loss at the params, in one vector, or what `of` says."""
         asked, sums, total = of or self._program.slopes, np.zeros(()), 0.0
         reservoir = _Reservoir(self._keep) if self._kept is None else None
         with contextlib.closing(ahead(self._source.blocks(self._size, self._seen), WAITING)) as found:
@@ -77,7 +76,6 @@ class _Reservoir:
         self._keys, self._parts, self._most = np.zeros(0), [], np.inf
 
     def add(self, data: Any) -> None:
-        """Look at some rows."""
         keys = self._draw.random(len(jax.tree.leaves(data)[0]))
         picked = np.flatnonzero(keys < self._most)
         if not len(picked):

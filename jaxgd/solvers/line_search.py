@@ -146,7 +146,6 @@ class Wolfe:
     max_trials: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which no step is found, or any."""
         _check("sufficient", self.sufficient, 0, 1)
         _check("curvature", self.curvature, self.sufficient, 1)
         _check("growth", self.growth, 1, np.inf)
@@ -223,7 +222,6 @@ class Nonmonotone:
     max_trials: int = 30
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which no step is found."""
         _check("sufficient", self.sufficient, 0, 1)
         _check("window", self.window, 0, np.inf, integer=True)
         _check("max_trials", self.max_trials, 0, np.inf, integer=True)

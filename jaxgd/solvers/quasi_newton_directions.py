@@ -55,9 +55,7 @@ class Direction(Protocol):
     """
 
     @property
-    def tolerance(self) -> Tolerance:
-        """What `tol` is to the method."""
-        ...
+    def tolerance(self) -> Tolerance: ...
 
     def begin(self, params: jax.Array) -> Any:
         """Return an empty memory."""

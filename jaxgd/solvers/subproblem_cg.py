@@ -28,7 +28,6 @@ class Implicit:
 
     @classmethod
     def around(cls, point: Point, scale: jax.Array, product: Callable[[jax.Array], jax.Array]) -> "Implicit":
-        """Return the model around a point."""
         scaled = scale * point.params
         size = safe_norm(dot(scaled, scaled), jnp.sum(jnp.abs(scaled)))
         return cls(grad=point.grad, scale=scale, hvp=product, size=size, noise=rounding(point.loss))

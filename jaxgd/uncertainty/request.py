@@ -35,7 +35,6 @@ class One:
     settings: list[Callable[[], Any]] = field(default_factory=settings)
 
     def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
-        """Return the covariance of the answer."""
         _check(self.program, self.given.terms and self.given.terms.term, kind, rows, ())
         _check_converged(result)
         with _under(self.settings):
@@ -66,7 +65,6 @@ class Many:
         return replace(self, lanes=self.lanes[lane])
 
     def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
-        """Return the covariances of the answers."""
         program, alone = self.parts[0].program, not np.ndim(self.lanes)
         _check(program, _term(self.parts[0].batch), kind, rows, np.shape(self.lanes))
         if alone:

@@ -145,7 +145,6 @@ class Stage:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What it is of."""
         return self._describe()
 
     def resumed(self, *, but: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], bool] | None:

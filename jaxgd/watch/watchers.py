@@ -40,7 +40,6 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         self._bar: Any = None
         self._last = 0.0
 
@@ -131,7 +130,6 @@ class Checkpoint:
     """
 
     def __init__(self, path: Any, every: float = 60.0) -> None:
-        """Refuse what cannot be saved to."""
         if not isinstance(every, int | float | np.number) or not every >= 0:
             msg = f"`every` must be a number of seconds, 0 or more; got {every!r}."
             raise ValueError(msg)
@@ -171,18 +169,15 @@ class TimeLimit:
     """End a solve after so many seconds, compiling included, as `TIME_LIMIT`; it is looked at between evaluations."""
 
     def __init__(self, seconds: float) -> None:
-        """Refuse what is no time."""
         if not isinstance(seconds, int | float | np.number) or not seconds > 0:
             msg = f"`seconds` must be a positive number; got {seconds!r}. Leave the limit out for none."
             raise ValueError(msg)
         self.seconds, self._end = float(seconds), np.inf
 
     def begin(self) -> None:
-        """Start the clock."""
         self._end = time.perf_counter() + self.seconds
 
     def __call__(self, seen: Seen) -> Status | None:
-        """End it if it is late."""
         del seen
         return Status.TIME_LIMIT if time.perf_counter() >= self._end else None
 
@@ -195,18 +190,15 @@ class Callback:
     """
 
     def __init__(self, function: Callable[[Seen], Any], every: float = 0.0) -> None:
-        """Refuse what cannot be called."""
         if not callable(function):
             msg = f"`function` must be a function of the best point so far; got {function!r}."
             raise TypeError(msg)
         self.function, self.every, self._next = function, every, 0.0
 
     def begin(self) -> None:
-        """Call at the first look."""
         self._next = 0.0
 
     def __call__(self, seen: Seen) -> Status | None:
-        """Call it, if it is time."""
         now = time.perf_counter()
         if now < self._next or seen.status in ENDED_FROM_OUTSIDE:
             return None
