@@ -81,7 +81,7 @@ class Chord(Curvature):
 
     def learn(self, problem: Problem, memory: First, before: Point, trial: Point, moved: jax.Array) -> First:
         del moved
-        first = ~jnp.isfinite(before.loss)
+        first = ~before.evaluated
         return choose(first, First(memory.scale, problem.hessian(trial.params)), memory)
 
     def model(self, problem: Problem, memory: First, point: Point) -> Dense:

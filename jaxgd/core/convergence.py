@@ -76,7 +76,7 @@ class Facts(NamedTuple):
     saddle: Any
     lost: Any
     doubt: Any
-    norm: jax.Array
+    norm: jax.Array  # of the residual where the state tells none
     ahead: Any
     # Of the method, the problem and the step:
     full_hessian: bool  # the curvature of the solver's model is computed in every direction

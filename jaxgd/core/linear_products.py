@@ -66,6 +66,7 @@ class Cut:
         return [jnp.moveaxis(data, axis, 0) for data, (_, axis) in zip(found, self.dots.places, strict=True)]
 
     def products(self, params: Any, factors: list[jax.Array]) -> list[jax.Array]:
+        """Return the products of params and data, each of the shape of the data's other axes."""
         leaves, places = jax.tree.leaves(params), zip(factors, self.dots.places, strict=True)
         return [jnp.tensordot(leaves[leaf], data, 1, precision="highest") for data, (leaf, _) in places]
 

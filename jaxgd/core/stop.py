@@ -140,7 +140,7 @@ class Stop:
         )
 
     def judge(self, solver: Any, run: Any, trial: Point, state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the counts after a step, the evidence, and whether the trial is the best point yet.
+        """Return the counts after a step and the evidence, both packed, and whether the trial is the best point yet.
 
         The step led `run` to `state` over the `trial`. All that is read of the vectors is what `Facts` holds, so that
         XLA makes few kernels of what follows.

@@ -52,8 +52,8 @@ def holds(term: Any) -> bool:
 class Hold(NamedTuple):
     """How a constraint holds the descent from a place."""
 
-    free: jax.Array  # entries that may move, shape (p,)
-    normal: jax.Array | None = None  # the moves are at right angles to it, shape (p,); None or zeros: to nothing
+    free: jax.Array  # which entries may move, bools of shape (p,)
+    normal: jax.Array | None = None  # the moves are at right angles to it; None or zeros: to nothing
     curvature: Any = 0.0  # the curvature that a loss has for the surface moved along being curved
 
 

@@ -25,9 +25,6 @@ def within_set(
     """
     gradient, tiny = model.grad + slope, jnp.finfo(params.dtype).tiny
 
-    def change(steps: jax.Array, curved: jax.Array) -> jax.Array:
-        return jnp.sum(steps * (gradient + curved / 2), axis=1)
-
     def sweep(carry: _Sweep) -> _Sweep:
         at, first = carry.at, carry.first
         face = _face(model, allowed.hold(params, at, carry.grad), carry.grad)
@@ -43,7 +40,7 @@ def within_set(
         # What is allowed is convex and holds 0, so that a step too long for the region may be shortened.
         ends = ends * jnp.minimum(1, step.radius / jnp.maximum(_length(model, ends), tiny))[:, None]
         curved = model.matvec(ends)
-        changes = change(ends, curved)
+        changes = jnp.sum(ends * (gradient + curved / 2), axis=1)
         best = jnp.argmin(changes)
         end = ends[best]
         first = jax.tree.map(lambda new, old: jnp.where(carry.sweeps == 0, new, old), step, first)
@@ -59,20 +56,7 @@ def within_set(
             done=~met,
         )
 
-    zero, none, still = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(params)
-    first = Step(
-        move=still,
-        predicted_reduction=zero,
-        predicted_remaining=zero,
-        radius=zero,
-        products=none,
-        newton=still,
-        unknown=zero,
-    )
-    start = _Sweep(
-        at=still, grad=gradient, predicted_reduction=zero, first=first, sweeps=none, done=jnp.zeros((), bool)
-    )
-    last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, start)
+    last = jax.lax.while_loop(lambda carry: (carry.sweeps < SWEEPS) & ~carry.done, sweep, _Sweep.begin(gradient))
     return last.first._replace(move=last.at, predicted_reduction=last.predicted_reduction)
 
 
@@ -120,3 +104,17 @@ class _Sweep(NamedTuple):
     first: Step  # of the first sweep, which tells of the model
     sweeps: jax.Array
     done: jax.Array
+
+    @classmethod
+    def begin(cls, grad: jax.Array) -> "_Sweep":
+        zero, none, still = jnp.zeros((), grad.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(grad)
+        first = Step(
+            move=still,
+            predicted_reduction=zero,
+            predicted_remaining=zero,
+            radius=zero,
+            products=none,
+            newton=still,
+            unknown=zero,
+        )
+        return cls(at=still, grad=grad, predicted_reduction=zero, first=first, sweeps=none, done=jnp.zeros((), bool))
