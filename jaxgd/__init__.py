@@ -2,6 +2,7 @@
 
 from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
+from jaxgd.compile.disk import config
 from jaxgd.core.stop import Status, Stop
 from jaxgd.core.terms import Ball, Simplex
 from jaxgd.history import Trace
@@ -40,6 +41,7 @@ __all__ = [
     "SteepestDescent",
     "Stop",
     "Trace",
+    "config",
     "least_squares",
     "losses",
     "maximize",

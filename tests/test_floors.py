@@ -93,7 +93,7 @@ def test_no_class_name_stands_twice():
 def test_public_names():
     public = {name for name, value in vars(jaxgd).items() if name[0] != "_" and not isinstance(value, ModuleType)}
     assert public | {"losses", "plot", "watch"} == set(jaxgd.__all__)
-    assert len(jaxgd.__all__) <= 30
+    assert len(jaxgd.__all__) <= 31
     assert all(getattr(jaxgd, name).__doc__ for name in jaxgd.__all__)
 
 

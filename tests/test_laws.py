@@ -15,6 +15,8 @@ from solvers import FIRST_PAIRS, PAIRS
 
 import jaxgd
 from jaxgd import Status, Stop
+from jaxgd.compile import executables
+from jaxgd.compile.cache import cache
 from jaxgd.compile.inputs import cast
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import advance, begin
@@ -203,7 +205,10 @@ def test_rows_repeated_or_permuted_change_nothing(solver, problem):
 
 
 @SOME
-def test_jit_and_vmap(solver, problem):
+def test_jit_and_vmap(solver, problem, monkeypatch):
+    # Kernels that are compiled quickly round otherwise, and a user's own `jit` compiles none so.
+    cache.clear()
+    monkeypatch.setattr(executables, "quick_options", dict)
     method, alone = solver.method(problem), solve(solver, problem, None)
     jitted = jax.jit(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(problem.data)
     assert jitted.converged

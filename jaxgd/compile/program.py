@@ -1,5 +1,6 @@
 """Compiled solves: one program for each loss, method and shape, found again by value."""
 
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,9 +12,10 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.compile import fingerprint
+from jaxgd.compile.executables import LIGHT, Compiled
 from jaxgd.core import implicit
 from jaxgd.core.flat import Held, Layout
-from jaxgd.core.lapack import compiled, one_by_one
+from jaxgd.core.lapack import one_by_one
 from jaxgd.core.loop import Minibatches, Run, Track, advance, begin, learn, minibatches
 from jaxgd.core.problem import Derivatives, Point, Problem
 from jaxgd.core.protocol import Solver, Traits
@@ -93,16 +95,18 @@ class Program:
         self.tol: int | None = None if places.tol is None else recipe.number(places.tol)
         given = ("data", "arrays", "terms", *(() if fixed is None else ("init",)))
         solve = one_by_one(self._solve)
-        self.solve = jax.jit(implicit.differentiable(solve, self._reversible, self._of_point, given))
-        self.begin = compiled(self._begin)
-        self.advance = compiled(self._advance)
-        self.answer = compiled(self._answer)
-        self.trace = compiled(self._trace)
-        self.first = compiled(self._first)
-        self.answer_from = compiled(self._answer_from)
-        self.minibatches = compiled(self._minibatches, donate_argnums=1)
-        self.slopes = compiled(self._slopes)
-        self.learn = compiled(self._learn)
+        self.solve = Compiled(
+            implicit.differentiable(solve, self._reversible, self._of_point, given), light=self.made <= LIGHT
+        )
+        self.begin = self._compiled(self._begin)
+        self.advance = self._compiled(self._advance)
+        self.answer = self._compiled(self._answer)
+        self.trace = self._compiled(self._trace)
+        self.first = self._compiled(self._first)
+        self.answer_from = self._compiled(self._answer_from)
+        self.minibatches = self._compiled(self._minibatches, donate_argnums=1)
+        self.slopes = self._compiled(self._slopes)
+        self.learn = self._compiled(self._learn)
         self.lanes: dict[Hashable, Any] = {}  # the pools of many such solves, by what differs between them
         self._others: dict[Hashable, Any] = {}  # what else is asked of it, compiled
 
@@ -111,10 +115,21 @@ class Program:
         """How much code it holds, in programs of one solve."""
         return 1 + POOL * sum(len(lanes.widths) for lanes in self.lanes.values()) + len(self._others)
 
+    @property
+    def made(self) -> int:
+        """How many numbers an evaluation makes on its way, about; with the Hessian, where the method takes it."""
+        if self.recipe.tile:
+            return sys.maxsize  # as many as there are rows
+        made = sum(var.aval.size for equation in self.recipe.traced.jaxpr.eqns for var in equation.outvars)
+        return made * (1 + self.size) if self.traits.full_hessian else made
+
+    def _compiled(self, function: Callable[..., Any], **options: Any) -> Compiled:
+        return Compiled(one_by_one(function), light=self.made <= LIGHT, **options)
+
     def compiled(self, function: Callable[..., Any], *fixed: Hashable) -> Any:
         """Return `function(self, *fixed, ...)` compiled, once for this program."""
         if (function, *fixed) not in self._others:
-            self._others[function, *fixed] = compiled(partial(function, self, *fixed))
+            self._others[function, *fixed] = self._compiled(partial(function, self, *fixed))
         return self._others[function, *fixed]
 
     def on_device(self, numbers: list[Any]) -> list[Any]:

@@ -57,11 +57,6 @@ def one_by_one(function: Callable[P, T]) -> Callable[P, T]:
     return called
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Return the function so, compiled as `jax.jit` does with these options."""
-    return jax.jit(one_by_one(function), **options)
-
-
 def _split(part: Any) -> Any:
     """Return a jaxpr with the calls of LAPACK in it replaced, at any depth; what is none as it is."""
     if isinstance(part, ClosedJaxpr):

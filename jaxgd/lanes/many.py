@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from jaxgd.compile import penalties
 from jaxgd.compile.build import Ask, as_given, find, in_types, numbers_of
+from jaxgd.compile.executables import LIGHT
 from jaxgd.compile.program import Answer, Program, Solution
 from jaxgd.core.stop import Counts
 from jaxgd.lanes.in_axes import axes_of, lanes_first, of_one
@@ -20,6 +21,8 @@ from jaxgd.solvers.registry import named
 from jaxgd.watch.resume import about
 from jaxgd.watch.session import Watching
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE
+
+FEW = 64  # times what an evaluation may make for its kernels to be compiled quickly: all lanes together may make
 
 
 def read_lanes(ask: Ask, in_axes: Any) -> tuple[Program, Batch, str]:
@@ -75,8 +78,8 @@ def solve_lanes(
     `last`: no other batch of what is watched follows. `twice`: the answers are looked at again.
     """
     watch = watch or Watching()
-    key = (batch.structure, batch.mapped)
-    lanes = program.lanes.setdefault(key, Lanes(program, *key))
+    key, light = (batch.structure, batch.mapped), batch.size * program.made <= LIGHT * FEW
+    lanes = program.lanes.setdefault((*key, light), Lanes(program, *key, light=light))
     if any(isinstance(leaf, Tracer) for leaf in batch.leaves):
         watch.refuse_inside()
         # Inside `jit` and other transformations there is no host to refill a pool: all lanes in lock-step.

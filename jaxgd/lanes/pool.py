@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.compile.devices import memory_of
+from jaxgd.compile.executables import Compiled
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import tiles
 from jaxgd.core.convergence import Evidence
 from jaxgd.core.flat import expand_to
-from jaxgd.core.lapack import compiled
+from jaxgd.core.lapack import one_by_one
 from jaxgd.core.loop import Run, tick
 from jaxgd.core.stop import Status, with_status
 
@@ -115,10 +116,13 @@ class Orders(NamedTuple):
 class Lanes:
     """The turns of a program's pools, compiled once for each width."""
 
-    def __init__(self, program: Program, structure: Any, mapped: tuple[bool, ...]) -> None:
-        """Prepare; `structure` is that of the inputs, `mapped` says which of its leaves differ by lane."""
+    def __init__(self, program: Program, structure: Any, mapped: tuple[bool, ...], *, light: bool = True) -> None:
+        """Prepare; `structure` is that of the inputs, `mapped` says which of its leaves differ by lane.
+
+        `light`: the lanes are few, so that compiling is what takes long.
+        """
         self.program, self.structure, self.mapped = program, structure, mapped
-        self.burst = compiled(self._burst, donate_argnums=1)
+        self.burst = Compiled(one_by_one(self._burst), light=light, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
         self.widths: set[int] = set()  # compiled
         self.lock = threading.Lock()  # so that what several workers need is compiled once

@@ -1,0 +1,94 @@
+"""Functions compiled by XLA: quickly where they are light, and found again on disk by the next process."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+
+from jaxgd.compile import disk
+from jaxgd.compile.cache import clock
+
+# Numbers that an evaluation makes at most for kernels that are compiled quickly: so few take no longer than the loop
+# around them, which such kernels do not slow. Of many, they may take twice as long.
+LIGHT = 1 << 16
+# XLA's former emitter of kernels, where it has one still, and LLVM's passes but for the dear ones: half of the time.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+_TOP = get_opaque_trace_state()
+
+
+class Compiled:
+    """A function of pytrees of arrays, compiled for each of their shapes and types.
+
+    Where JAX traces the call, or is set to look into it, it is what `jax.jit` makes of the function.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, light: bool, **options: Any) -> None:
+        """Prepare; `light` says that kernels may be compiled quickly, `options` are those of `jax.jit`."""
+        self._jitted = jax.jit(function, **options)
+        self._light, self._last = light, (None, None)  # the default device, and the executable last used there
+        self._found: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()  # so that what several threads need is compiled once
+
+    def __call__(self, *args: Any) -> Any:
+        config: Any = jax.config
+        looked_into = config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs
+        if looked_into or get_opaque_trace_state() != _TOP:
+            return self._jitted(*args)
+        device, last = self._last
+        if device is config.jax_default_device and last is not None:
+            try:
+                return last(*args)
+            except (TypeError, ValueError):  # of other shapes or types, or on other devices
+                pass
+        return self._of(args, config.jax_default_device)(*args)
+
+    def _of(self, args: tuple[Any, ...], device: Any) -> Any:
+        """Return the executable for such arguments, where this is the default device, compiled or read."""
+        leaves, structure = jax.tree.flatten(args)
+        key = device, structure, *map(_kind, leaves)
+        with self._lock:
+            if key not in self._found:
+                options = quick_options() if self._light else {}
+                self._found[key] = compiled_or_read(self._jitted.trace(*args).lower(), options)
+            found = self._found[key]
+        self._last = device, found
+        return found
+
+
+def _kind(leaf: Any) -> Hashable:
+    """Return what an executable is compiled for, of an argument."""
+    if isinstance(leaf, jax.Array):
+        return leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding, leaf.committed
+    return np.shape(leaf), np.result_type(leaf), type(leaf)
+
+
+def compiled_or_read(lowered: Any, options: dict[str, Any]) -> Any:
+    """Return the executable of a lowered function, read from disk where an earlier process has kept it."""
+    began, kept = time.perf_counter(), disk.folder()
+    path = kept and kept / disk.key_of(lowered, options)
+    if path and (found := disk.read(path, lowered)):
+        clock.seconds += time.perf_counter() - began
+        return found
+    began = time.perf_counter()
+    executable = lowered.compile(compiler_options=options)
+    if path and time.perf_counter() - began > disk.WORTH:
+        disk.keep(path, executable)
+    return executable
+
+
+@cache
+def quick_options() -> dict[str, Any]:
+    """Return those of the options `QUICK` that this version of XLA has; none but on CPU."""
+    found = {}
+    for name, value in QUICK.items() if jax.default_backend() == "cpu" else ():
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            continue
+        found[name] = value
+    return found

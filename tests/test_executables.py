@@ -1,0 +1,226 @@
+"""What is compiled, how, and how often: once for all processes of a user, and never wrongly found again."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgd
+from jaxgd.compile import disk, executables
+from jaxgd.compile.cache import cache
+from jaxgd.compile.executables import LIGHT, Compiled, quick_options
+
+DATA = np.array([12.1, 12.8, 14.9, 16.3, 17.2], np.float32)
+
+
+def mse(theta, y):
+    return jnp.mean((y - theta) ** 2)
+
+
+def cosh(theta, y):
+    return jnp.mean(jnp.cosh(y - theta) + jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]) * theta**2)
+
+
+def other_constant(theta, y):
+    return jnp.mean(jnp.cosh(y - theta) + jnp.array([1.0, 2.0, 3.5, 4.0, 5.0]) * theta**2)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Keep programs in a folder of the test, however short their compiling, and none of JAX's own."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(disk.config, "cache", tmp_path / "kept")
+    monkeypatch.setattr(disk, "WORTH", 0)
+    anew()
+    yield tmp_path / "kept"
+    jax.config.update("jax_compilation_cache_dir", before)
+    anew()
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """The options of each program that is compiled."""
+    quick_options()
+    found, compile_ = [], jax.stages.Lowered.compile
+
+    def compiling(lowered, compiler_options=None):
+        found.append(compiler_options)
+        return compile_(lowered, compiler_options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiling)
+    return found
+
+
+def anew():
+    """Forget what this process has compiled, as a new one would not know it."""
+    cache.clear()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("method", ["auto", "lbfgs"])
+def test_the_next_process_compiles_nothing_and_finds_the_same_bits(kept, options, method):
+    first = jaxgd.minimize(mse, DATA, method=method)
+    assert options
+    assert len(list(kept.iterdir())) == len(options)
+    options.clear()
+    anew()
+    second = jaxgd.minimize(mse, DATA, method=method)
+    assert not options
+    for name in ("params", "loss", "grad", "counts"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+
+
+@pytest.mark.usefixtures("kept")
+def test_lanes_are_found_again_too(options):
+    data = DATA + np.arange(6, dtype=np.float32)[:, None]
+    first = jaxgd.minimize_many(mse, data)
+    options.clear()
+    anew()
+    second = jaxgd.minimize_many(mse, data)
+    assert not options
+    assert np.array_equal(first.params, second.params)
+
+
+def test_a_process_started_anew_reads_what_another_has_kept(tmp_path):
+    code = (
+        "import sys, jax, jax.numpy as jnp, jaxgd; from jaxgd.compile import disk, executables\n"
+        "disk.WORTH, _ = 0, executables.quick_options()\n"
+        "found, compile_ = [], jax.stages.Lowered.compile\n"
+        "jax.stages.Lowered.compile = lambda *args, **named: found.append(1) or compile_(*args, **named)\n"
+        "print(float(jaxgd.minimize(lambda x: jnp.sum((x - 3) ** 4 + x), init=jnp.zeros(2)).loss), bool(found))"
+    )
+    settings = {"JAXGD_CACHE": str(tmp_path), "PYTHONPATH": str(Path(jaxgd.__file__).parents[1])}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert [run.split()[1] for run in runs] == ["True", "False"]
+    assert runs[0].split()[0] == runs[1].split()[0]
+
+
+def test_other_constants_make_another_program(kept):
+    first = jaxgd.minimize(cosh, DATA)
+    anew()
+    assert abs(jaxgd.minimize(other_constant, DATA).loss - first.loss) > 1e-3
+    assert len({path.name for path in kept.iterdir()}) > 1
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: content[:99] + b"?" + content[100:]])
+def test_a_damaged_program_is_compiled_anew(kept, options, harm):
+    first = jaxgd.minimize(mse, DATA)
+    count = len(options)
+    for path in kept.iterdir():
+        path.write_bytes(harm(path.read_bytes()))
+    anew()
+    assert jaxgd.minimize(mse, DATA).params == first.params
+    assert len(options) == 2 * count
+    anew()
+    jaxgd.minimize(mse, DATA)
+    assert len(options) == 2 * count  # what was damaged was kept anew
+
+
+@pytest.mark.parametrize("off", ["config", "environment", "JAX's own"])
+def test_nothing_is_kept_where_the_user_has_turned_it_off(kept, monkeypatch, tmp_path, off):
+    if off == "config":
+        monkeypatch.setattr(jaxgd.config, "cache", False)
+    elif off == "environment":
+        monkeypatch.setattr(jaxgd.config, "cache", None)
+        monkeypatch.setenv("JAXGD_CACHE", "0")
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    assert disk.folder() is None
+    assert jaxgd.minimize(mse, DATA).converged
+    assert not kept.exists()
+
+
+def test_the_usual_folder_is_the_users_own(kept, monkeypatch):
+    monkeypatch.setattr(jaxgd.config, "cache", None)
+    monkeypatch.delenv("JAXGD_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert disk.folder() == kept / "jaxgd"
+    monkeypatch.setenv("JAXGD_CACHE", str(kept / "own"))
+    assert disk.folder() == kept / "own"
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(kept):
+    kept.write_text("a file stands where the folder should")
+    assert jaxgd.minimize(mse, DATA).converged
+
+
+def test_what_was_not_used_for_longest_leaves_first(kept, monkeypatch):
+    jaxgd.minimize(mse, DATA)
+    old = {path.name for path in kept.iterdir()}
+    monkeypatch.setattr(disk, "MOST", max(path.stat().st_size for path in kept.iterdir()) * 2)
+    for path in kept.iterdir():
+        os.utime(path, (1, 1))
+    anew()
+    jaxgd.minimize(cosh, DATA)
+    left = {path.name for path in kept.iterdir()}
+    assert left - old
+    assert sum(path.stat().st_size for path in kept.iterdir()) <= disk.MOST
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_program_that_calls_the_host_is_compiled_each_time():
+    def called(theta, y):
+        shift = jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct((), "float32"), y[0])
+        return (theta - jax.lax.stop_gradient(shift)) ** 2
+
+    assert np.isclose(jaxgd.minimize(called, DATA).params, DATA[0])
+
+
+def test_light_losses_are_compiled_quickly_and_heavy_ones_well(options):
+    anew()
+    jaxgd.minimize(cosh, DATA, method="bb")
+    assert all(given == quick_options() for given in options)
+    options.clear()
+    jaxgd.minimize(mse, np.zeros(LIGHT, np.float32), method="bb", init=1.0)
+    assert {} in options
+    assert quick_options()["xla_backend_optimization_level"] == 1  # on CPU, in every version of JAX that is supported
+
+
+def test_a_function_is_compiled_once_for_each_shape(options):
+    double = Compiled(lambda x: 2 * x, light=True)
+    for size in (2, 3, 2, 3, 3):
+        assert np.array_equal(double(np.ones(size, np.float32)), 2 * np.ones(size))
+    assert len(options) == 2
+
+
+def test_threads_compile_what_they_share_once(options):
+    function, found = Compiled(lambda x: jnp.sin(x) + 1, light=True), []
+    threads = [threading.Thread(target=lambda: found.append(float(function(np.float32(1))))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == len(options) == 1
+
+
+def test_jax_sees_through_what_is_compiled():
+    function = Compiled(lambda x: jnp.sin(x) * 2, light=True)
+    one = jnp.float32(1)
+    assert np.isclose(function(one), 2 * np.sin(1))
+    assert np.isclose(jax.jit(lambda x: function(x) + 1)(one), 2 * np.sin(1) + 1)
+    assert np.isclose(jax.grad(function)(one), 2 * np.cos(1))
+    assert np.allclose(jax.vmap(function)(jnp.ones(3)), 2 * np.sin(1))
+    with jax.disable_jit():
+        assert np.isclose(function(one), 2 * np.sin(1))
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        function(jnp.float32(np.inf))
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(executables, "QUICK", {"xla_no_such_option": True, "xla_backend_optimization_level": 1})
+    quick_options.cache_clear()
+    try:
+        assert quick_options() == {"xla_backend_optimization_level": 1}
+    finally:
+        quick_options.cache_clear()
