@@ -18,6 +18,7 @@ from jaxgd import Status, Stop
 from jaxgd.compile import executables
 from jaxgd.compile.cache import cache
 from jaxgd.compile.inputs import cast
+from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import advance, begin
 from jaxgd.core.problem import Problem, rounding
@@ -131,7 +132,8 @@ def test_resume_is_bit_identical(solver, problem, dtype):
 
     def setup():
         layout = Layout.of(cast(jax.tree.map(np.asarray, problem.init), np.dtype(dtype)))
-        return Problem(lambda params: (value(problem, params), ()), layout, ()), method, Stop(tol=1e-6)
+        loss = BoundLoss(lambda params: (value(problem, params), ()), layout)
+        return Problem(loss, layout, ()), method, Stop(tol=1e-6)
 
     def start():
         own, *_ = setup()

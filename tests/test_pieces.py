@@ -1,5 +1,6 @@
 """Pieces of lanes, each against what it stands for."""
 
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -15,8 +16,8 @@ from jaxgd.compile.cache import Cache, cache
 from jaxgd.compile.devices import may_block
 from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
+from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout, spectrum
-from jaxgd.core.problem import Problem
 from jaxgd.lanes.groups import WASTE, lengths
 from jaxgd.solvers.subproblem_exact import Dense
 
@@ -83,12 +84,9 @@ def test_a_hessian_cut_at_the_products_is_the_hessian(sign):
         assert cut is not None
         assert len(cut.dots.places) == 3
         layout = Layout.of(params)
-        plain = Problem(lambda p: (several(p, data), ()), layout, (), sign, ridge=jnp.asarray(0.7))
+        plain = BoundLoss(lambda p: (several(p, data), ()), layout, sign)
         vector = layout.flatten(params)
-        one, other = (
-            plain.hessian(vector),
-            Problem(plain.loss, layout, (), sign, ridge=plain.ridge, cut=cut).hessian(vector),
-        )
+        one, other = plain.hessian(vector), replace(plain, cut=cut).hessian(vector)
         assert np.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 

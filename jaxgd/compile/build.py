@@ -12,7 +12,7 @@ from jaxgd.compile import fingerprint, inputs, loss_jaxpr, penalties
 from jaxgd.compile.cache import cache
 from jaxgd.compile.program import Inputs, Program, Recipe, precision
 from jaxgd.compile.row_mean import by_tiles, of_length, row_bytes
-from jaxgd.core.problem import as_vector
+from jaxgd.core.bound_loss import as_vector
 from jaxgd.core.stop import DEFAULT, Stop
 from jaxgd.core.tiles import rows_of_tile
 from jaxgd.solvers.registry import choose_method, named

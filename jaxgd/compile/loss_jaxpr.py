@@ -13,8 +13,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.linear_products import Cut, Dots
-from jaxgd.core.problem import Derivatives
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,10 +14,11 @@ from jax.core import Tracer
 from jaxgd.compile import fingerprint
 from jaxgd.compile.executables import LIGHT, Compiled
 from jaxgd.core import implicit
+from jaxgd.core.bound_loss import BoundLoss, Derivatives
 from jaxgd.core.flat import Held, Layout
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.loop import Minibatches, Run, Track, advance, begin, learn, minibatches
-from jaxgd.core.problem import Derivatives, Point, Problem
+from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.stop import Stop
 from jaxgd.core.tiles import Tiles
@@ -170,27 +171,26 @@ class Program:
         layout, terms = self.layout(inputs.init), inputs.terms
         term, ridge = terms.flatten(layout) if terms else (None, None)
         solver, _ = self._choose(method, term)
+
+        def bound(data: Any) -> BoundLoss:
+            return BoundLoss(
+                function=lambda params: recipe.traced(params, data, inputs.arrays),
+                layout=layout,
+                sign=recipe.sign,
+                derivatives=recipe.derivatives,
+                cut=recipe.traced.cut(data, inputs.arrays),
+                has_aux=recipe.has_aux,
+            )
+
         problem = Problem(
-            loss=lambda params: recipe.traced(params, inputs.data, inputs.arrays),
+            loss=Tiles(bound, recipe.tile, inputs.data, recipe.sign) if recipe.tile else bound(inputs.data),
             layout=layout,
             aux=recipe.traced.aux,
-            sign=recipe.sign,
             term=term,
             ridge=ridge,
-            backward=recipe.derivatives in (Derivatives.BACKWARD, Derivatives.FIRST),
-            forward=recipe.derivatives is Derivatives.FORWARD,
-            has_aux=recipe.has_aux,
             still=self._penalty_of_held(inputs.init, terms),
         )
-        if not recipe.tile:
-            return replace(problem, cut=recipe.traced.cut(inputs.data, inputs.arrays)), solver, stop
-        tiles = Tiles(
-            loss=lambda params, tile: recipe.traced(params, tile, inputs.arrays),
-            cut=lambda tile: recipe.traced.cut(tile, inputs.arrays),
-            size=recipe.tile,
-            span=inputs.data,
-        )
-        return replace(problem, tiles=tiles), solver, stop
+        return problem, solver, stop
 
     def _penalty_of_held(self, init: Any, terms: Any) -> Any:
         """Return what the penalties say of the params that are held still, which the vector does not hold."""

@@ -182,10 +182,10 @@ class Layout:
     def slopes(self, vector: jax.Array) -> Any:
         return self.unflatten(vector)
 
-    def rows(self, leaf: int, rows: jax.Array) -> jax.Array:
-        """Return `rows`, one for each number of a leaf, with rows of zeros for the numbers of the others."""
+    def blocks(self, leaf: int, own: jax.Array) -> jax.Array:
+        """Return an array with a block for each number of a leaf, with zeros for the numbers of the others."""
         before, after = sum(self._sizes[:leaf]), sum(self._sizes[leaf + 1 :])
-        return jnp.pad(rows, [(before, after), *[(0, 0)] * (rows.ndim - 1)]) if before or after else rows
+        return jnp.pad(own, [(before, after), *[(0, 0)] * (own.ndim - 1)]) if before or after else own
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ class Held:
         """Return the pytree with the free entries from `vector`, and zeros elsewhere."""
         return self.layout.unflatten(jnp.zeros_like(self.rest).at[self.free].set(vector))
 
-    def rows(self, leaf: int, rows: jax.Array) -> jax.Array:
-        """Return `rows`, one for each number of a leaf, of the free entries."""
-        return self.layout.rows(leaf, rows)[self.free]
+    def blocks(self, leaf: int, own: jax.Array) -> jax.Array:
+        """Return an array with a block for each number of a leaf, for the free entries."""
+        return self.layout.blocks(leaf, own)[self.free]
 
     @property
     def dtype(self) -> np.dtype:

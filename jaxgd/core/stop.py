@@ -151,7 +151,9 @@ class Stop:
         traits, reported = Traits.of(solver), Reported.of(state)
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
         step = trial.params - before.params
-        slope, other, square = products(pack(before.grad, trial.grad, step), step[None])[:, 0]
+        # The sum of sizes as a product too: XLA on CPU makes three kernels of a long sum.
+        rows = pack(before.grad, trial.grad, step, jnp.sign(step))
+        slope, other, square, size = products(rows, step[None])[:, 0]
         facts = Facts(
             before=before,
             point=point,
@@ -169,7 +171,7 @@ class Stop:
             full_hessian=traits.full_hessian,
             bare=bare,
             moves=moves,
-            length=safe_norm(square, jnp.sum(jnp.abs(step))),
+            length=safe_norm(square, size),
             slopes=jnp.abs(slope) + jnp.abs(other) + jnp.abs(state.slope_decrease),
             trapezoid=-(slope + other) / 2,
             slope=slope,

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.linear_products import Cut
-
 SMALL = 1 << 22  # bytes of data up to which nothing is to be gained
 CACHE = 3 << 18  # bytes of a tile on CPU: what one core keeps near
 LONGEST = 2048  # rows of a tile on CPU: of longer ones XLA gives each core a part, and they wait for each other
@@ -30,19 +28,18 @@ class Span(NamedTuple):
 class Tiles:
     """The tiles of a span of rows; the loss of one is its part of the mean."""
 
-    loss: Callable[[Any, Any], tuple[jax.Array, Any]]  # of params and a tile: a pair of rows and weights
-    cut: Callable[[Any], Cut | None]  # the same, cut at the products of data and params
+    bind: Callable[[Any], Any]  # from a tile, a pair of rows and weights, to its `BoundLoss`
     size: int  # rows of a tile
     span: Span
+    sign: int = 1  # of each tile's loss
     reversible: bool = False  # JAX can differentiate the sum in reverse mode: as many tiles as the arrays have
 
-    def total(self, of: Callable[[Callable[[Any], tuple[jax.Array, Any]], Cut | None], Any]) -> Any:
-        """Return the sum of what `of` returns of each tile, given its loss, and its cut."""
+    def total(self, of: Callable[[Any], Any]) -> Any:
+        """Return the sum of what `of` returns of each tile's loss."""
         span = self.span
 
         def one(at: jax.Array) -> Any:
-            tile = self._tile(at)
-            return of(lambda params: self.loss(params, tile), self.cut(tile))
+            return of(self.bind(self._tile(at)))
 
         def add(at: jax.Array, sums: Any) -> Any:
             return jax.tree.map(jnp.add, sums, one(at))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.core.flat import products
+from jaxgd.core.flat import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import UNTOLD, unstarted
 
@@ -121,13 +121,14 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     `UNTOLD`; any other that is too short has met hardly any curvature, and leaves much.
     """
     move = trial.params - point.params
-    before, after, square = products(jnp.stack([point.grad, trial.grad, move]), move[None])[:, 0]
+    rows = pack(point.grad, trial.grad, move, jnp.sign(move))
+    before, after, square, size = products(rows, move[None])[:, 0]
     gain, curvature = -(before + after) / 2, after - before
     if problem.term is not None:
         gain = gain + problem.term.value(point.params) - problem.term.value(trial.params)
     eps = jnp.finfo(square.dtype).eps
     clear = curvature > 4 * eps * jnp.abs(before)
-    lost = jnp.sum(jnp.abs(move)) <= 4 * eps * trial.params_abs_sum
+    lost = size <= 4 * eps * trial.params_abs_sum
     unclear = jnp.where(lost, UNTOLD, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
     left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, curvature, 1)) / 2, unclear)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxgd.core.problem import Derivatives
+from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.scaling import FEW
 from jaxgd.core.terms import holds, is_separable

@@ -61,11 +61,11 @@ def products_of_rows(program: Program, inputs: Inputs, flat: jax.Array) -> jax.A
     """Return the sum over the rows at hand of the outer products of their gradients, each times its weight."""
     tiles, gradients = (_declared if program.recipe.tile else _found)(program, inputs)
 
-    def products(flat: jax.Array, tile: Any) -> tuple[jax.Array, Any]:
+    def products(tile: Any) -> jax.Array:
         slopes = gradients(flat, tile[0])
-        return jnp.matmul(slopes.T, tile[1][:, None] * slopes, precision="highest"), ()
+        return jnp.matmul(slopes.T, tile[1][:, None] * slopes, precision="highest")
 
-    return replace(tiles, loss=products).total(lambda of, _: of(flat))[0]
+    return replace(tiles, bind=products).total(lambda found: found)
 
 
 def values(program: Program, inputs: Inputs, params: Any) -> jax.Array:
@@ -77,12 +77,12 @@ def values(program: Program, inputs: Inputs, params: Any) -> jax.Array:
     flat = problem.layout.flatten(params)
     of_row = _loss_of_row(program, inputs)
 
-    def sums(flat: jax.Array, tile: Any) -> tuple[jax.Array, Any]:
-        each = jax.vmap(lambda row: of_row(flat, row))(tile[0])
-        return jnp.sum(tile[1] * each), jnp.sum(tile[1] * jnp.abs(each))
-
     def at(flat: jax.Array) -> jax.Array:
-        return jnp.stack([problem.bare(flat)[0], *replace(tiles, loss=sums).total(lambda of, _: of(flat))])
+        def sums(tile: Any) -> tuple[jax.Array, jax.Array]:
+            each = jax.vmap(lambda row: of_row(flat, row))(tile[0])
+            return jnp.sum(tile[1] * each), jnp.sum(tile[1] * jnp.abs(each))
+
+        return jnp.stack([problem.loss(flat)[0], *replace(tiles, bind=sums).total(lambda found: found)])
 
     return jnp.stack([at(flat), at(problem.project(flat + nudge(flat)))])
 
@@ -100,7 +100,7 @@ def _held(term: Any, flat: jax.Array) -> jax.Array:
 def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
     """Return the moments of a sum of squares, whose Hessian is taken as J'J."""
     jacobian, residuals = problem.linearized(flat)
-    numbers = observations(problem.aux[0] if problem.has_aux else problem.aux)
+    numbers = observations(problem.aux[0] if problem.loss.has_aux else problem.aux)
     residuals = residuals[: numbers.size]
     own = jacobian[: residuals.size] * (problem.sign * residuals)[:, None]
     slopes = jax.ops.segment_sum(own, numbers, num_segments=int(numbers[-1]) + 1)
@@ -128,7 +128,7 @@ Gradients = Callable[[jax.Array, Any], jax.Array]  # of the flat params and some
 def _declared(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
     """Return the tiles of a loss declared a mean over rows, and their rows' gradients."""
     layout, traced = program.layout(inputs.init), program.recipe.traced
-    tiles: Any = program.bind(inputs)[0].tiles
+    tiles: Any = program.bind(inputs)[0].loss
 
     def gradients(flat: jax.Array, rows: Any) -> jax.Array:
         def each(flat: jax.Array) -> jax.Array:
@@ -147,7 +147,7 @@ def _found(program: Program, inputs: Inputs) -> tuple[Tiles, Gradients]:
     count, dtype = len(leaves[0]), program.dtype
     row = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) // count + program.size * dtype.itemsize
     span = Span(leaves, None, 0, count, jnp.ones((), dtype))
-    tiles = Tiles(lambda *_: (jnp.zeros(()), ()), lambda _: None, rows_of_tile(row, count), span)
+    tiles = Tiles(lambda tile: tile, rows_of_tile(row, count), span)
     slopes = jax.grad(_loss_of_row(program, inputs))
     return tiles, lambda flat, rows: jax.vmap(lambda row: slopes(flat, row))(rows)
 

@@ -13,7 +13,7 @@ from jaxgd.compile.devices import settings
 from jaxgd.compile.inputs import names_of
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
-from jaxgd.core.problem import Derivatives
+from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.terms import is_separable
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
