@@ -148,11 +148,11 @@ def test_a_direction_and_a_curvature_converge_and_say_what_is_true(solver, probl
 
 @laws.DTYPES
 @METHODS
-def test_a_direction_and_a_curvature_keep_the_laws(solver, dtype):
+def test_a_direction_and_a_curvature_keep_the_laws(solver, dtype, monkeypatch):
     problem = next(problem for problem in CONVEX if problem.name == "line")
     laws.test_resume_is_bit_identical(solver, problem, dtype)
     if dtype == "float32":
-        laws.test_jit_and_vmap(solver, problem)
+        laws.test_jit_and_vmap(solver, problem, monkeypatch)
         laws.test_rows_repeated_or_permuted_change_nothing(solver, problem)
 
 

@@ -13,6 +13,7 @@ import jaxgd
 from jaxgd import Rows, losses, maximize, minimize
 from jaxgd.compile import cache
 from jaxgd.compile.row_mean import weighted
+from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
 from jaxgd.core.linear_products import Cut
 from jaxgd.core.problem import Problem
@@ -110,10 +111,12 @@ def problems(loss, data, start, weights, tile, bounds):
     own = np.ones(len(data[1])) if weights is None else weights
     total = np.sum(own)
     span = Span(data, weights, np.int32(low), np.int32(high), jnp.asarray(total))
-    tiles = Tiles(lambda params, part: (call(params, part), ()), lambda _: None, tile, span)
+
+    def bound(part):
+        return BoundLoss(lambda params: (call(params, part), ()), layout)
+
     part = (jax.tree.map(lambda leaf: leaf[kept], data), own[kept] / total)
-    shared = {"layout": layout, "aux": ()}
-    return Problem(None, tiles=tiles, **shared), Problem(lambda params: (call(params, part), ()), **shared)
+    return Problem(Tiles(bound, tile, span), layout, ()), Problem(bound(part), layout, ())
 
 
 @jax.enable_x64(True)
@@ -145,7 +148,7 @@ def test_a_hessian_cut_at_products_sums_to_the_whole():
 
         program, given, _ = prepare_rows(Ask(losses.logistic, method="newton", dtype="float64"), Rows(DATA))
         problem = program.bind(given)[0]
-        assert isinstance(problem.tiles.cut(problem.tiles._tile(jnp.int32(0))), Cut)  # noqa: SLF001
+        assert isinstance(problem.loss.bind(problem.loss._tile(jnp.int32(0))).cut, Cut)  # noqa: SLF001
         params = jnp.asarray(RNG.normal(size=4))
         expected = jax.hessian(losses.logistic)(params, DATA)
         assert np.allclose(problem.hessian(params), expected, atol=1e-14)

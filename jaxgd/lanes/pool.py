@@ -237,7 +237,8 @@ def in_blocks(batch: Batch, size: int, of_block: Callable[..., Any], *trees: Any
     """
     one = sum(leaf.size * leaf.dtype.itemsize for leaf in batch.block(0, 1)) + 8 * size**2
     room = 16 * tiles.CACHE if jax.default_backend() == "cpu" else tiles.BUFFER
-    width, found = min(batch.size, WIDEST_BLOCK, max(1, room // one)), None
+    most, found = min(batch.size, WIDEST_BLOCK, max(1, room // one)), None
+    width = 1 << (most.bit_length() - 1)  # of few widths, each of which is compiled
     for start in range(0, batch.size, width):
         first = min(start, batch.size - width)  # the last block is full as well
         own = [jax.tree.map(lambda leaf, first=first: leaf[first : first + width], tree) for tree in trees]
