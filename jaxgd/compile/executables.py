@@ -45,11 +45,12 @@ class Compiled:
                 return last(*args)
             except (TypeError, ValueError):  # of other shapes or types, or on other devices
                 pass
-        return self._of(args, config.jax_default_device)(*args)
+        return self.executable(*args)(*args)
 
-    def _of(self, args: tuple[Any, ...], device: Any) -> Any:
-        """Return the executable for such arguments, where this is the default device, compiled or read."""
-        leaves, structure = jax.tree.flatten(args)
+    def executable(self, *args: Any) -> Any:
+        """Return what runs for such arguments on the default device, compiled or read."""
+        config: Any = jax.config
+        device, (leaves, structure) = config.jax_default_device, jax.tree.flatten(args)
         key = device, structure, *map(_kind, leaves)
         with self._lock:
             if key not in self._found:
