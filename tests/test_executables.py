@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import jaxgd
 from jaxgd.compile import disk, executables
@@ -38,11 +39,13 @@ def kept(tmp_path, monkeypatch):
     """Keep programs in a folder of the test, however short their compiling, and none of JAX's own."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
     monkeypatch.setattr(disk.config, "cache", tmp_path / "kept")
     monkeypatch.setattr(disk, "WORTH", 0)
     anew()
     yield tmp_path / "kept"
     jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
     anew()
 
 
@@ -138,6 +141,33 @@ def test_a_damaged_program_is_compiled_anew(kept, options, harm):
     anew()
     jaxgd.minimize(mse, DATA)
     assert len(options) == 2 * count  # what was damaged was kept anew
+
+
+def test_what_jax_has_read_itself_is_not_written_again(kept, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    first = jaxgd.minimize(mse, DATA)
+    # JAX uses its cache until it is reset.
+    jax.config.update("jax_compilation_cache_dir", None)
+    for _ in range(3):
+        for path in kept.glob("*"):
+            path.unlink()
+        anew()
+        assert jaxgd.minimize(mse, DATA).params == first.params
+    assert not list(kept.glob("*"))
+
+
+def test_what_was_read_but_does_not_run_is_compiled(kept, options, monkeypatch):
+    first = jaxgd.minimize(mse, DATA)
+    options.clear()
+    anew()
+
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: Function fusion.3 not found")
+
+    monkeypatch.setattr(disk, "read", lambda *_: broken)
+    assert jaxgd.minimize(mse, DATA).params == first.params
+    assert options
+    assert list(kept.iterdir())
 
 
 @pytest.mark.parametrize("off", ["config", "environment", "JAX's own"])

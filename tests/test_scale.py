@@ -8,6 +8,7 @@ from test_inputs import refused
 
 import jaxgd
 from jaxgd import least_squares, minimize
+from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout, safe_norm
 from jaxgd.core.problem import Problem
 from jaxgd.core.protocol import TOL_LEARNT
@@ -51,7 +52,8 @@ def test_scale_makes_curvatures_alike(dtype):
     def scale_of(curvatures):
         start = jnp.zeros(len(curvatures), dtype)
         loss = lambda x: (jnp.sum(jnp.asarray(curvatures, dtype) * x**2) / 2, ())  # noqa: E731
-        return scale_at(Problem(loss, Layout.of(start), ()), start)
+        layout = Layout.of(start)
+        return scale_at(Problem(BoundLoss(loss, layout), layout, ()), start)
 
     with jax.enable_x64(dtype == "float64"):
         curvatures = np.array([1e-30, 1e-6, 1.0, 1e6])

@@ -53,9 +53,10 @@ cache = Cache(MOST)
 
 
 class CompileClock(threading.local):
-    """Seconds this thread has spent tracing, lowering and compiling, as JAX reports them."""
+    """What JAX reports of compiling in this thread."""
 
-    seconds = 0.0
+    seconds = 0.0  # spent tracing, lowering and compiling
+    read = 0  # programs that JAX has found in a cache of its own on disk
 
 
 clock = CompileClock()
@@ -66,4 +67,10 @@ def _listen(event: str, duration_secs: float, **_: str | int) -> None:
         clock.seconds += duration_secs
 
 
+def _count(event: str, **_: str | int) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        clock.read += 1
+
+
 jax.monitoring.register_event_duration_secs_listener(_listen)
+jax.monitoring.register_event_listener(_count)

@@ -30,7 +30,8 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], *, light: bool, **options: Any) -> None:
         """Prepare; `light` says that kernels may be compiled quickly, `options` are those of `jax.jit`."""
         self._jitted = jax.jit(function, **options)
-        self._light, self._last = light, (None, None)  # the default device, and the executable last used there
+        self._light, self._donates = light, "donate_argnums" in options
+        self._last: tuple[Any, Any] = (None, None)  # the default device, and the executable last used there
         self._found: dict[Hashable, Any] = {}
         self._lock = threading.Lock()  # so that what several threads need is compiled once
 
@@ -45,20 +46,30 @@ class Compiled:
                 return last(*args)
             except (TypeError, ValueError):  # of other shapes or types, or on other devices
                 pass
-        return self.executable(*args)(*args)
+        found, unproven = self._found_for(args)
+        if not unproven or self._donates:
+            return found(*args)
+        try:
+            return jax.block_until_ready(found(*args))
+        except jax.errors.JaxRuntimeError:  # what was read cannot run here, whatever its key says
+            return self._found_for(args, anew=True)[0](*args)
 
     def executable(self, *args: Any) -> Any:
         """Return what runs for such arguments on the default device, compiled or read."""
+        return self._found_for(args)[0]
+
+    def _found_for(self, args: tuple[Any, ...], *, anew: bool = False) -> tuple[Any, bool]:
+        """Return it, and whether it was read and has not run yet; compiled `anew` on demand."""
         config: Any = jax.config
         device, (leaves, structure) = config.jax_default_device, jax.tree.flatten(args)
-        key = device, structure, *map(_kind, leaves)
+        key, unproven = (device, structure, *map(_kind, leaves)), False
         with self._lock:
-            if key not in self._found:
-                options = quick_options() if self._light else {}
-                self._found[key] = compiled_or_read(self._jitted.trace(*args).lower(), options)
+            if anew or key not in self._found:
+                options, lowered = quick_options() if self._light else {}, self._jitted.trace(*args).lower()
+                self._found[key], unproven = compiled_or_read(lowered, options, anew=anew)
             found = self._found[key]
         self._last = device, found
-        return found
+        return found, unproven
 
 
 def _kind(leaf: Any) -> Hashable:
@@ -68,18 +79,19 @@ def _kind(leaf: Any) -> Hashable:
     return np.shape(leaf), np.result_type(leaf), type(leaf)
 
 
-def compiled_or_read(lowered: Any, options: dict[str, Any]) -> Any:
-    """Return the executable of a lowered function, read from disk where an earlier process has kept it."""
+def compiled_or_read(lowered: Any, options: dict[str, Any], *, anew: bool = False) -> tuple[Any, bool]:
+    """Return the executable of a lowered function, and whether it is one that an earlier process has kept on disk."""
     began, kept = time.perf_counter(), disk.folder()
     path = kept and kept / disk.key_of(lowered, options)
-    if path and (found := disk.read(path, lowered)):
+    if path and not anew and (found := disk.read(path, lowered)):
         clock.seconds += time.perf_counter() - began
-        return found
-    began = time.perf_counter()
+        return found, True
+    began, read = time.perf_counter(), clock.read
     executable = lowered.compile(compiler_options=options)
-    if path and time.perf_counter() - began > disk.WORTH:
+    # What JAX itself has read cannot be written again: its kernels are lost on the way.
+    if path and clock.read == read and time.perf_counter() - began > disk.WORTH:
         disk.keep(path, executable)
-    return executable
+    return executable, False
 
 
 @cache
