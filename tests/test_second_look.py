@@ -97,11 +97,24 @@ def test_a_claim_refuted_again_and_again_is_none():
 
     def doubt(lanes, found):
         looks.append(lanes)
-        return Doubt(np.ones(len(lanes), bool), np.full(len(lanes), 0.1), found.params, found.evidence)
+        yes, no = np.ones(len(lanes), bool), np.zeros(len(lanes), bool)
+        return Doubt(yes, no, np.full(len(lanes), 0.1), found.params, found.evidence)
 
     found = looked_again(Again(program, lower, doubt, 10**6), answer)
     assert Counts.of(found.counts[0]).status == Status.STUCK
     assert len(looks) == LOOKS
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "bfgs"])
+def test_an_end_where_nothing_tells_is_left_as_a_flat_start_is(method):
+    """The loss depends on the first param by as much as the square of the second, which underflows."""
+
+    def loss(p, x):
+        return jnp.mean((p[0] * (1 - jnp.exp(-(p[1] ** 2) * x)) - 1 + jnp.exp(-x)) ** 2)
+
+    x = np.linspace(0.1, 3, 25)
+    result = jaxgd.minimize(loss, x, np.array([-2.8e-106, 3.5e-183]), method=method, dtype="float64")
+    assert result.loss < 1e-20 or not result.converged
 
 
 def test_newton_lowers_few_claims_in_float32(monkeypatch):

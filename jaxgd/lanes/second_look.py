@@ -30,6 +30,7 @@ class Doubt(NamedTuple):
     """What the curvature, computed, says of claims, lanes first."""
 
     doubted: Any  # shape (lanes,): more is left than the claim says
+    flat: Any  # shape (lanes,): neither slope nor curvature tells anything there
     margin: Any  # shape (lanes,): a loss lower by more refutes the claim
     params: Any  # where a Newton step leads
     evidence: Any  # the answer's, with what the curvature says is left
@@ -97,7 +98,10 @@ def looked_again(again: Again, answer: Answer) -> Answer:
     answer = answer._replace(counts=np.array(answer.counts))
     flat = np.flatnonzero(Counts.of(answer.counts).status == Status.ZERO_GRADIENT)
     answer = _beside(again, answer, again.with_room(flat, answer, 1))
-    return _curved(again, answer) if learns(again.program) else answer
+    if not learns(again.program):
+        return answer
+    answer, flat = _curved(again, answer)
+    return _beside(again, answer, again.with_room(flat, answer, 1))
 
 
 def _beside(again: Again, answer: Answer, flat: np.ndarray) -> Answer:
@@ -120,29 +124,34 @@ def _beside(again: Again, answer: Answer, flat: np.ndarray) -> Answer:
     return answer._replace(counts=counts)
 
 
-def _curved(again: Again, answer: Answer) -> Answer:
-    """Go on where the curvature, computed, says that more is left than a method says that has learnt it."""
+def _curved(again: Again, answer: Answer) -> tuple[Answer, np.ndarray]:
+    """Go on where the curvature, computed, says that more is left than a method says that has learnt it.
+
+    Return also the lanes that have ended where it is flat: they are no better than a flat start.
+    """
     status = Counts.of(answer.counts).status
-    lanes = np.flatnonzero(np.isin(status, LEARNT))
+    lanes, flat = np.flatnonzero(np.isin(status, LEARNT)), np.zeros(0, int)
     for _ in range(LOOKS):
         lanes = again.with_room(lanes, answer, len(PARTS))
         if not len(lanes):
-            return answer
+            return answer, flat
         own = _of(answer, lanes)
         found = again.doubt(lanes, own)
         counts = Counts.of(own.counts)
         evals, products = counts.evals + len(PARTS) * found.doubted, counts.products + again.program.size
-        counts = counts._replace(evals=evals, products=products).pack()
+        status = np.where(found.flat, Status.ZERO_GRADIENT, counts.status)
+        counts = counts._replace(status=status, evals=evals, products=products).pack()
         answer = _put(answer, lanes, own._replace(counts=counts, evidence=found.evidence))
+        flat = np.append(flat, lanes[found.flat])
         lanes, found = lanes[found.doubted], _of(found, found.doubted)
         if not len(lanes):
-            return answer
+            return answer, flat
         own = _of(answer, lanes)
         other = again.solve(lanes, found.params, Counts.of(own.counts).evals)
         # A Newton step may lead to the minimum itself.
         status = Counts.of(other.counts).status
-        flat = np.where(status == Status.ZERO_GRADIENT, Status.CONVERGED, status)
-        other = other._replace(counts=with_status(other.counts, flat))
+        status = np.where(status == Status.ZERO_GRADIENT, Status.CONVERGED, status)
+        other = other._replace(counts=with_status(other.counts, status))
         drop = _drop(again.program, own, other)
         refuted = drop > found.margin
         won = succeeded(Counts.of(other.counts).status)
@@ -150,7 +159,7 @@ def _curved(again: Again, answer: Answer) -> Answer:
         lanes = lanes[refuted & np.isin(Counts.of(other.counts).status, LEARNT)]
     counts = answer.counts.copy()
     counts[lanes] = with_status(counts[lanes], Status.STUCK)
-    return answer._replace(counts=counts)
+    return answer._replace(counts=counts), flat
 
 
 def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
@@ -162,7 +171,11 @@ def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
     seen = Evidence.unpack(answer.evidence)
     status = Counts.of(answer.counts).status
     said = jnp.where(status == Status.STUCK, 0, claimed_left(seen, status == Status.PRECISION_FLOOR))
-    doubted = left > OFF * jnp.maximum(said, hidden_by_rounding(point, seen.decrease))
+    hidden = hidden_by_rounding(point, seen.decrease)
+    step = nudge(flat)
+    change = jnp.abs(jnp.sum(step * point.grad)) + jnp.abs(jnp.sum(step * problem.hvp(flat, step)))
+    level = change <= hidden
+    doubted = (left > OFF * jnp.maximum(said, hidden)) & ~level
 
     def lowest() -> jax.Array:
         # The model may hold on a part of the way alone.
@@ -176,7 +189,13 @@ def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
     known = jnp.isfinite(seen.predicted_remaining) & ~doubted
     left = jnp.where(known, jnp.maximum(seen.predicted_remaining, left), seen.predicted_remaining)
     evidence = seen._replace(predicted_remaining=left).pack()
-    return Doubt(doubted, said + noise_measured(seen, point), problem.layout.unflatten(params), evidence)
+    return Doubt(
+        doubted=doubted,
+        flat=level,
+        margin=said + noise_measured(seen, point),
+        params=problem.layout.unflatten(params),
+        evidence=evidence,
+    )
 
 
 def learns(program: Program) -> bool:
