@@ -129,6 +129,14 @@ def test_other_constants_make_another_program(kept):
     assert len({path.name for path in kept.iterdir()}) > 1
 
 
+@pytest.mark.usefixtures("kept")
+def test_programs_that_use_other_arguments_are_told_apart():
+    one, two = np.float32(1), np.float32(2)
+    for _ in range(2):
+        first, second = (Compiled(of, light=True) for of in (lambda a, b: 3 * a, lambda a, b: 3 * b))  # noqa: ARG005
+        assert (float(first(one, two)), float(second(one, two))) == (3, 6)
+
+
 @pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: content[:99] + b"?" + content[100:]])
 def test_a_damaged_program_is_compiled_anew(kept, options, harm):
     first = jaxgd.minimize(mse, DATA)

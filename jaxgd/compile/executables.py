@@ -29,7 +29,8 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], *, light: bool, **options: Any) -> None:
         """Prepare; `light` says that kernels may be compiled quickly, `options` are those of `jax.jit`."""
-        self._jitted = jax.jit(function, **options)
+        # All arguments are the program's, also those it does not use: by their places it is told apart on disk.
+        self._jitted = jax.jit(function, keep_unused=True, **options)
         self._light, self._donates = light, "donate_argnums" in options
         self._last: tuple[Any, Any] = (None, None)  # the default device, and the executable last used there
         self._found: dict[Hashable, Any] = {}
