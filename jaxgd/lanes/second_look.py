@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.convergence import Evidence, claimed_left, hidden_by_rounding, noise_measured
-from jaxgd.core.flat import expand_to, nudge, without_derivatives
+from jaxgd.core.flat import combination, expand_to, nudge, pack, products, without_derivatives
 from jaxgd.core.scaling import scaling_of
 from jaxgd.core.stop import Counts, Status, succeeded, with_status
 from jaxgd.lanes.pool import put
@@ -167,14 +167,15 @@ def doubt(program: Program, given: Inputs, answer: Answer) -> Doubt:
     problem, sign = program.bind(given)[0], program.recipe.sign
     flat, grad = (problem.layout.flatten(tree) for tree in (answer.params, answer.grad))
     point = problem.at(flat, sign * answer.loss, sign * grad, ())
-    left, aim = newton_step(problem, point)
+    hessian = problem.hessian(flat)
+    left, aim = newton_step(problem, point, hessian)
     seen = Evidence.unpack(answer.evidence)
     status = Counts.of(answer.counts).status
     said = jnp.where(status == Status.STUCK, 0, claimed_left(seen, status == Status.PRECISION_FLOOR))
     hidden = hidden_by_rounding(point, seen.decrease)
     step = nudge(flat)
-    change = jnp.abs(jnp.sum(step * point.grad)) + jnp.abs(jnp.sum(step * problem.hvp(flat, step)))
-    level = change <= hidden
+    slope, curvature = products(step[None], pack(point.grad, combination(step, hessian)))[0]
+    level = jnp.abs(slope) + jnp.abs(curvature) <= hidden
     doubted = (left > OFF * jnp.maximum(said, hidden)) & ~level
 
     def lowest() -> jax.Array:

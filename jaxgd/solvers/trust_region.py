@@ -183,12 +183,12 @@ def _aimed(problem: Problem, model: Any, point: Point, radius: jax.Array, slope:
     return step, allowed.prox(point.params + step.move), slope
 
 
-def newton_step(problem: Problem, point: Point) -> tuple[jax.Array, jax.Array]:
-    """Return the decrease left by the curvature computed at a point, inf at a saddle, and where it leads, shape `(p,)`.
+def newton_step(problem: Problem, point: Point, hessian: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the decrease left by the Hessian at a point, inf at a saddle, and where it leads, shape `(p,)`.
 
     A step is no longer than in the first move of the method.
     """
-    hessian = or_slope(problem.hessian(point.params), point.norm)
+    hessian = or_slope(hessian, point.norm)
     scale = or_one(equilibrated(hessian))
     model = Dense(point.grad, scale, balanced(hessian, scale))
     far = REACH * jnp.sqrt(jnp.sum((scale * point.params) ** 2))
