@@ -26,7 +26,7 @@ from jaxgd.watch.session import Watching
 LEAST = 10_000  # rows of a sample
 PER_PARAM = 20  # likewise, for each param
 PART = 8  # the part of the rows that a sample is at most, but for `LEAST`
-CLOSE = 1e-2  # `tol` on the sample: the sample itself is off by more
+CLOSE = 0.1  # `tol` on the sample: the sample itself is off by more
 BRIEF = 40  # evaluations on the sample at most, 5 of all rows: it may have no minimum where all rows have one
 
 
@@ -79,7 +79,7 @@ def _begun(program: Program, samples: Samples, first: np.ndarray, advance: Calla
     """Return the run after its first evaluation, or gone on from where a sample has led."""
     run, ahead = program.begin(samples.other), None
     if program.recipe.method is None and samples.first is not samples.other and np.isfinite(first).all():
-        ahead = _on_sample(program, samples.first)
+        ahead = _on_sample(program, samples)
         run = _carried(program, samples.other, run, ahead, far=False)
     run = _learnt(program, samples.other, run, first)
     if ahead is not None and not int(run.status):
@@ -103,15 +103,16 @@ def _carried(program: Program, given: Inputs, run: Run, other: Run, *, far: bool
     return run._replace(state=Traits.of(program.bind(given)[1]).carried(run.state, other.state, far=far))
 
 
-def _on_sample(program: Program, sample: Inputs) -> Run:
+def _on_sample(program: Program, samples: Samples) -> Run:
     """Return a run that has descended on a sample, as close to its minimum as that is to the one of all rows."""
-    numbers = list(sample.numbers)
+    numbers = list(samples.other.numbers)
     numbers[program.limit] = min(numbers[program.limit], BRIEF)
     if program.tol is not None:
         numbers[program.tol] = max(numbers[program.tol], CLOSE)
-    sample, run = sample._replace(numbers=numbers), program.begin(sample)
-    while not int(run.status):
-        run = _learnt(program, sample, run, program.slopes(sample, run.state.trial))
+    other, run = samples.other._replace(numbers=numbers), program.begin(samples.other)
+    # Its tests need be met once: all rows are looked at next.
+    while not int(run.status) and not Evidence.unpack(run.evidence).consecutive_moves > 0:
+        run = _learnt(program, other, run, program.slopes(samples.first, run.state.trial))
     return run
 
 
