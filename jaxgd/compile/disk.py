@@ -33,6 +33,7 @@ class Config:
 
 
 config = Config()
+"""The settings of this process, a `Config`."""
 
 
 def folder() -> Path | None:
