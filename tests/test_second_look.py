@@ -9,7 +9,7 @@ import jaxgd
 from jaxgd import Status, Stop
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.core.convergence import Evidence
-from jaxgd.core.stop import Counts
+from jaxgd.core.stop import Counts, with_status
 from jaxgd.lanes.second_look import LOOKS, PARTS, Again, Doubt, looked_again, looked_again_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
@@ -115,6 +115,19 @@ def test_an_end_where_nothing_tells_is_left_as_a_flat_start_is(method):
     x = np.linspace(0.1, 3, 25)
     result = jaxgd.minimize(loss, x, np.array([-2.8e-106, 3.5e-183]), method=method, dtype="float64")
     assert result.loss < 1e-20 or not result.converged
+
+
+def test_an_end_that_is_flat_on_both_sides_has_lost_its_influence():
+    program, _, answer = claim([0.0, 1e-3])
+    answer = jax.tree.map(lambda leaf: np.asarray(leaf)[None], answer)
+    beside = answer._replace(counts=with_status(answer.counts, Status.ZERO_GRADIENT))
+
+    def level(lanes, found):
+        no, yes = np.zeros(len(lanes), bool), np.ones(len(lanes), bool)
+        return Doubt(no, yes, np.full(len(lanes), 0.1), found.params, found.evidence)
+
+    found = looked_again(Again(program, lambda *_: beside, level, 10**6), answer)
+    assert Counts.of(found.counts[0]).status == Status.NO_INFLUENCE
 
 
 def test_newton_lowers_few_claims_in_float32(monkeypatch):

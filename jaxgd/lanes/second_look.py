@@ -101,7 +101,11 @@ def looked_again(again: Again, answer: Answer) -> Answer:
     if not learns(again.program):
         return answer
     answer, flat = _curved(again, answer)
-    return _beside(again, answer, again.with_room(flat, answer, 1))
+    answer = _beside(again, answer, again.with_room(flat, answer, 1))
+    # `ZERO_GRADIENT` is of a start.
+    still = flat[Counts.of(answer.counts).status[flat] == Status.ZERO_GRADIENT]
+    answer.counts[still] = with_status(answer.counts[still], Status.NO_INFLUENCE)
+    return answer
 
 
 def _beside(again: Again, answer: Answer, flat: np.ndarray) -> Answer:
