@@ -16,8 +16,9 @@ from jaxgd.compile.cache import clock
 # Numbers that an evaluation makes at most for kernels that are compiled quickly: so few take no longer than the loop
 # around them, which such kernels do not slow. Of many, they may take twice as long.
 LIGHT = 1 << 16
-# XLA's former emitter of kernels, where it has one still, and LLVM's passes but for the dear ones.
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# XLA's former emitter of kernels, where it has one still. LLVM keeps its passes: without them a lane's bits depend on
+# the slot that it is in.
+QUICK = {"xla_cpu_use_fusion_emitters": False}
 _TOP = get_opaque_trace_state()
 
 
