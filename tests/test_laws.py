@@ -210,7 +210,7 @@ def test_rows_repeated_or_permuted_change_nothing(solver, problem):
 def test_jit_and_vmap(solver, problem, monkeypatch):
     # Kernels that are compiled quickly round otherwise, and a user's own `jit` compiles none so.
     cache.clear()
-    monkeypatch.setattr(executables, "quick_options", dict)
+    monkeypatch.setattr(executables, "quick_options", lambda **_: {})
     method, alone = solver.method(problem), solve(solver, problem, None)
     jitted = jax.jit(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(problem.data)
     assert jitted.converged

@@ -16,9 +16,10 @@ from jaxgd.compile.cache import clock
 # Numbers that an evaluation makes at most for kernels that are compiled quickly: so few take no longer than the loop
 # around them, which such kernels do not slow. Of many, they may take twice as long.
 LIGHT = 1 << 16
-# XLA's former emitter of kernels, where it has one still. LLVM keeps its passes: without them a lane's bits depend on
-# the slot that it is in.
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+# XLA's former emitter of kernels, where it has one still; and LLVM's passes but for the dear ones, which lanes need:
+# without them the bits of a lane depend on the slot that it is in.
+QUICK_LANES = {"xla_cpu_use_fusion_emitters": False}
+QUICK = {**QUICK_LANES, "xla_backend_optimization_level": 1}
 _TOP = get_opaque_trace_state()
 
 
@@ -28,11 +29,14 @@ class Compiled:
     Where JAX traces the call, or is set to look into it, it is what `jax.jit` makes of the function.
     """
 
-    def __init__(self, function: Callable[..., Any], *, light: bool, **options: Any) -> None:
-        """Prepare; `light` says that kernels may be compiled quickly, `options` are those of `jax.jit`."""
+    def __init__(self, function: Callable[..., Any], *, light: bool, lanes: bool = False, **options: Any) -> None:
+        """Prepare; `light` says that kernels may be compiled quickly, `options` are those of `jax.jit`.
+
+        `lanes`: it computes with many problems at once, whose bits must not depend on their places.
+        """
         # All arguments are the program's, also those it does not use: by their places it is told apart on disk.
         self._jitted = jax.jit(function, keep_unused=True, **options)
-        self._light, self._donates = light, "donate_argnums" in options
+        self._light, self._lanes, self._donates = light, lanes, "donate_argnums" in options
         self._last: tuple[Any, Any] = (None, None)  # the default device, and the executable last used there
         self._found: dict[Hashable, Any] = {}
         self._lock = threading.Lock()  # so that what several threads need is compiled once
@@ -67,7 +71,8 @@ class Compiled:
         key, unproven = (device, structure, *map(_kind, leaves)), False
         with self._lock:
             if anew or key not in self._found:
-                options, lowered = quick_options() if self._light else {}, self._jitted.trace(*args).lower()
+                options = quick_options(lanes=self._lanes) if self._light else {}
+                lowered = self._jitted.trace(*args).lower()
                 self._found[key], unproven = compiled_or_read(lowered, options, anew=anew)
             found = self._found[key]
         self._last = device, found
@@ -97,10 +102,10 @@ def compiled_or_read(lowered: Any, options: dict[str, Any], *, anew: bool = Fals
 
 
 @cache
-def quick_options() -> dict[str, Any]:
-    """Return those of the options `QUICK` that this version of XLA has; none but on CPU."""
-    found = {}
-    for name, value in QUICK.items() if jax.default_backend() == "cpu" else ():
+def quick_options(*, lanes: bool) -> dict[str, Any]:
+    """Return those of the options to compile quickly with that this version of XLA has; none but on CPU."""
+    found, wanted = {}, QUICK_LANES if lanes else QUICK
+    for name, value in wanted.items() if jax.default_backend() == "cpu" else ():
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
         except jax.errors.JaxRuntimeError:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.core import convergence
+from jaxgd.core.flat import in_one_kernel
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.stop import Counts, Status, Stop
@@ -69,6 +70,17 @@ def tick(problem: Problem, solver: Solver, stop: Stop, run: Run) -> Run:
 
 def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) -> Run:
     """Tell the solver what was found where it asked, and judge."""
+    if Traits.of(solver).exact_curvature:
+        return _learnt(problem, solver, stop, run, trial)  # it may call a library: the loss is in it
+
+    def learnt(carry: tuple[Run, Point]) -> tuple[Run, Point]:
+        run = _learnt(problem, solver, stop, *carry)
+        return run, run.best
+
+    return in_one_kernel(learnt, (run, trial))[0]
+
+
+def _learnt(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) -> Run:
     state = solver.step(problem, run.state, trial)
     counts, seen, better = stop.judge(solver, run, trial, state)
     best = choose(better, trial, run.best)

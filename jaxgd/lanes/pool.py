@@ -122,7 +122,7 @@ class Lanes:
         `light`: the lanes are few, so that compiling is what takes long.
         """
         self.program, self.structure, self.mapped = program, structure, mapped
-        self.burst = Compiled(one_by_one(self._burst), light=light, donate_argnums=1)
+        self.burst = Compiled(one_by_one(self._burst), light=light, lanes=True, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
         self.widths: set[int] = set()  # compiled
         self.lock = threading.Lock()  # so that what several workers need is compiled once
