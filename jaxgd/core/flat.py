@@ -14,7 +14,7 @@ T = TypeVar("T")
 ONE_KERNEL = jax.__version_info__ >= (0, 11)
 CLOSED = 2  # rows of a matrix whose spectrum is found without LAPACK, at most
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
-LONG = 1 << 16  # from which on a row is read from memory, and no more often than it must be
+LONG = 4096  # from which on a row is read no more often than it must be
 
 
 def pack(*rows: jax.Array) -> jax.Array:
