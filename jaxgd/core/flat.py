@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 T = TypeVar("T")
 
-ONE_KERNEL = jax.__version_info__ >= (0, 11)
+ONE_KERNEL = jax.__version_info__ >= (0, 11)  # XLA on CPU compiles a loop as one kernel
 CLOSED = 2  # rows of a matrix whose spectrum is found without LAPACK, at most
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
 LONG = 4096  # from which on a row is read no more often than it must be
@@ -61,13 +61,13 @@ def once(flag: jax.Array, positive: jax.Array) -> jax.Array:
 def products(rows: jax.Array, others: jax.Array) -> jax.Array:
     """Return the dot products of `rows`, shape `(k, p)`, with `others`, shape `(j, p)`, as shape `(k, j)`.
 
-    XLA on CPU runs a short reduction in one small kernel but splits a long one in three. A matrix times a vector is a
-    kernel as well. A product of matrices reads each row once; but it is a library call, which takes microseconds to
-    start, and with one in it a loop is not compiled as one kernel, as in `in_one_kernel`.
+    XLA on CPU runs a short reduction in one small kernel but splits a long one in three. A product of matrices compiles
+    at once and reads each row once; but it is a library call, which takes microseconds to start, and with one in it a
+    loop is not compiled as one kernel, as in `in_one_kernel`. A matrix times a vector is none.
     """
     if rows.shape[1] <= SHORT:
         return jnp.sum(rows[:, None] * others, axis=2)
-    if rows.shape[1] < LONG:
+    if rows.shape[1] < LONG and _fuses_loops():
         few, many = sorted((rows, others), key=len)
         found = jnp.stack([jnp.matmul(many, row, precision="highest") for row in few])
         return found if few is rows else found.T
@@ -77,14 +77,18 @@ def products(rows: jax.Array, others: jax.Array) -> jax.Array:
 def in_one_kernel(function: Callable[[T], T], carry: T) -> T:
     """Return `function(carry)`, of the structure of `carry`, computed in one kernel where XLA on CPU can.
 
-    It compiles a loop as one kernel since JAX 0.11, if there is no library call in it. So this is a loop of one turn,
+    It compiles a loop as one kernel, if there is no library call in it. So this is a loop of one turn,
     of which XLA does not know that it is one; what does not depend on `carry` is taken out of it.
     """
-    if not ONE_KERNEL or jax.default_backend() != "cpu":
+    if not _fuses_loops():
         return function(carry)
     turns = jax.lax.optimization_barrier(jnp.int32(1))
     start = (jnp.int32(0), carry)
     return jax.lax.while_loop(lambda at: at[0] < turns, lambda at: (at[0] + 1, function(at[1])), start)[1]
+
+
+def _fuses_loops() -> bool:
+    return ONE_KERNEL and jax.default_backend() == "cpu"
 
 
 def safe_norm(square: jax.Array, size: jax.Array) -> jax.Array:
