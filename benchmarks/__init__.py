@@ -1,4 +1,4 @@
-"""Benchmarks, each a module to run with `python -m`."""
+"""Benchmarks against the peers: `pip install 'jaxgd[benchmarks]'`, then `python -m benchmarks.book` and the like."""
 
 import os
 

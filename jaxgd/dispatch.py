@@ -17,7 +17,7 @@ from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
 from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.program import Inputs, Program, Solution
-from jaxgd.core.flat import without_derivatives
+from jaxgd.core.numerics import without_derivatives
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart

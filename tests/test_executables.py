@@ -18,7 +18,7 @@ from jaxgd.compile import disk, executables
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import cache
 from jaxgd.compile.executables import LIGHT, Compiled, quick_options
-from jaxgd.core.flat import ONE_KERNEL
+from jaxgd.core.numerics import ONE_KERNEL
 
 DATA = np.array([12.1, 12.8, 14.9, 16.3, 17.2], np.float32)
 

@@ -14,7 +14,7 @@ from problems import PROBLEMS
 from solvers import Entry
 
 import jaxgd
-from jaxgd.core.flat import combination, products
+from jaxgd.core.numerics import combination, products
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.protocol import TOL_LEARNT, Tolerance
 from jaxgd.data.blocks import check_share

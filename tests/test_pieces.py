@@ -1,6 +1,7 @@
 """Pieces of lanes, each against what it stands for."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from jaxgd.compile.devices import may_block
 from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
 from jaxgd.core.bound_loss import BoundLoss
-from jaxgd.core.flat import Layout, spectrum
+from jaxgd.core.flat import Layout
+from jaxgd.core.numerics import in_one_kernel, spectrum
 from jaxgd.lanes.groups import WASTE, lengths
 from jaxgd.solvers.subproblem_exact import Dense
 
@@ -212,3 +214,13 @@ def test_the_package_and_a_result_show_what_is_public():
     assert {"params", "loss", "message", "stderr", "check"} <= {*shown}
     assert not {"counts", "evidence", "tests", "source"} & {*shown}
     assert not [name for name in [*shown, *dir(jaxgd)] if name.startswith("_") and name != "__version__"]
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap], ids=["plain", "jit", "vmap"])
+def test_one_kernel_does_what_the_function_does_once(transform):
+    def double(pair):
+        return 2 * pair[0] + pair[1], pair[1] - 1
+
+    pair = jnp.arange(3.0), jnp.ones(3)
+    for found, wanted in zip(transform(partial(in_one_kernel, double))(pair), double(pair), strict=True):
+        assert np.array_equal(found, wanted)

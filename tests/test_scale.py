@@ -9,7 +9,8 @@ from test_inputs import refused
 import jaxgd
 from jaxgd import least_squares, minimize
 from jaxgd.core.bound_loss import BoundLoss
-from jaxgd.core.flat import Layout, safe_norm
+from jaxgd.core.flat import Layout
+from jaxgd.core.numerics import safe_norm
 from jaxgd.core.problem import Problem
 from jaxgd.core.protocol import TOL_LEARNT
 from jaxgd.core.scaling import FEW, balanced, equilibrated, or_slope, scale_at

@@ -9,7 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.compile import loss_jaxpr
-from jaxgd.core.flat import Layout, irregular
+from jaxgd.core.flat import Layout
+from jaxgd.core.numerics import irregular
 
 APART = 1e-3  # of its size, by which a mean over rows may differ from the mean of its rows, by rounding
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.core.flat import pack
+from jaxgd.core.numerics import pack
 from jaxgd.core.problem import Point, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected

@@ -16,8 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.scipy.sparse.linalg import cg
 
-from jaxgd.core.flat import irregular
 from jaxgd.core.lapack import one_by_one
+from jaxgd.core.numerics import irregular
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.core.terms import Box, is_separable

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgd.core import convergence
-from jaxgd.core.flat import in_one_kernel
+from jaxgd.core.numerics import in_one_kernel
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.protocol import Solver, Traits
 from jaxgd.core.stop import Counts, Status, Stop

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import Held, Layout, pack, products, safe_norm
+from jaxgd.core.flat import Held, Layout
+from jaxgd.core.numerics import pack, products, safe_norm
 from jaxgd.core.terms import Term, residual
 from jaxgd.core.tiles import Tiles
 

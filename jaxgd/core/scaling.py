@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, safe_norm
+from jaxgd.core.numerics import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, rounding
 from jaxgd.core.terms import is_separable
 

@@ -20,7 +20,7 @@ from jaxgd.core.convergence import (
     refuted,
     weigh,
 )
-from jaxgd.core.flat import pack, products, safe_norm
+from jaxgd.core.numerics import pack, products, safe_norm
 from jaxgd.core.problem import Point, choose
 from jaxgd.core.protocol import Reported, Traits
 

@@ -16,7 +16,7 @@ from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Program, Solution
 from jaxgd.compile.row_mean import refuse_no_mean
 from jaxgd.compile.row_mean import weighted as of_rows
-from jaxgd.core.flat import expand_to, irregular
+from jaxgd.core.numerics import expand_to, irregular
 from jaxgd.data.columns import check_there
 from jaxgd.lanes import many
 from jaxgd.lanes.pool import Part, blank, put

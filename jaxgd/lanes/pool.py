@@ -13,9 +13,9 @@ from jaxgd.compile.executables import Compiled
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core import tiles
 from jaxgd.core.convergence import Evidence
-from jaxgd.core.flat import expand_to
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.loop import Run, tick
+from jaxgd.core.numerics import expand_to
 from jaxgd.core.stop import Status, with_status
 
 NARROWEST = 8  # lanes; a width is this times a power of 2

@@ -13,7 +13,7 @@ import numpy as np
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.convergence import Evidence, claimed_left, hidden_by_rounding, noise_measured
-from jaxgd.core.flat import combination, expand_to, nudge, pack, products, without_derivatives
+from jaxgd.core.numerics import combination, expand_to, nudge, pack, products, without_derivatives
 from jaxgd.core.scaling import scaling_of
 from jaxgd.core.stop import Counts, Status, succeeded, with_status
 from jaxgd.lanes.pool import put

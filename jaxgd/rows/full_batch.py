@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.convergence import Evidence
-from jaxgd.core.flat import irregular
 from jaxgd.core.loop import Run
+from jaxgd.core.numerics import irregular
 from jaxgd.core.protocol import Traits
 from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.core.tiles import Span

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import once, pack, products
+from jaxgd.core.numerics import once, pack, products
 from jaxgd.core.problem import Point, Problem, choose
 from jaxgd.core.protocol import Tolerance, unstarted
 from jaxgd.core.scaling import Units, scaling_of

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import products
+from jaxgd.core.numerics import products
 from jaxgd.core.problem import Point, Problem, choose, rounding
 from jaxgd.core.protocol import UNTOLD, unstarted
 from jaxgd.solvers.gradient_descent import along

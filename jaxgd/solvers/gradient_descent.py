@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxgd.core.flat import pack, products
+from jaxgd.core.numerics import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import UNTOLD, unstarted
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products
+from jaxgd.core.numerics import pack, products
 from jaxgd.core.protocol import TOL
 from jaxgd.solvers.quasi_newton_directions import Move
 

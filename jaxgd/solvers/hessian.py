@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, triangle
+from jaxgd.core.numerics import pack, products, triangle
 from jaxgd.core.problem import Point, Problem, rounding
 from jaxgd.core.scaling import (
     asymmetry,

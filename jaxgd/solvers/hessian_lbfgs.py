@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import combination, products
+from jaxgd.core.numerics import combination, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import Traits
 from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of

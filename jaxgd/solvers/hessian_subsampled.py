@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products
+from jaxgd.core.numerics import pack, products
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.scaling import equilibrated, or_one, or_slope, rescaled
 from jaxgd.solvers.hessian import Curvature

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.core.flat import pack
+from jaxgd.core.numerics import pack
 from jaxgd.core.problem import choose
 
 PATIENCE = 3  # interpolations in a bracket before it is halved

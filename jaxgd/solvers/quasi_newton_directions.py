@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd.core.flat import combination, pack, products
+from jaxgd.core.numerics import combination, pack, products
 from jaxgd.core.protocol import TOL_LEARNT, Tolerance
 from jaxgd.solvers.line_search import Line
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import products
+from jaxgd.core.numerics import products
 
 
 class Step(NamedTuple):

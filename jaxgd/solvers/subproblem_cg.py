@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, safe_norm
+from jaxgd.core.numerics import pack, products, safe_norm
 from jaxgd.core.problem import Point, rounding
 from jaxgd.core.scaling import or_one
 from jaxgd.solvers.subproblem import Step, dot, inward, limits

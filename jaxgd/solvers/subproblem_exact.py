@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxgd.core import flat
-from jaxgd.core.flat import CLOSED, expand_to, pack
+from jaxgd.core import numerics
 from jaxgd.core.lapack import one_by_one
+from jaxgd.core.numerics import CLOSED, expand_to, pack
 from jaxgd.core.scaling import NOISY
 from jaxgd.solvers.subproblem import Step, inward, limits
 
 BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
-spectrum = one_by_one(flat.spectrum)
+spectrum = one_by_one(numerics.spectrum)
 singular = one_by_one(partial(jnp.linalg.svd, full_matrices=False))
 
 
@@ -153,7 +153,7 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
 
 def _length(vector: jax.Array) -> jax.Array:
     """Return the length of a vector, whose square may leave the range."""
-    return flat.safe_norm(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
+    return numerics.safe_norm(jnp.sum(vector**2), jnp.sum(jnp.abs(vector)))
 
 
 @_minimized.def_vmap

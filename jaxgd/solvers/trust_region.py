@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.flat import pack, products, safe_norm
+from jaxgd.core.numerics import pack, products, safe_norm
 from jaxgd.core.problem import Point, Problem, choose, rounding
 from jaxgd.core.protocol import TOL_COMPUTED, TOL_LEARNT, Tolerance, unstarted
 from jaxgd.core.scaling import balanced, equilibrated, or_one, or_slope, scaling_of, without_influence

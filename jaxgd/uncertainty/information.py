@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
-from jaxgd.core.flat import nudge
+from jaxgd.core.numerics import nudge
 from jaxgd.core.problem import Problem
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.lanes.pool import Lanes
