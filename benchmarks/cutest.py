@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation import ABLATIONS
 from benchmarks.cutest_jobs import Task, Workers, over
 from benchmarks.cutest_records import TAUS, Record, by_solver, peers
-from benchmarks.cutest_worker import ABLATIONS
 from benchmarks.timing import header, table
 
 PROBLEMS = Path(__file__).parent / "data" / "cutest.json"

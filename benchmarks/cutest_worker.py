@@ -4,7 +4,6 @@ It reads a request a line from standard input, a JSON object of a function's nam
 with a line. JAX's types are fixed when the problems are imported, so that each process keeps to one.
 """
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,10 +14,8 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
@@ -26,8 +23,8 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import jaxgd
+from benchmarks.ablation import left_out
 from jaxgd.compile.cache import cache
-from jaxgd.core import convergence, stop
 from jaxgd.core.flat import Layout
 from jaxgd.core.loop import Run, begin, tick
 from jaxgd.core.problem import Problem
@@ -39,20 +36,6 @@ MOST = 50_000  # evaluations of a polish
 FEWER = 10_000  # evaluations of a solve, ours and SciPy's
 CLOSE = 1e-10  # to the lowest loss known, at which a polish could show nothing
 BFGS_SIZE = 500  # parameters above which BFGS's matrix is too large
-
-
-# What each predicate says where it is left out.
-ABLATIONS: dict[str, Callable[..., Any]] = {
-    "noise_seen": lambda *_: 0.0,
-    "model_refuted": lambda *_: np.False_,
-    "trend": lambda *_: 0.0,
-    "as_shrunk": lambda *_: 0.0,
-    "resting": lambda *_: np.False_,
-    "pinned": lambda *_: np.False_,
-    "refuted": lambda *_: np.False_,
-    "on_a_ray": lambda *_: np.False_,
-    "on_a_kink": lambda *_: np.False_,
-}
 
 
 class Flat(NamedTuple):
@@ -125,23 +108,6 @@ def flat(kind: str, name: str) -> Flat:
 
 def _pairs(bound: Any, params: Any) -> list[tuple[Any, Any]]:
     return list(zip(jax.tree.leaves(bound), jax.tree.leaves(params), strict=True))
-
-
-@contextlib.contextmanager
-def left_out(predicate: str | None) -> Iterator[None]:
-    """Judge without a predicate of `jaxgd.core.convergence` in the meantime."""
-    if predicate is None:
-        yield
-        return
-    with contextlib.ExitStack() as patches:
-        for module in (convergence, stop):
-            if hasattr(module, predicate):
-                patches.enter_context(mock.patch.object(module, predicate, ABLATIONS[predicate]))
-        cache.clear()
-        try:
-            yield
-        finally:
-            cache.clear()
 
 
 def solve(kind: str, name: str, method: str, tol: float | None = None, without: str | None = None) -> dict[str, Any]:

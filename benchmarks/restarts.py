@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgd
+from benchmarks.ablation import ABLATIONS, left_out
 from benchmarks.timing import header, table
 from jaxgd.core.convergence import Evidence
 
@@ -71,8 +72,11 @@ def shown(result: Any) -> np.ndarray:
     return np.where(np.isfinite(left), left, 0) + noise + 8 * eps * (np.abs(np.asarray(result.loss, float)) + slopes)
 
 
-def row(curve: str, loss: str, run: str, dtype: str, lanes: int, seed: int) -> list[str]:
-    """Return a line of the table: what was claimed of so many problems, and what of it was refuted."""
+def row(curve: str, loss: str, run: str, dtype: str, lanes: int, seed: int, without: str | None) -> list[str]:
+    """Return a line of the table: what was claimed of so many problems, and what of it was refuted.
+
+    `without`: a predicate that the first verdict must do without.
+    """
     data, start = problems(curve, lanes, seed)
 
     def residuals(p: Any, data: Any) -> Any:
@@ -84,7 +88,8 @@ def row(curve: str, loss: str, run: str, dtype: str, lanes: int, seed: int) -> l
     # A loss that takes longer claims nothing here.
     options: dict[str, Any] = dict(RUNS[run]) | {"stop": jaxgd.Stop(max_evals=MAX_EVALS)}
     model = residuals if run == "least_squares" else whole
-    first = jaxgd.minimize_many(model, data, start, in_axes=(0, 0), dtype=dtype, **options)
+    with left_out(without):
+        first = jaxgd.minimize_many(model, data, start, in_axes=(0, 0), dtype=dtype, **options)
     found = np.asarray(first.params)
     again = [
         jaxgd.minimize_many(model, data, found, in_axes=(0, 0), dtype=dtype, **options),
@@ -142,6 +147,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
     parser.add_argument("--kinds", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without", choices=list(ABLATIONS), help="leave out a predicate of the first verdict")
     options = parser.parse_args(args)
     warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
     print(header("benchmarks.restarts " + " ".join(sys.argv[1:] if args is None else args)), flush=True)
@@ -150,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for run in options.runs:
             for loss in options.kinds if run != "least_squares" else ["squares"]:
                 for curve in options.curves:
-                    rows.append(row(curve, loss, run, dtype, options.losses, options.seed))
+                    rows.append(row(curve, loss, run, dtype, options.losses, options.seed, options.without))
                     print(rows[-1], file=sys.stderr, flush=True)
     table("Successes, and those that a solve begun at the answer refutes", HEAD, rows)
     for dtype in options.dtypes:
