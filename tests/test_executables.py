@@ -71,8 +71,14 @@ def anew():
     jax.clear_caches()
 
 
+def decay(b, data):
+    x, y = data
+    return b[0] * jnp.exp(-b[1] * x) + b[2] - y
+
+
 # No method may come to have more: where XLA makes one kernel of what is done with an evaluation, and where not.
 KERNELS = {"gd": (8, 36), "bfgs": (11, 64), "lbfgs": (12, 65), "auto": (9, 88), "lbfgsb": (172, 124)}
+FEWEST = 15  # of few params, where the loop is one of them
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -81,6 +87,17 @@ def test_no_method_has_more_kernels(name):
     method = jaxgd.GradientDescent(0.5) if name == "gd" else name
     program, given, _ = prepare(Ask(jaxgd.losses.logistic, (X, X[:, 0] > 0), np.zeros(50, np.float32), method))
     assert kernels(program.solve.executable(given)) <= KERNELS[name][0 if ONE_KERNEL else 1]
+
+
+@pytest.mark.skipif(not ONE_KERNEL, reason="this version of XLA does not compile a loop as one kernel")
+@pytest.mark.parametrize("options", [{}, {"bounds": (-1, 1)}, {"l1": 0.1}, {"least_squares": True}])
+def test_a_solve_of_few_params_is_one_kernel_and_what_begins_and_ends_it(options):
+    X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    ask = Ask(jaxgd.losses.logistic, (X, X[:, 0] > 0), np.zeros(8, np.float32), **options)
+    if "least_squares" in options:
+        ask = ask._replace(loss=decay, data=X.T[:2], init=np.ones(3, np.float32))
+    program, given, _ = prepare(ask)
+    assert kernels(program.solve.executable(given)) <= FEWEST
 
 
 @pytest.mark.parametrize("method", ["auto", "lbfgs"])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxgd
@@ -17,9 +17,10 @@ from jaxgd.compile.cache import Cache, cache
 from jaxgd.compile.devices import may_block
 from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
+from jaxgd.core import numerics
 from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
-from jaxgd.core.numerics import in_one_kernel, spectrum
+from jaxgd.core.numerics import ROTATED, in_one_kernel, singular, spectrum
 from jaxgd.lanes.groups import WASTE, lengths
 from jaxgd.solvers.subproblem_exact import Dense
 
@@ -43,6 +44,38 @@ def test_spectrum_of_two(entries):
     assert np.allclose(values, np.linalg.eigvalsh(matrix), atol=1e-14 * size, rtol=0)
     assert np.allclose(vectors @ np.diag(values) @ vectors.T, matrix, atol=1e-14 * size, rtol=0)
     assert np.allclose(vectors.T @ vectors, np.eye(2), atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [3, ROTATED])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), digits=st.floats(0, 30), alike=st.integers(0, 3))
+def test_rotations_find_a_spectrum_and_singular_values(size, dtype, monkeypatch, seed, digits, alike):
+    """As true as LAPACK: curvatures of all sizes, alike, zero and of both signs; columns that depend on each other."""
+    monkeypatch.setattr(numerics, "_fuses_loops", lambda: True)
+    random = np.random.default_rng(seed)
+    basis = np.linalg.qr(random.normal(size=(size, size)))[0]
+    sizes = random.normal(size=size) * 10.0 ** -random.uniform(0, digits, size)
+    sizes[:alike] = sizes[0] * (alike < size)
+    matrix = ((basis * sizes) @ basis.T).astype(dtype)
+    matrix = (matrix + matrix.T) / 2
+    near = {"atol": 40 * np.finfo(dtype).eps * np.abs(matrix).max(), "rtol": 0}
+    right = {"atol": 40 * np.finfo(dtype).eps}
+    with jax.enable_x64(dtype is np.float64):
+        values, vectors = map(np.asarray, spectrum(jnp.asarray(matrix)))
+        lengths, turned, columns = map(np.asarray, singular(jnp.asarray(matrix)))
+    assert np.all(np.diff(values) >= 0)
+    assert np.allclose(vectors @ np.diag(values) @ vectors.T, matrix, **near)
+    assert np.allclose(values, np.linalg.eigvalsh(matrix.astype(float)), **near)
+    assert np.allclose(vectors.T @ vectors, np.eye(size), **right)
+    assert np.allclose(lengths, np.linalg.svd(matrix.astype(float), compute_uv=False)[::-1], **near)
+    assert np.allclose(turned.T @ turned, np.eye(size), **right)
+    assert np.allclose(matrix @ turned, columns, **near)
+
+
+def test_rotations_of_what_is_no_number_end(monkeypatch):
+    monkeypatch.setattr(numerics, "_fuses_loops", lambda: True)
+    assert np.isnan(spectrum(jnp.full((4, 4), jnp.nan))[0]).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgd.core.flat import Held, Layout
 from jaxgd.core.linear_products import Cut
+from jaxgd.core.numerics import products
 
 
 class Derivatives(Enum):
@@ -76,8 +77,7 @@ class BoundLoss:
         at = (params, cut.products(tree, factors))
         found, turned = jax.vmap(lambda *along: jax.jvp(slopes, at, along)[1])(eye, blocks)
         for grad_change, block in zip(turned, blocks, strict=True):
-            along = tuple(range(1, block.ndim))
-            found = found + jnp.tensordot(grad_change, block, (along, along), precision="highest")
+            found = found + products(grad_change.reshape(len(eye), -1), block.reshape(len(eye), -1))
         return found
 
     def gauss_newton(self, params: jax.Array, vector: jax.Array) -> jax.Array:

@@ -11,7 +11,9 @@ from jax.core import Tracer
 T = TypeVar("T")
 
 ONE_KERNEL = jax.__version_info__ >= (0, 11)  # XLA on CPU compiles a loop as one kernel
-CLOSED = 2  # rows of a matrix whose spectrum is found without LAPACK, at most
+CLOSED = 2  # rows of a matrix whose spectrum has a closed form, at most
+ROTATED = 8  # rows of a matrix that is dealt with in the kernel of the loop, at most: likewise by rotations
+SWEEPS = 15  # of these rotations over all pairs of rows, at most; they converge quadratically
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
 LONG = 4096  # from which on a row is read no more often than it must be
 
@@ -64,10 +66,10 @@ def products(rows: jax.Array, others: jax.Array) -> jax.Array:
     at once and reads each row once; but it is a library call, which takes microseconds to start, and with one in it a
     loop is not compiled as one kernel, as in `in_one_kernel`. A matrix times a vector is none.
     """
-    if rows.shape[1] <= SHORT:
+    few, many = sorted((rows, others), key=len)
+    if len(few) <= ROTATED and rows.shape[1] <= SHORT:
         return jnp.sum(rows[:, None] * others, axis=2)
-    if rows.shape[1] < LONG and _fuses_loops():
-        few, many = sorted((rows, others), key=len)
+    if len(few) <= ROTATED and rows.shape[1] < LONG and _fuses_loops():
         found = jnp.stack([jnp.matmul(many, row, precision="highest") for row in few])
         return found if few is rows else found.T
     return jax.lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision="highest")
@@ -121,23 +123,105 @@ def triangle(matrix: jax.Array) -> jax.Array:
 def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the eigenvalues of a symmetric matrix, the lowest first, and its eigenvectors as columns."""
     # In closed form where there is one: LAPACK would be called for each lane.
-    if matrix.size == 1:
+    size = len(matrix)
+    if size == 1:
         return matrix[0], jnp.ones_like(matrix)
-    if matrix.size == CLOSED**2:
+    if size == CLOSED:
         return _spectrum_of_two(matrix)
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
+    if not _by_rotations(size):
+        values, vectors = jnp.linalg.eigh(matrix)
+        return values, vectors
+
+    def entries(table: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, ...]:
+        return table[i, i], table[i, j], table[j, j]
+
+    table = _rotated(matrix, entries, columns=size)
+    return _ascending(jnp.diagonal(table), table[:, size:])
 
 
-def _spectrum_of_two(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the spectrum of a symmetric matrix of two rows, by Jacobi's rotation."""
-    (high, off), (_, low) = matrix
+def singular(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the singular values, the smallest first, the right singular vectors as columns, and `matrix` times these.
+
+    `matrix`: shape `(n, p)`, n no less than p.
+    """
+    rows, size = matrix.shape
+    if not _by_rotations(size):
+        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+        return values[::-1], right[::-1].T, (left * values)[:, ::-1]
+
+    def entries(table: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, ...]:
+        one, other = table[i, :rows], table[j, :rows]
+        return jnp.sum(one**2), jnp.sum(one * other), jnp.sum(other**2)
+
+    table = _rotated(matrix.T, entries, columns=0)
+    values, turned = _ascending(jnp.sqrt(jnp.sum(table[:, :rows] ** 2, axis=1)), table)
+    return values, turned[rows:], turned[:rows]
+
+
+def _by_rotations(size: int) -> bool:
+    return size <= ROTATED and _fuses_loops()
+
+
+def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], columns: int) -> jax.Array:
+    """Return the rows of a matrix, and of the identity beside it, turned in pairs until they are at right angles.
+
+    `entries`: of the table and two numbers of rows, the two by two matrix to make diagonal. As many of the first
+    `columns` are turned like the rows. Jacobi's method: Golub and Van Loan, Matrix Computations (2013), section 8.5;
+    of one side, 8.6.3.
+    """
+    size, eps = len(matrix), jnp.finfo(matrix.dtype).eps
+    pairs = jnp.asarray(np.stack(np.triu_indices(size, 1)).T, jnp.int32)
+    table = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
+    row, column = np.arange(size)[:, None], np.arange(table.shape[1])
+
+    def turn(at: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        table, largest = carry
+        i, j = pairs[at]
+        high, off, low = entries(table, i, j)
+        clear = jnp.abs(off) > eps * jnp.sqrt(jnp.abs(high)) * jnp.sqrt(jnp.abs(low))
+        tangent = jnp.where(clear, _tangent(high, off, low), 0)
+        cosine = jax.lax.rsqrt(1 + tangent**2)
+        sine = tangent * cosine
+        one, other = table[i], table[j]
+        first, second = cosine * one - sine * other, sine * one + cosine * other
+        table = jnp.where(row == i, first, jnp.where(row == j, second, table))
+        if columns:
+            one, other = table[:, i][:, None], table[:, j][:, None]
+            first, second = cosine * one - sine * other, sine * one + cosine * other
+            table = jnp.where(column == i, first, jnp.where(column == j, second, table))
+        return table, jnp.maximum(largest, jnp.abs(tangent))
+
+    def sweep(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        sweeps, table, _ = carry
+        return sweeps + 1, *jax.lax.fori_loop(0, len(pairs), turn, (table, jnp.zeros((), table.dtype)))
+
+    # After a sweep of turns below the root of what rounding is, none above rounding is left.
+    start = (jnp.int32(0), table, jnp.ones((), table.dtype))
+    return jax.lax.while_loop(lambda at: (at[0] < SWEEPS) & (at[2] > jnp.sqrt(eps)), sweep, start)[1]
+
+
+def _ascending(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the values, the lowest first, and the rows that go with them, as columns; without a call to sort."""
+    place = np.arange(len(values))
+    before = (values < values[:, None]) | ~(values > values[:, None]) & (place < place[:, None])
+    here = place[:, None] == jnp.sum(before, axis=1)
+    return jnp.sum(jnp.where(here, values, 0), axis=1), jnp.sum(jnp.where(here[:, :, None], rows, 0), axis=1).T
+
+
+def _tangent(high: jax.Array, off: jax.Array, low: jax.Array) -> jax.Array:
+    """Return the smaller of the two tangents of the angles that make a symmetric matrix of two rows diagonal."""
     gap = (low - high) / 2
-    # The smaller of the two tangents that make the matrix diagonal; in units of the largest, so that no square is inf.
+    # In units of the largest, so that no square is inf.
     unit = jnp.maximum(jnp.abs(gap), jnp.abs(off))
     unit = jnp.where(unit > 0, unit, 1)
     long = jnp.abs(gap / unit) + jnp.sqrt((gap / unit) ** 2 + (off / unit) ** 2)
-    tangent = jnp.where(off == 0, 0, jnp.where(gap < 0, -1, 1) * (off / unit) / jnp.where(long > 0, long, 1))
+    return jnp.where(off == 0, 0, jnp.where(gap < 0, -1, 1) * (off / unit) / jnp.where(long > 0, long, 1))
+
+
+def _spectrum_of_two(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the spectrum of a symmetric matrix of two rows, by one rotation."""
+    (high, off), (_, low) = matrix
+    tangent = _tangent(high, off, low)
     cosine = jax.lax.rsqrt(1 + tangent**2)
     sine = tangent * cosine
     first, second = high - tangent * off, low + tangent * off

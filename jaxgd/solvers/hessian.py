@@ -208,7 +208,7 @@ class SumOfSquares(Curvature):
             jacobian = jacobian / scale
             rows = triangle(jnp.column_stack([jacobian, residuals])) if len(memory.triangle) else memory.triangle
             half = rows[:, :-1] if len(rows) else jacobian
-            square = or_slope(jnp.matmul(half.T, half, precision="highest"), 1)
+            square = or_slope(products(half.T, half.T), 1)
             hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
             most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
             matrices = jnp.stack([square, hessian])

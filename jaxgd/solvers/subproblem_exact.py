@@ -1,6 +1,5 @@
 """A quadratic model whose Hessian is a matrix, minimized within a distance by its spectrum."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ from jax.custom_batching import custom_vmap
 
 from jaxgd.core import numerics
 from jaxgd.core.lapack import one_by_one
-from jaxgd.core.numerics import CLOSED, expand_to, pack
+from jaxgd.core.numerics import CLOSED, expand_to, pack, products
 from jaxgd.core.scaling import NOISY
 from jaxgd.solvers.subproblem import Step, inward, limits
 
@@ -17,7 +16,7 @@ BLOCK = 32  # lanes whose spectra are found together
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
 spectrum = one_by_one(numerics.spectrum)
-singular = one_by_one(partial(jnp.linalg.svd, full_matrices=False))
+singular = one_by_one(numerics.singular)
 
 
 class Dense(NamedTuple):
@@ -30,7 +29,7 @@ class Dense(NamedTuple):
     triangle: jax.Array | None = None
 
     def matvec(self, steps: jax.Array) -> jax.Array:
-        return self.scale * jnp.matmul(self.scale * steps, self.hessian, precision="highest")
+        return self.scale * products(self.scale * steps, self.hessian)
 
     def minimize_within(self, grad: jax.Array, free: jax.Array, radius: jax.Array) -> Step:
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
@@ -95,10 +94,8 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
     rows, beyond = squares
 
     def of_squares() -> _Spectrum:
-        left, values, right = singular(rows[:, :-1])
-        basis, values = right[::-1].T, values[::-1]
-        along = values * jnp.matmul(left.T, rows[:, -1], precision="highest")[::-1]
-        along = along + jnp.matmul(beyond, basis, precision="highest")
+        values, basis, turned = singular(rows[:, :-1])
+        along = jnp.matmul(rows[:, -1], turned, precision="highest") + jnp.matmul(beyond, basis, precision="highest")
         # Where columns depend on each other, what is left of one is rounding, and so is its slope.
         known = values > NOISY * eps * size * values[-1]
         model = found(jnp.where(known, values, 0) ** 2, basis, jnp.where(known, along, 0), (eps * size) ** 2)
@@ -139,7 +136,7 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
     left = jnp.where(negative, jnp.inf, jnp.sum(slopes * newton) / 2)
     predicted = -jnp.sum(along * (slopes + curvatures * along / 2))
     newton = jnp.where(jnp.abs(curvatures) > noise, -newton, 0)
-    move, newton = jnp.matmul(basis, pack(along, newton).T, precision="highest").T
+    move, newton = products(pack(along, newton), basis)
     return Step(
         move=move,
         predicted_reduction=predicted,
