@@ -162,6 +162,17 @@ def test_prox_is_the_minimizer_it_is_said_to_be(term):
     check()
 
 
+@pytest.mark.parametrize("size", [3, 200, 2000])
+def test_shares_sum_to_the_total_however_many_and_stay(size):
+    """What is off by less than rounding of one share would be off by thousands of these, all together."""
+    random = np.random.default_rng(size)
+    for off in (0, 1e-6, 1e-5, 1e-3, 1.0):
+        shares = random.dirichlet(np.ones(size)) + off * random.normal(size=size) / size + off / size
+        once = jaxgd.Simplex().prox(jnp.asarray(shares, jnp.float32))
+        assert abs(np.sum(np.asarray(once, float)) - 1) < 8 * np.finfo(np.float32).eps
+        assert np.array_equal(jaxgd.Simplex().prox(once), once)
+
+
 SLOPED = [*TERMS, L1(0.7, Box(np.full(4, -0.5), np.full(4, 1.0))), L1(0.0)]
 
 
@@ -243,6 +254,25 @@ def misfit(w, data):
 
 def half_square(w, data):
     return jnp.sum(misfit(w, data) ** 2) / 2
+
+
+def mixture(w, densities):
+    return -jnp.mean(jnp.log(densities @ w))
+
+
+@pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
+@DTYPES
+@pytest.mark.parametrize("size", [8, 120])
+def test_shares_of_a_mixture_are_found_on_the_face_as_soon_as_by_softmax(size, dtype):
+    densities = np.random.default_rng(size).gamma(1.0, size=(500, size))
+    found = jaxgd.minimize(mixture, densities, np.full(size, 1 / size), term=jaxgd.Simplex(), dtype=dtype)
+    assert found.converged
+    free = jaxgd.minimize(lambda z, data: mixture(jax.nn.softmax(z), data), densities, np.zeros(size), dtype=dtype)
+    assert found.evals <= free.evals
+    with jax.enable_x64(True):
+        shares = np.asarray(found.params, float), jax.nn.softmax(np.asarray(free.params, float))
+        lowest, other = (float(mixture(jnp.asarray(w), densities)) for w in shares)
+    assert lowest <= other + 4 * np.finfo(dtype).eps
 
 
 @pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")

@@ -179,9 +179,9 @@ class Simplex:
         del stepsize
         largest = jnp.sort(params)[::-1]
         excess = (jnp.cumsum(largest) - self.total) / jnp.arange(1, params.size + 1)
-        excess = excess[jnp.sum(largest > excess) - 1]
+        count = jnp.sum(largest > excess)
         # What sums to the total but for rounding stays as it is, with its zeros.
-        return jnp.maximum(params - _cleared(excess, self.total), 0)
+        return jnp.maximum(params - _cleared(excess[count - 1], 2 * self.total / count), 0)
 
     def residual(self, params: jax.Array, grad: jax.Array) -> jax.Array:
         """Return the slopes beside their mean where there is room: `prox` with the sum of the params taken as known."""

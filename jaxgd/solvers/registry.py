@@ -15,8 +15,7 @@ from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
-FEW_JOINT = 100  # parameters for which a Hessian as a matrix is cheap, where a constraint joins them all
-FEW_SQUARES = 300  # parameters for which J'J is
+FEW_DENSE = 300  # parameters for which a Hessian as a matrix is worth its cost: J'J, or where a term joins them all
 FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
 PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
 FEW_LINEAR = 2000  # likewise, where the loss is of X @ w and the Hessian one product of matrices
@@ -72,7 +71,7 @@ def choose_method(
     curved, forward = derivatives is not Derivatives.FIRST, derivatives in (Derivatives.ALL, Derivatives.FORWARD)
     if method is None:
         # For many params it takes products with the Jacobian's transpose, each of which is a whole Jacobian there.
-        least_squares = least_squares and (derivatives is Derivatives.ALL or (forward and size <= FEW_SQUARES))
+        least_squares = least_squares and (derivatives is Derivatives.ALL or (forward and size <= FEW_DENSE))
         if sampled:
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
         return _choice(size, term, least_squares=least_squares, curved=curved)
@@ -113,14 +112,13 @@ def choose_method(
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
     """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
     solver, why, joint = NewtonCG(), "many parameters", holds(term) and not is_separable(term)
-    few = size <= (FEW_SQUARES if least_squares else FEW_JOINT)
+    few = size <= FEW_DENSE
     if not is_separable(term) and not (joint and curved and few):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
         solver = _unscaled(LBFGS() if term is None else ProjectedLBFGS())
         why = "no second derivatives: the loss holds a `jax.custom_vjp`"
     elif least_squares:
-        few = size <= FEW_SQUARES
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
     elif size <= FEW or joint:
         solver, why = Newton(), "few parameters"
