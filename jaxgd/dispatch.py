@@ -55,8 +55,8 @@ def _finished(
     drive: Callable[[Ask, Watching], Solution], ask: Ask, watch: Watching, level: int, *, lanes: bool = False
 ) -> Result:
     """Return what a driver has come to as a result: reported, timed, and warned of."""
-    began, compiled, ask = time.perf_counter(), clock.seconds, with_columns(ask, lanes=lanes)
-    with _precision(ask.dtype):
+    began, before, ask = time.perf_counter(), clock.spent, with_columns(ask, lanes=lanes)
+    with _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):
             return _report(found, ask.stop)
@@ -64,8 +64,8 @@ def _finished(
             found = found._replace(answer=jax.tree.map(_on_host, found.answer))
         found = found._replace(answer=found.answer._replace(counts=np.asarray(found.answer.counts)))
         found = found._replace(source=_for_later(found, ask, lanes=lanes))
-    spent = clock.seconds - compiled + found.compiling
-    seconds = Seconds(spent, max(time.perf_counter() - began - spent, 0.0))
+    trace, compiled = map(float, clock.spent - before + found.compiling)
+    seconds = Seconds(trace, compiled, max(time.perf_counter() - began - trace - compiled, 0.0))
     result = _report(found._replace(note=found.note + watch.note), ask.stop, seconds)
     if not np.all(result.converged) and not (np.ndim(result.counts) == 1 and result.status is Status.STOPPED):
         warnings.warn(_warning(result), NotConvergedWarning, stacklevel=level)

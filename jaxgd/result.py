@@ -26,10 +26,11 @@ class NotConvergedWarning(UserWarning):
 
 
 class Seconds(NamedTuple):
-    """Wall time of a solve: tracing and compiling, and everything else."""
+    """Wall time of a solve."""
 
-    compile: float
-    run: float
+    trace: float  # tracing and lowering by JAX
+    compile: float  # compiling by XLA, or reading what an earlier process has compiled
+    run: float  # everything else
 
 
 class Optimum(NamedTuple):
@@ -238,8 +239,10 @@ class Result:
         """Say what was found, how good it is, why it ended, and what it cost."""
         if isinstance(self.counts, Tracer) or isinstance(self.loss, Tracer):
             return f"Result(being traced by JAX, method={self.method!r})"
-        seconds = self.seconds
-        spent = "" if seconds is None else f", {seconds.compile:.2g} s compiling and {seconds.run:.2g} s running"
+        spent = ""
+        if self.seconds is not None:
+            trace, compiled, run = self.seconds
+            spent = f", {trace:.2g} s tracing, {compiled:.2g} s compiling and {run:.2g} s running"
         if not isinstance(self.status, Status):
             return self._of_lanes(spent)
         return "\n".join(

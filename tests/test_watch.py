@@ -13,6 +13,7 @@ from rows import LABELS, N, X, batches
 
 import jaxgd
 from jaxgd import Batches, Groups, Rows, Status, Stop, losses, minimize, minimize_many
+from jaxgd.compile.cache import cache
 from jaxgd.watch import Callback, Checkpoint, Progress, TimeLimit, bursts
 from jaxgd.watch import checkpoint as files
 
@@ -152,6 +153,21 @@ def test_progress_without_tqdm(monkeypatch, capsys):
     assert f"{result.evals} evals [" in capsys.readouterr().err
     many(progress=True)
     assert "60 of 60 problems" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("solve", [minimize, minimize_many])
+@pytest.mark.parametrize("watching", [{"progress": True}, {"watch": [Progress()]}])
+def test_progress_says_that_it_is_compiling_while_it_does(solve, watching, capsys):
+    cache.clear()
+    jax.clear_caches()
+    data = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    start = np.zeros(4, np.float32)
+    first = solve(jaxgd.losses.mse, data, start, **watching)
+    assert capsys.readouterr().err.startswith("compiling\n")
+    again = solve(jaxgd.losses.mse, data, start, **watching)
+    assert "compiling" not in capsys.readouterr().err
+    assert min(first.seconds) > 0
+    assert again.seconds.compile == 0
 
 
 @pytest.mark.parametrize("way", ["newton", "lanes", "passes"])

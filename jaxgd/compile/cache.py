@@ -1,10 +1,12 @@
 """Programs kept to be found again, and the time that compiling them took."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 
 # Programs kept, by weight; the least recently used leaves first. On Linux a process has room for the code of some 400,
 # beyond which XLA aborts: each kernel takes of 65,530 mappings.
@@ -55,16 +57,34 @@ cache = Cache(MOST)
 class CompileClock(threading.local):
     """What JAX reports of compiling in this thread."""
 
-    seconds = 0.0  # spent tracing, lowering and compiling
+    trace = 0.0  # seconds spent tracing and lowering
+    compile = 0.0  # seconds spent compiling, or reading what was compiled
     read = 0  # programs that JAX has found in a cache of its own on disk
+    announce: Callable[[], Any] = bool  # called before anything is traced, lowered and compiled
+
+    @property
+    def spent(self) -> np.ndarray:
+        """The seconds, shape `(2,)`."""
+        return np.array([self.trace, self.compile])
+
+    @contextmanager
+    def announcing(self, announce: Callable[[], Any]) -> Generator[None]:
+        """Call `announce` in the meantime."""
+        before, self.announce = self.announce, announce
+        try:
+            yield
+        finally:
+            self.announce = before
 
 
 clock = CompileClock()
 
 
 def _listen(event: str, duration_secs: float, **_: str | int) -> None:
-    if event.startswith("/jax/core/compile/"):
-        clock.seconds += duration_secs
+    if event == "/jax/core/compile/backend_compile_duration":
+        clock.compile += duration_secs
+    elif event.startswith("/jax/core/compile/"):
+        clock.trace += duration_secs
 
 
 def _count(event: str, **_: str | int) -> None:

@@ -71,6 +71,7 @@ class Compiled:
         key, unproven = (device, structure, *map(_kind, leaves)), False
         with self._lock:
             if anew or key not in self._found:
+                clock.announce()
                 options = quick_options(lanes=self._lanes) if self._light else {}
                 lowered = self._jitted.trace(*args).lower()
                 self._found[key], unproven = compiled_or_read(lowered, options, anew=anew)
@@ -91,7 +92,7 @@ def compiled_or_read(lowered: Any, options: dict[str, Any], *, anew: bool = Fals
     began, kept = time.perf_counter(), disk.folder()
     path = kept and kept / disk.key_of(lowered, options)
     if path and not anew and (found := disk.read(path, lowered)):
-        clock.seconds += time.perf_counter() - began
+        clock.compile += time.perf_counter() - began
         return found, True
     began, read = time.perf_counter(), clock.read
     executable = lowered.compile(compiler_options=options)

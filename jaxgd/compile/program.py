@@ -277,7 +277,7 @@ class Solution(NamedTuple):
     note: str = ""  # what the user should know
     run: Any = None  # a `Saved`, where it can be carried on
     source: Any = None  # for what is asked later: a program and its inputs, or of many problems each `Part`
-    compiling: float = 0.0  # seconds, in threads of its own
+    compiling: Any = (0.0, 0.0)  # seconds of tracing and compiling, in threads of its own
     slots: int | None = None  # of many: evaluations made in all slots of the pools, also in those that stood idle
     labels: Any = None  # of groups
     optima: Any = None  # of several starts

@@ -213,5 +213,5 @@ def _merged(size: int, parts: list[Part], found: list[Solution]) -> Solution:
     combined = blank(size, answers[0])
     for part, answer in zip(parts, answers, strict=True):
         put(combined, part.lanes, answer)
-    compiling, slots = sum(each.compiling for each in found), sum(each.slots or 0 for each in found)
+    compiling, slots = np.sum([each.compiling for each in found], axis=0), sum(each.slots or 0 for each in found)
     return found[-1]._replace(answer=combined, trace=None, source=parts, compiling=compiling, slots=slots)

@@ -1,5 +1,6 @@
 """Pools of lanes: what a program of many solves is compiled to, and what it is given."""
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -125,6 +126,7 @@ class Lanes:
         self.burst = Compiled(one_by_one(self._burst), light=light, lanes=True, donate_argnums=1)
         self.shrink = jax.jit(self._shrink, static_argnums=1)
         self.widths: set[int] = set()  # compiled
+        self._runs: dict[Any, Any] = {}  # shapes and types of a run, by those of what it is given
         self.lock = threading.Lock()  # so that what several workers need is compiled once
 
     def inputs(self, shared: list[Any], given: list[Any]) -> Inputs:
@@ -135,14 +137,26 @@ class Lanes:
 
     def empty(self, shared: list[Any], block: list[Any], width: int) -> Pool:
         """Return a pool with all slots free, for lanes like those of the block."""
-        runs = jax.eval_shape(jax.vmap(lambda given: self.program.begin(self.inputs(shared, given))), block)
-        given, runs = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape[1:]), leaf.dtype), (block, runs))
+        given = [jnp.zeros((width, *leaf.shape[1:]), leaf.dtype) for leaf in block]
+        runs = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), self._run(shared, block))
         return Pool(jnp.full(width, -1, jnp.int32), given, runs)
+
+    def _run(self, shared: list[Any], block: list[Any]) -> Run:
+        """Return the shapes and types of the run of one lane."""
+        one = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in block]
+        key = (
+            tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in shared),
+            tuple((leaf.shape, leaf.dtype) for leaf in one),
+        )
+        if key not in self._runs:
+            self._runs[key] = jax.eval_shape(lambda *leaves: self.program.begin(self.inputs(*leaves)), shared, one)
+        return self._runs[key]
 
     def widest(self, batch: Batch, device: Any) -> int:
         """Return the widest pool that the device's memory or cache is for."""
-        one = jax.eval_shape(lambda: self.empty(batch.shared, batch.block(0, 1), 1))
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+        block = batch.block(0, 1)
+        kept = (block, self._run(batch.shared, block))
+        size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
         memory = memory_of(device)
         if size > memory:
             msg = (

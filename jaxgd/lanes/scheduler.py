@@ -46,7 +46,7 @@ class Solve:
         self.lanes, self.batch, self.rivals = lanes, batch, rivals
         self._watch, self._stage, self._last = watch, stage, last
         self.answers = Answers(batch.size, lanes.program.recipe.sign)
-        self.compiling = 0.0
+        self.compiling = np.zeros(2)  # seconds, as the clock has them
         # XLA rounds otherwise at another width, and may in another slot: what must be exact runs by a fixed schedule.
         self._exact, self._next = watch.exact, [0]  # by worker, where each has blocks of its own
         self._halt, self._lock = int(watch.status), threading.Lock()
@@ -178,7 +178,8 @@ class Solve:
             for context in contexts:
                 stack.enter_context(context())
             stack.enter_context(jax.default_device(device))
-            before = clock.seconds
+            stack.enter_context(clock.announcing(self._watch.compiling))
+            before = clock.spent
             try:
                 self._pool(worker, width, share, device)
             except BaseException:
@@ -187,7 +188,7 @@ class Solve:
             finally:
                 self._pools.leave(worker)
                 with self._lock:
-                    self.compiling = max(self.compiling, clock.seconds - before)
+                    self.compiling = max(self.compiling, clock.spent - before, key=np.sum)
 
     def _pool(self, worker: int, width: int, share: np.ndarray, device: Any) -> None:
         """Keep a pool full while problems wait, and make it narrower when they no longer do."""

@@ -30,10 +30,10 @@ def in_bursts(
 
     `begin` returns a run unless one is resumed, `advance` the run after so many evaluations at most.
     """
+    watch.show(book=program.recipe.sign if program.size == 1 else 0)
     found = _resumed(program, given, stage)
     run, traces = found or (begin(), [])
     longest = LONGEST if run.trace is None else run.trace.loss.size
-    watch.show(book=program.recipe.sign if program.size == 1 else 0)
 
     def save() -> Saved:
         return stage.saved(taken_apart("run", run) | (taken_apart("trace", _joined(traces)) if traces else {}))

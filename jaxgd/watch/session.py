@@ -72,6 +72,11 @@ class Watching:
             self.watchers.insert(0, Book(book) if book else Progress())
             self._show, self._asked = False, True
 
+    def compiling(self) -> None:
+        """Let all show it who do."""
+        for watcher in self.watchers:
+            getattr(watcher, "compiling", bool)()
+
     @property
     def ticks(self) -> int:
         """Evaluations that the next burst may take."""

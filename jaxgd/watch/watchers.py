@@ -36,12 +36,23 @@ class Progress:
     """Show a solve as it goes: a bar by tqdm (`pip install 'jaxgd[progress]'`), or lines where that is not there.
 
     One problem: evaluations, loss, largest gradient component, and the decrease estimated to be left. Many: how many
-    are done and have failed, how fast, and how long the rest will take.
+    are done and have failed, how fast, and how long the rest will take. While nothing runs yet, that it is compiling.
     """
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._last = 0.0
+        self._said = False
+
+    def begin(self) -> None:
+        """Forget the solve before."""
+        self._bar, self._said = None, False
+
+    def compiling(self) -> None:
+        """Say so, the first time."""
+        if not self._said:
+            print("compiling", file=sys.stderr, flush=True)
+        self._said = True
 
     def __call__(self, seen: Seen) -> None:
         """Show what is seen, now and then, and at the end."""
