@@ -136,10 +136,12 @@ class Lanes:
         return jax.tree.unflatten(self.structure, leaves)
 
     def empty(self, shared: list[Any], block: list[Any], width: int) -> Pool:
-        """Return a pool with all slots free, for lanes like those of the block."""
-        given = [jnp.zeros((width, *leaf.shape[1:]), leaf.dtype) for leaf in block]
-        runs = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), self._run(shared, block))
-        return Pool(jnp.full(width, -1, jnp.int32), given, runs)
+        """Return a pool with all slots free, on the host, for lanes like those of the block."""
+        # By NumPy, for which nothing is compiled.
+        given: Any = [np.zeros((width, *leaf.shape[1:]), leaf.dtype) for leaf in block]
+        runs = jax.tree.map(lambda leaf: np.zeros((width, *leaf.shape), leaf.dtype), self._run(shared, block))
+        owner: Any = np.full(width, -1, np.int32)
+        return Pool(owner, given, runs)
 
     def _run(self, shared: list[Any], block: list[Any]) -> Run:
         """Return the shapes and types of the run of one lane."""

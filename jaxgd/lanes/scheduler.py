@@ -151,7 +151,10 @@ class Solve:
     def _filled(self, shared: list[Any], width: int, share: np.ndarray, device: Any) -> Pool:
         """Return a pool with the lanes of a share on their way."""
         # Committed to the device as what a turn returns, or the second turn would be compiled anew.
-        pool = jax.device_put(self.lanes.empty(shared, self.batch.block(0, width // PART), width), device)
+        # A copy, since the pool's memory is given to the program.
+        pool = jax.device_put(
+            self.lanes.empty(shared, self.batch.block(0, width // PART), width), device, may_alias=False
+        )
         if not len(share):
             return pool
         owner, runs = self._begun[0][share], jax.tree.map(lambda leaf: leaf[share], self._begun[1])
