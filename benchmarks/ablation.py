@@ -13,7 +13,6 @@ from jaxgd.core import convergence, stop
 # What each predicate says where it is left out.
 ABLATIONS: dict[str, Callable[..., Any]] = {
     "noise_seen": lambda *_: 0.0,
-    "model_refuted": lambda *_: np.False_,
     "trend": lambda *_: 0.0,
     "as_shrunk": lambda *_: 0.0,
     "resting": lambda *_: np.False_,

@@ -47,11 +47,6 @@ def test_a_change_beyond_what_the_slopes_allow_is_rounding():
     assert convergence.noise_seen(facts(slope_decrease=0.1, slopes=0.3), jnp.float32(jnp.inf)) == 0
 
 
-def test_a_trial_refused_for_more_than_rounding_refutes_the_model():
-    assert convergence.model_refuted(-1.0, 0.1)
-    assert not convergence.model_refuted(-0.3, 0.1)
-
-
 def test_the_trend_is_a_geometric_series():
     halving = tuple(0.5**k for k in range(5, -1, -1))  # newest first
     rest = sum(0.5**k for k in range(6, 60))

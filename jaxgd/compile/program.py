@@ -81,9 +81,7 @@ class Program:
         self._whole = Layout.of(recipe.traced.start)
         self._free = None if fixed is None else np.flatnonzero(~fixed)
         self.size = self._whole.size if self._free is None else self._free.size
-        # A program made while JAX traces is called again outside.
-        with jax.ensure_compile_time_eval():
-            self.start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
+        self.start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), recipe.traced.start)
         self.dtype = self._whole.dtype
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
@@ -139,7 +137,7 @@ class Program:
             return numbers
         last, arrays = self._last
         if last != numbers:
-            arrays = [jnp.asarray(number) for number in numbers]
+            arrays = [jax.device_put(number) for number in numbers]
             if any(isinstance(array, Tracer) for array in arrays):
                 return numbers
             self._last = (numbers, arrays)

@@ -106,9 +106,9 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature
     """
     known = facts.before.evaluated
     moved = facts.moved & known
-    drop, resolution = facts.before.loss - facts.trial.loss, rounding(facts.before.loss)
+    drop = facts.before.loss - facts.trial.loss
     # Where rounding hides the decrease, a constant added to the loss for one, the slopes still tell it.
-    gain = jnp.where(jnp.abs(drop) > resolution, drop, facts.slope_decrease)
+    gain = jnp.where(jnp.abs(drop) > rounding(facts.before.loss), drop, facts.slope_decrease)
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
@@ -119,8 +119,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature
         stalled_evals=jnp.where(lower, 0, old.stalled_evals + 1),
     )
     seen = _estimated(seen, facts, exact_curvature=exact_curvature)
-    wrong = known & ~moved & model_refuted(drop, jnp.maximum(resolution, seen.noise))
-    below = (seen.predicted_remaining <= part * hidden_by_rounding(facts.point, seen.decrease)) & ~wrong
+    below = seen.predicted_remaining <= part * hidden_by_rounding(facts.point, seen.decrease)
     seen = seen._replace(hidden=jnp.where(below, old.hidden + 1, 0))
     if tol is None:
         return seen
@@ -176,11 +175,6 @@ def noise_seen(facts: Facts, drop: jax.Array) -> jax.Array:
     """
     off = jnp.abs(drop - facts.slope_decrease)
     return jnp.where(jnp.isfinite(off) & (off > facts.slopes), off, 0)
-
-
-def model_refuted(drop: jax.Array, noise: Any) -> Any:
-    """Return whether a trial, refused with this decrease, was so for more than rounding."""
-    return jnp.abs(drop) > 4 * noise
 
 
 def as_shrunk(seen: Evidence, norm: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 ONE_KERNEL = jax.__version_info__ >= (0, 11)  # XLA on CPU compiles a loop as one kernel
 CLOSED = 2  # rows of a matrix whose spectrum has a closed form, at most
-ROTATED = 8  # rows of a matrix that is dealt with in the kernel of the loop, at most: likewise by rotations
+ROTATED = 12  # rows of a matrix that is dealt with in the kernel of the loop, at most: likewise by rotations
 SWEEPS = 15  # of these rotations over all pairs of rows, at most; they converge quadratically
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
 LONG = 4096  # from which on a row is read no more often than it must be
