@@ -4,7 +4,8 @@ python -m benchmarks.large [--only rosenbrock,network] [--scale 4] [--most 400]
 
 An evaluation is one of loss and gradient; a product with the Hessian, about as dear as two, is counted as two. The
 decrease is that from the start to the lowest loss that anybody finds, judged in float64. Ours are called with nothing
-given, and by "lbfgs"; SciPy's L-BFGS-B and jaxopt's LBFGS with a memory of 10 and a tolerance that they do not reach.
+given, and by "newton-cg"; SciPy's L-BFGS-B and jaxopt's LBFGS with a memory of 10 and a tolerance that they do not
+reach.
 """
 
 import argparse
@@ -275,7 +276,7 @@ def peers(job: Job, most: int) -> dict[str, Callable[[], Way]]:
 def rows(name: str, job: Job, most: int) -> list[list[object]]:
     """Return a line for each solver."""
     solves: dict[str, Callable[[], Way]] = {
-        f"jaxgd {method}": lambda method=method: ours(job, method, most) for method in ("auto", "lbfgs")
+        f"jaxgd {method}": lambda method=method: ours(job, method, most) for method in ("auto", "newton-cg")
     } | peers(job, most)
     ways: dict[str, Way | None] = {}
     for solver, solve in solves.items():

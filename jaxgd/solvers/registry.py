@@ -110,8 +110,9 @@ def choose_method(
 
 
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
-    """Choose: curvature is worth its cost, as a matrix for few parameters, else by its products."""
-    solver, why, joint = NewtonCG(), "many parameters", holds(term) and not is_separable(term)
+    """Choose: curvature is worth computing for few parameters, or to keep what is added; else it is learnt."""
+    solver: Solver = LBFGS() if term is None else NewtonCG()
+    why, joint = "many parameters", holds(term) and not is_separable(term)
     few = size <= FEW_DENSE
     if not is_separable(term) and not (joint and curved and few):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
