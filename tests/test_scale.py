@@ -7,6 +7,7 @@ import pytest
 from test_inputs import refused
 
 import jaxgd
+from benchmarks import large
 from jaxgd import least_squares, minimize
 from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
@@ -206,3 +207,15 @@ def test_a_param_that_nothing_depends_on_but_by_rounding_stays_near(dtype):
             start = {"slope": far * rng.normal(size=3), "level": far}
             result = minimize(model, data, start, dtype=dtype).check()
             assert abs(result.params["level"] - far) < 5
+
+
+@pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
+@pytest.mark.parametrize("name", ["denoising", "rosenbrock", "responses", "smoothing", "tensor", "control"])
+def test_many_params_take_no_more_evaluations_than_by_scipy(name):
+    job = large.JOBS[name](0.1)
+    own, scipys = large.ours(job, "auto", 400), large.peers(job, 400)["SciPy L-BFGS-B"]()
+    first, lowest = scipys.losses[0], min(own.losses + scipys.losses)
+    for tau in (1e-2, 1e-4):
+        counts = [way.reached(lowest + tau * (first - lowest)) for way in (own, scipys)]
+        assert None not in counts
+        assert counts[0] <= 1.1 * counts[1] + 2
