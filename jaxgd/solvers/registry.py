@@ -15,7 +15,7 @@ from jaxgd.solvers.optax import Optax
 from jaxgd.solvers.trust_region import LevenbergMarquardt, Newton, NewtonCG, ProjectedLBFGS, SampledNewton
 
 MOST_MEMORY = 16e9  # bytes that a matrix may take in float64
-FEW_DENSE = 300  # parameters for which a Hessian as a matrix is worth its cost: J'J, or where a term joins them all
+FEW_DENSE = 300  # parameters for which curvature is worth its cost: as a matrix J'J, or where a term joins them all
 FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
 PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
 FEW_LINEAR = 2000  # likewise, where the loss is of X @ w and the Hessian one product of matrices
@@ -110,10 +110,10 @@ def choose_method(
 
 
 def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
-    """Choose: curvature is worth computing for few parameters, or to keep what is added; else it is learnt."""
-    solver: Solver = LBFGS() if term is None else NewtonCG()
-    why, joint = "many parameters", holds(term) and not is_separable(term)
-    few = size <= FEW_DENSE
+    """Choose: curvature is worth computing for some parameters, or to keep what is added; else it is learnt."""
+    few, joint = size <= FEW_DENSE, holds(term) and not is_separable(term)
+    solver: Any = NewtonCG() if few or term is not None else LBFGS()
+    why = "many parameters"
     if not is_separable(term) and not (joint and curved and few):
         solver, why = FISTA(), f"the prox of {type(term).__name__} is all it needs"
     elif not curved:
