@@ -172,6 +172,8 @@ def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], c
     size, eps = len(matrix), jnp.finfo(matrix.dtype).eps
     pairs = jnp.asarray(np.stack(np.triu_indices(size, 1)).T, jnp.int32)
     table = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
+    if size == 1:
+        return table
     row, column = np.arange(size)[:, None], np.arange(table.shape[1])
 
     def turn(at: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
