@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 ONE_KERNEL = jax.__version_info__ >= (0, 11)  # XLA on CPU compiles a loop as one kernel
 CLOSED = 2  # rows of a matrix whose spectrum has a closed form, at most
-ROTATED = 12  # rows of a matrix that is dealt with in the kernel of the loop, at most: likewise by rotations
+SMALL = 12  # rows of a matrix whose products are taken one by one, and spectrum by rotations, in the loop's kernel
 SWEEPS = 15  # of these rotations over all pairs of rows, at most; they converge quadratically
 SHORT = 32  # numbers in a row that XLA on CPU sums in one kernel
 LONG = 4096  # from which on a row is read no more often than it must be
@@ -67,9 +67,9 @@ def products(rows: jax.Array, others: jax.Array) -> jax.Array:
     loop is not compiled as one kernel, as in `in_one_kernel`. A matrix times a vector is none.
     """
     few, many = sorted((rows, others), key=len)
-    if len(few) <= ROTATED and rows.shape[1] <= SHORT:
+    if len(few) <= SMALL and rows.shape[1] <= SHORT:
         return jnp.sum(rows[:, None] * others, axis=2)
-    if len(few) <= ROTATED and rows.shape[1] < LONG and _fuses_loops():
+    if len(few) <= SMALL and rows.shape[1] < LONG and _fuses_loops():
         found = jnp.stack([jnp.matmul(many, row, precision="highest") for row in few])
         return found if few is rows else found.T
     return jax.lax.dot_general(rows, others, (((1,), (1,)), ((), ())), precision="highest")
@@ -159,7 +159,7 @@ def singular(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _by_rotations(size: int) -> bool:
-    return size <= ROTATED and _fuses_loops()
+    return size <= SMALL and _fuses_loops()
 
 
 def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], columns: int) -> jax.Array:
@@ -181,16 +181,15 @@ def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], c
         i, j = pairs[at]
         high, off, low = entries(table, i, j)
         clear = jnp.abs(off) > eps * jnp.sqrt(jnp.abs(high)) * jnp.sqrt(jnp.abs(low))
-        tangent = jnp.where(clear, _tangent(high, off, low), 0)
-        cosine = jax.lax.rsqrt(1 + tangent**2)
-        sine = tangent * cosine
-        one, other = table[i], table[j]
-        first, second = cosine * one - sine * other, sine * one + cosine * other
-        table = jnp.where(row == i, first, jnp.where(row == j, second, table))
-        if columns:
-            one, other = table[:, i][:, None], table[:, j][:, None]
+        tangent, cosine, sine = _rotation(high, jnp.where(clear, off, 0), low)
+
+        def turned(number: np.ndarray, one: jax.Array, other: jax.Array) -> jax.Array:
             first, second = cosine * one - sine * other, sine * one + cosine * other
-            table = jnp.where(column == i, first, jnp.where(column == j, second, table))
+            return jnp.where(number == i, first, jnp.where(number == j, second, table))
+
+        table = turned(row, table[i], table[j])
+        if columns:
+            table = turned(column, table[:, i][:, None], table[:, j][:, None])
         return table, jnp.maximum(largest, jnp.abs(tangent))
 
     def sweep(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -210,22 +209,22 @@ def _ascending(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array
     return jnp.sum(jnp.where(here, values, 0), axis=1), jnp.sum(jnp.where(here[:, :, None], rows, 0), axis=1).T
 
 
-def _tangent(high: jax.Array, off: jax.Array, low: jax.Array) -> jax.Array:
-    """Return the smaller of the two tangents of the angles that make a symmetric matrix of two rows diagonal."""
+def _rotation(high: jax.Array, off: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return tangent, cosine and sine of the smaller angle that makes a symmetric matrix of two rows diagonal."""
     gap = (low - high) / 2
     # In units of the largest, so that no square is inf.
     unit = jnp.maximum(jnp.abs(gap), jnp.abs(off))
     unit = jnp.where(unit > 0, unit, 1)
     long = jnp.abs(gap / unit) + jnp.sqrt((gap / unit) ** 2 + (off / unit) ** 2)
-    return jnp.where(off == 0, 0, jnp.where(gap < 0, -1, 1) * (off / unit) / jnp.where(long > 0, long, 1))
+    tangent = jnp.where(off == 0, 0, jnp.where(gap < 0, -1, 1) * (off / unit) / jnp.where(long > 0, long, 1))
+    cosine = jax.lax.rsqrt(1 + tangent**2)
+    return tangent, cosine, tangent * cosine
 
 
 def _spectrum_of_two(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the spectrum of a symmetric matrix of two rows, by one rotation."""
     (high, off), (_, low) = matrix
-    tangent = _tangent(high, off, low)
-    cosine = jax.lax.rsqrt(1 + tangent**2)
-    sine = tangent * cosine
+    tangent, cosine, sine = _rotation(high, off, low)
     first, second = high - tangent * off, low + tangent * off
     values, vectors = pack(first, second), pack(pack(cosine, sine), pack(-sine, cosine))
     swap = first > second
