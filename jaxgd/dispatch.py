@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
-from jaxgd.compile.frames import Frame, is_table
+from jaxgd.compile.frames import Frame, column_names, is_table
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.numerics import without_derivatives
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
@@ -23,6 +23,7 @@ from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
 from jaxgd.lanes.second_look import LEFT_FLAT, left_flat, looked_again_alone, needs_second_look
+from jaxgd.losses import LIKELIHOODS
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
@@ -74,11 +75,15 @@ def _finished(
 
 def _for_later(found: Solution, ask: Ask, *, lanes: bool) -> Many | One:
     """Return what answers questions about the result later."""
+    data = ask.data
+    named = data.data if isinstance(data, Rows | Groups) else data
+    told = any(ask.loss is loss for loss in LIKELIHOODS), column_names(named)
     if lanes:
-        return Many(found.source, np.arange(len(found.answer.counts)))
-    passes = isinstance(ask.data, Rows) and (found.program.recipe.sampled or ask.batch_size is not None)
+        return Many(found.source, np.arange(len(found.answer.counts)), *told)
+    in_passes = found.program.recipe.sampled or ask.batch_size is not None
+    passed = data if isinstance(data, Rows) and in_passes else None
     program, given = found.source
-    return One(program, given, ask.data if passes else None, ask.dtype)
+    return One(program, given, passed, ask.dtype, *told)
 
 
 def _on_host(leaf: Any) -> Any:

@@ -1,6 +1,6 @@
 """What was seen on the way, and tables of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,17 +34,42 @@ class Trace:
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a move and a column for each parameter."""
         columns: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ("loss", "grad_norm", "stepsize")}
-        return frame(columns | columns_of(self.params), range(len(columns["loss"])), ["move"])
+        return frame(columns | columns_of(self.params, others=columns), range(len(columns["loss"])), ["move"])
 
 
-def columns_of(params: Any) -> dict[str, np.ndarray]:
-    """Return a column for each parameter, by name; the rows lie first."""
+def names_of(params: Any, columns: Sequence[str] = ()) -> list[str]:
+    """Return what each number of the params of one problem is called; of one vector as the `columns` of the data."""
+    leaves = _named(params)
+    if len(leaves) == 1 and np.shape(leaves[0][1]) == (len(columns),) and not np.iscomplexobj(leaves[0][1]):
+        return list(columns)
+    names: list[str] = []
+    for name, leaf in leaves:
+        own = [f"{name}[{i}]" for i in range(int(np.prod(np.shape(leaf))))] if np.ndim(leaf) else [name]
+        parts = (".real", ".imag") if np.iscomplexobj(leaf) else ("",)
+        names += [each + part for part in parts for each in own]
+    return names
+
+
+def columns_of(params: Any, names: Sequence[str] = (), others: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Return a column for each parameter, by name; the rows lie first. `others` are the names of other columns."""
     columns: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, rows = "params" + jax.tree_util.keystr(path), np.asarray(leaf)
-        flat, single = rows.reshape(len(rows), -1), rows.ndim == 1
-        columns |= {name if single else f"{name}[{i}]": flat[:, i] for i in range(flat.shape[1])}
-    return columns
+    for name, leaf in _named(params):
+        flat = np.asarray(leaf).reshape(len(leaf), -1)
+        own = [name] if np.ndim(leaf) == 1 else [f"{name}[{i}]" for i in range(flat.shape[1])]
+        columns |= dict(zip(own, flat.T, strict=True))
+    if len(names) == len(columns):
+        columns = dict(zip(names, columns.values(), strict=True))
+    return {f"params[{name!r}]" if name in others else name: column for name, column in columns.items()}
+
+
+def _named(params: Any) -> list[tuple[str, Any]]:
+    """Return the leaves with what they are called: by the keys of dicts, or by their paths where these clash."""
+    pairs = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs]
+    keys = [isinstance(key, jax.tree_util.DictKey | jax.tree_util.GetAttrKey) for path, _ in pairs for key in path[:1]]
+    if not keys or not all(keys) or len(set(names)) < len(names) or "[" in "".join(names):
+        names = ["params" + jax.tree_util.keystr(path) for path, _ in pairs]
+    return [(name, leaf) for name, (_, leaf) in zip(names, pairs, strict=True)]
 
 
 def frame(columns: dict[str, Any], index: Any = None, names: Sequence[str | None] = (None,)) -> Any:

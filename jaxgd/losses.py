@@ -90,3 +90,6 @@ def _huber(residual: jax.Array, delta: float) -> jax.Array:
     size = jnp.abs(residual)
     # The book's form: half the square inside, a line of slope delta outside.
     return jnp.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
+
+
+LIKELIHOODS = (logistic, softmax, poisson)  # negative log-likelihoods as they stand, so that curvature tells errors

@@ -1,5 +1,6 @@
 """What a solve returns: it explains itself when printed."""
 
+import difflib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ class Optimum(NamedTuple):
     meta_fields=["method"],
     drop_fields=["seconds", "note", "slots", "labels", "by", "optima", "run", "source"],
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The best point found, how good it is, why the solve ended, and what it cost.
 
@@ -126,8 +127,13 @@ class Result:
         return len(self.counts)
 
     def __getitem__(self, lane: Any) -> "Result":
-        """Return the result of one lane, or of several as a slice or an array of their numbers picks them."""
+        """Return the result of one lane, or of several as a slice or an array of their numbers picks them.
+
+        Of groups, a string or a tuple is the label of one.
+        """
         size = len(self)
+        if self.labels is not None and isinstance(lane, str | tuple):
+            lane = self._place_of(lane)
         if isinstance(lane, int) and not -size <= lane < size:
             msg = f"lane {lane} is not there; there are {size}, from 0."
             raise IndexError(msg)
@@ -142,6 +148,15 @@ class Result:
         one, found = np.ndim(found.counts) == 1, replace(found, source=self.source and self.source.picked(lane))
         return replace(found, trace=found.trace.trimmed()) if found.trace is not None and one else found
 
+    def _place_of(self, label: Any) -> int:
+        """Return which lane a group is."""
+        labels = self.labels.tolist()
+        if label not in labels:
+            near = difflib.get_close_matches(str(label), map(str, labels), 1) or [str(labels[0])]
+            msg = f"no group is called {label!r}; there are {len(labels)}, such as {near[0]!r}. See `result.labels`."
+            raise KeyError(msg)
+        return labels.index(label)
+
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a lane: status, loss, gradient, cost, and a column for each parameter."""
         size = len(self)
@@ -154,31 +169,39 @@ class Result:
             "moves": np.asarray(self.moves),
         }
         index = range(size) if self.labels is None else self.labels.tolist()
-        return frame(columns | columns_of(self.params), index, self.by or ["lane" if self.labels is None else "group"])
+        names = self.source.columns if self.source else ()
+        columns |= columns_of(self.params, names, columns)
+        return frame(columns, index, self.by or ["lane" if self.labels is None else "group"])
 
-    def covariance(self, kind: str = "hessian", rows: Any = None) -> Any:
-        """Return the covariance of the params, a frozen dataclass, where the loss is a negative log-likelihood.
+    def covariance(self, kind: str | None = None, rows: Any = None) -> Any:
+        """Return the covariance of the params, a frozen dataclass.
 
         >>> import jaxgd
         >>> result = jaxgd.minimize(jaxgd.losses.mse, [1.0, 2.0, 3.0, 6.0], dtype="float64")
-        >>> result.covariance("sandwich").matrix.round(3).tolist()
-        [[0.875]]
+        >>> covariance = result.covariance()
+        >>> covariance.kind, covariance.matrix.round(3).tolist()
+        ('least_squares', [[1.167]])
 
-        The loss is a sum over rows, the entries of its data's leading axis, or a mean: its values for single rows say
-        which. With H the Hessian of the sum, kind "hessian" is H^-1. "sandwich", H^-1 (sum of g g') H^-1 with g the
-        gradient of a row, is right for squared losses too, and where the model is not (Huber 1967, White 1980: HC0).
-        For `least_squares` H is J'J, and "hessian" is H^-1 times the sum of squares over n - p. `l2` counts in H alone.
-        Params held by `fixed`, at a bound, or shrunk to 0 by `l1` are taken as known, with variance 0. Of many
-        problems lanes lie first, NaN where they did not converge. In float32 some 3 digits hold: for 6 solve in
-        dtype="float64". The data are read again: do not change them before.
+        What the loss is tells the kind. A weighted sum or mean of squared differences between data and a model is
+        recognized, and `losses.logistic`, `softmax` and `poisson` are known to be likelihoods. For any other loss
+        "sandwich" is taken, which is right for likelihoods too, in large samples.
+
+        Below, H is the Hessian of the sum of the loss over rows, the entries of the data's leading axis. Whether the
+        loss is that sum or a mean is found out from its values for single rows. `l2` counts in H alone. Params held by
+        `fixed`, at a bound, or shrunk to 0 by `l1` are taken as known, with variance 0. Of many problems lanes lie
+        first, NaN where they did not converge. In float32 some 3 digits hold: for 6 solve in dtype="float64". The data
+        are read again: do not change them before.
 
         Args:
-            kind: "hessian" or "sandwich".
+            kind: "least_squares" is s^2 (J'J)^-1, with J the Jacobian of the n residuals and s^2 their sum of squares
+                over n less the rank of J. "hessian" is H^-1, for negative log-likelihoods. "sandwich" is H^-1 (sum of
+                g g') H^-1 with g the gradient of a row, right also where the model is not (Huber 1967, White 1980:
+                HC0). None: as the loss tells, or "hessian" where `rows` are given.
             rows: how many rows the loss is a mean over, 1 for a sum, where it cannot be found out.
 
         Returns:
-            `matrix`, float64; `names` of its rows; `table()`, as pandas; `undetermined`, the directions of which the
-            data say nothing: variances are inf there, and a warning names them.
+            `matrix`, float64; `kind`; `names` of its rows; `table()`, as pandas; `undetermined`, the directions of
+            which the data say nothing: variances are inf there, and a warning names them.
 
         Raises:
             NotConverged: of one problem whose solve did not converge.
@@ -188,9 +211,25 @@ class Result:
         """
         return self._asked("covariance").covariance(self, kind, rows)
 
-    def stderr(self, kind: str = "hessian", rows: Any = None) -> Any:
+    def stderr(self, kind: str | None = None, rows: Any = None) -> Any:
         """Return the roots of the variances, in the shape of the params; for complex params of both parts."""
         return self._asked("stderr").covariance(self, kind, rows).stderr(self.params)
+
+    def summary(self, kind: str | None = None, rows: Any = None, level: float = 0.95) -> Any:
+        """Return each param with its standard error, interval and t or z value, to print or have as a `table()`.
+
+        >>> import jaxgd
+        >>> print(jaxgd.minimize(jaxgd.losses.mse, [1.0, 2.0, 3.0, 6.0], dtype="float64").summary())
+        Converged (CONVERGED): ...
+          loss 3.5; standard errors of least squares; 4 residuals, 3 degrees of freedom
+                  value      t     95 % interval
+          params  3.0 ± 1.1  2.78  -0.4 to 6.4
+
+        `kind` and `rows` are those of `covariance`, and `level` that of the interval, by Student's t where the noise is
+        estimated from residuals, else by the normal distribution. Params are called by the keys of a dict, or, of one
+        vector, by the columns of the table in the data. A solve that did not converge has no errors.
+        """
+        return self._asked("summary").summary(self, kind, rows, level)
 
     def _asked(self, what: str) -> Any:
         if self.source is None:
@@ -234,6 +273,9 @@ class Result:
 
     def _called(self, lane: int) -> str:
         return "" if self.labels is None else f", {self.labels[lane]!r}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         """Say what was found, how good it is, why it ended, and what it cost."""

@@ -172,7 +172,8 @@ def test_profile(line):
         assert places[np.argmin(values)] == pytest.approx(line.params[i])
         assert places[-1] - places[3] == pytest.approx(3 * errors[i])
         assert values[3] == pytest.approx(line.loss)
-        assert values[5] - values[3] == pytest.approx(2 * (2 / 3 * 1.5) ** 2 / len(Y))
+        noise = np.sum((Y - X @ line.params) ** 2) / (len(Y) - 2)
+        assert values[5] - values[3] == pytest.approx(2 * noise / len(Y))
         assert f"$\\pm$ {errors[i]:.3g}" in said(ax)[0]
     assert [ax.get_xlabel() for ax in axes] == ["params[0]", "params[1]"]
 
@@ -255,7 +256,7 @@ def test_page_stands_alone_and_escapes_names(tmp_path):
     page = plot.explore(loss, BOOK, {"</script><b>": 12.0}, 0.2)
     assert page.html.count("</script>") == 1
     told = json.loads(page.html.split("const told = ")[1].split(";\n")[0])
-    assert told["name"] == "params['</script><b>']"
+    assert told["name"] == "</script><b>"
     assert (told["theta"], told["stepsize"], told["minimum"][0]) == pytest.approx((12, 0.2, MEAN))
     frame = page._repr_html_()  # what a notebook calls
     assert html.unescape(frame.split('srcdoc="')[1].split('"')[0]) == page.html

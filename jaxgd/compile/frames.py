@@ -21,6 +21,12 @@ def is_table(data: Any) -> bool:
     return not makers.isdisjoint(LIBRARIES) and hasattr(type(data), "columns")
 
 
+def column_names(data: Any) -> list[str]:
+    """Return the names of the columns of the one table among the data, if there is one."""
+    tables = [leaf for leaf in jax.tree.leaves(data, is_leaf=is_table) if is_table(leaf)]
+    return [str(name) for name in tables[0].columns] if len(tables) == 1 else []
+
+
 class Frame:
     """A table in memory, of which only what is asked for is read."""
 

@@ -163,14 +163,3 @@ def refuse_traced(tree: Any, what: str) -> None:
             " values. Call it outside; `minimize`, and `minimize_many` of arrays, work inside."
         )
         raise TypeError(msg)
-
-
-def names_of(params: Any) -> list[str]:
-    """Return what each number of the params of one problem is called."""
-    names: list[str] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = "params" + jax.tree_util.keystr(path)
-        own = [f"{name}[{i}]" for i in range(int(np.prod(np.shape(leaf))))] if np.ndim(leaf) else [name]
-        parts = (".real", ".imag") if np.iscomplexobj(leaf) else ("",)
-        names += [each + part for part in parts for each in own]
-    return names

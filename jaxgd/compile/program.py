@@ -1,9 +1,10 @@
 """Compiled solves: one program for each loss, method and shape, found again by value."""
 
+import copy
 import sys
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax.core import Tracer
 
 from jaxgd.compile import fingerprint
 from jaxgd.compile.executables import LIGHT, Compiled
+from jaxgd.compile.sum_of_squares import as_least_squares
 from jaxgd.core import implicit
 from jaxgd.core.bound_loss import BoundLoss, Derivatives
 from jaxgd.core.flat import Held, Layout
@@ -130,6 +132,22 @@ class Program:
         if (function, *fixed) not in self._others:
             self._others[function, *fixed] = self._compiled(partial(function, self, *fixed))
         return self._others[function, *fixed]
+
+    @cached_property
+    def least_squares(self) -> "Program | None":
+        """The program of the same loss by its residuals, where it is a sum of squares; it solves nothing."""
+        recipe = self.recipe
+        if recipe.least_squares:
+            return self
+        if recipe.derivatives in (Derivatives.BACKWARD, Derivatives.FIRST):
+            return None
+        record = as_least_squares(recipe.traced, recipe.sign)
+        if record is None:
+            return None
+        other = copy.copy(self)
+        other.recipe = replace(recipe, traced=record, least_squares=True, has_aux=False, sign=1)
+        other.lanes, other._others = {}, {}  # noqa: SLF001 - its own kind
+        return other
 
     def on_device(self, numbers: list[Any]) -> list[Any]:
         """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""

@@ -26,7 +26,7 @@ SIZES = 4  # different lengths to which groups are filled up, at most: one progr
 WASTE = 1.25  # times the fewest rows that so many lengths come to, what fewer lengths may
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Groups:
     """Rows with a label each, for `minimize_many`: one problem for each label, in the order of the sorted labels.
 
@@ -50,6 +50,9 @@ class Groups:
 
     data: Any
     by: Any
+
+    def __repr__(self) -> str:
+        return f"Groups(by={self.by!r})" if self.names else f"Groups({np.size(self.by)} rows)"
 
     @property
     def names(self) -> list[str]:

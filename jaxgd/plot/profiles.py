@@ -29,7 +29,7 @@ def profile(
 
     Args:
         result: a converged `Result`, outside of `jit`, of one problem, or one of many, `result[i]`.
-        params: which, a list of names as `result.covariance().names` has them, "params['a']" or "a", or of their
+        params: which, a list of names as `result.covariance().names` has them, or of their
             numbers. Absent: all that have a standard error, up to 12.
         width: how far to go to either side, in standard errors.
         points: how many places, up to 201, each a solve; made odd, so that the answer is one, and 5 at least.
@@ -91,7 +91,7 @@ def _chosen(params: Any, names: list[str], sure: np.ndarray) -> list[int]:
         raise TypeError(msg)
     found: list[int] = []
     for name in asked:
-        fits = [i for i, own in enumerate(names) if name in {own, own.removeprefix("params"), _bare(own)}]
+        fits = [i for i, own in enumerate(names) if name in {own, own.removeprefix("params")}]
         if isinstance(name, int | np.integer) and not isinstance(name, bool) and 0 <= name < len(names):
             fits = [int(name)]
         if len(fits) != 1:
@@ -99,11 +99,6 @@ def _chosen(params: Any, names: list[str], sure: np.ndarray) -> list[int]:
             raise ValueError(msg)
         found += fits
     return found
-
-
-def _bare(name: str) -> str:
-    """Return the name of a param of a dict as its key alone."""
-    return name.removeprefix("params['").replace("']", "", 1) if name.startswith("params['") else name
 
 
 class _Again:

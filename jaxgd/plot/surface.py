@@ -12,10 +12,11 @@ import numpy as np
 
 from jaxgd.api import minimize
 from jaxgd.compile.build import Ask, prepare
-from jaxgd.compile.inputs import names_of, refuse_traced
+from jaxgd.compile.inputs import refuse_traced
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.dispatch import with_columns
+from jaxgd.history import names_of
 from jaxgd.lanes.groups import Groups
 from jaxgd.result import NotConvergedWarning, Result
 from jaxgd.rows.rows import Rows

@@ -115,6 +115,11 @@ class Rows:
             raise TypeError(msg)
         return count
 
+    def __repr__(self) -> str:
+        count = len(self) if self.source is None else self.source.rows
+        said = "rows" if count is None else f"{count} rows"
+        return f"Rows({said})" if self.source is None else f"Rows({said} of {self.source.name})"
+
 
 @dataclass(frozen=True)
 class Paired:

@@ -15,7 +15,7 @@ FAINT = 0.01  # parts of a direction that its words leave out
 class WeakDirection(NamedTuple):
     """A way to change the params that changes nothing in the loss, as far as its type can tell."""
 
-    words: str  # "0.71 params['a'] - 0.71 params['b']"
+    words: str  # "0.71 a - 0.71 b"
     vector: np.ndarray  # of length 1, shape (p,)
 
 
@@ -27,9 +27,12 @@ class Covariance:
     """
 
     matrix: np.ndarray  # float64, shape (p, p) or (lanes, p, p)
+    kind: str  # "least_squares", "hessian" or "sandwich"
     names: list[str]  # of the params; a complex one has a real and an imaginary part
     undetermined: Any  # list of the `WeakDirection`s the data do not determine; of many problems a list for each
     labels: Any = None  # of groups: what each lane is called
+    count: Any = None  # of rows, or of residuals, where it is known; of many problems shape (lanes,)
+    dof: Any = None  # degrees of freedom: residuals less the rank of their Jacobian; None where there are none
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.array(self.matrix, dtype, copy=copy)
@@ -79,17 +82,19 @@ def covariances(
     kind: str,
     *,
     squared: bool,
+    root: bool,
 ) -> Found:
     """Return the covariances, from the `Moments` of each lane and what its Hessian is a mean over.
 
     With H the Hessian of the sum over n rows and g those of their gradients: H^-1 by kind "hessian", and
     H^-1 (sum of g g') H^-1 by "sandwich" (Huber 1967; White, Econometrica 48, 1980). Least squares (`squared`) have
-    J'J for H, and by "hessian" the variance of the noise, the sum of squares over n less the rank, as a factor.
+    J'J for H, and the variance of the noise, the sum of squares over n less the rank, as a factor. With `root` R is
+    given, not R'R = H.
     """
     fine: np.ndarray = np.all(np.isfinite(hessian), axis=(1, 2))
     hessian = np.where(fine[:, None, None], hessian, np.eye(held.shape[1]))
     spare = rows - np.sum(~held, axis=1) if squared else rows
-    own = np.sum(hessian**2, axis=1) if squared else np.diagonal(hessian, axis1=1, axis2=2)
+    own = np.sum(hessian**2, axis=1) if root else np.diagonal(hessian, axis1=1, axis2=2)
     with np.errstate(all="ignore"):
         # Were all other params known, the error would be this. A param that may change by more than its size over `eps`
         # changes less than rounding does: whether a column is small depends on what its param is, not on its units.
@@ -98,7 +103,7 @@ def covariances(
         if kind == "sandwich":
             alone = np.diagonal(outer, axis1=1, axis2=2) / own**2 / (1 if squared else rows[:, None] ** 2)
         faint = ~held & (alone * eps**2 >= size**2)
-    found = inverse(hessian, held, eps, root=squared, faint=faint)
+    found = inverse(hessian, held, eps, root=root, faint=faint)
     spare = rows - found.rank if squared else rows
     enough = spare > 0
     if kind == "sandwich":

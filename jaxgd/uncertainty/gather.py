@@ -17,23 +17,25 @@ from jaxgd.uncertainty.information import Moments
 
 
 class Known(NamedTuple):
-    """Moments of several problems, lanes first, and how many rows the Hessian is a mean over: 1 for a sum.
-
-    For least squares, how many residuals there are.
-    """
+    """Moments of several problems, lanes first."""
 
     moments: Moments
-    rows: Any  # shape (lanes,)
+    rows: Any  # shape (lanes,): how many the Hessian is a mean over, 1 for a sum; of least squares the residuals
+    count: Any  # shape (lanes,): rows there are, NaN where it is not known; of least squares the residuals
 
 
 def moments_of_one(program: Program, given: Inputs, params: Any, rows: Any, *, outer: bool) -> Known:
     """Return what is known of one problem; `rows` is as the user says, `outer` whether rows are told apart."""
     span = given.data if isinstance(given.data, Span) else None
-    rows = _rows(program, given, params, rows, outer=outer) if span is None else span.total if rows is None else rows
+    if span is None:
+        rows = _rows(program, given, params, rows, outer=outer)
+    else:
+        rows = span.total * _residuals_of_row(program) if rows is None else rows
     found = program.compiled(information.moments, outer)(given, params)
     if span is not None:
         found = found._replace(outer=found.outer * span.total)
-    return Known(_on_host(found, first=True), np.full(1, rows, np.float64))
+    count = rows if span is not None or program.recipe.least_squares else information.rows_of(given.data) or np.nan
+    return Known(_on_host(found, first=True), np.full(1, rows, np.float64), np.full(1, count, np.float64))
 
 
 def in_passes(
@@ -44,12 +46,17 @@ def in_passes(
     shared = given._replace(data=None)
     problem = program.bind(shared)[0]
     flat = np.asarray(problem.layout.flatten(params))
+    held = program.compiled(information.held)(shared, flat)
+    if program.recipe.least_squares:
+        found = own(flat, program.compiled(information.normal_equations))
+        found = _on_host(information.of_normal_equations(found, problem.ridge, flat, held), first=True)
+        count = np.full(1, own.total * _residuals_of_row(program), np.float64)
+        return Known(found, count, count)
     hessian = own(flat, program.compiled(information.curvature))
     hessian = hessian if problem.ridge is None else hessian + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(information.products_of_rows)) * own.total if outer else np.zeros(())
-    held = program.compiled(information.held)(shared, flat)
     found = _on_host(Moments(hessian, sums, np.zeros(()), held, information.size_of(flat)), first=True)
-    return Known(found, np.full(1, own.total if count is None else count, np.float64))
+    return Known(found, np.full(1, own.total if count is None else count, np.float64), np.full(1, own.total))
 
 
 def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, rows: Any, outer: bool) -> Known:  # noqa: FBT001
@@ -63,14 +70,15 @@ def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, r
         at = jax.tree.map(lambda leaf: leaf[first], params)
         rows = _rows(program, one, at, rows, outer=outer) if np.any(converged) else 1.0
         rows = np.full(batch.size, 1.0) if np.ndim(rows) else np.full(batch.size, rows, np.float64)
+        count = np.full(batch.size, information.rows_of(one.data) or np.nan)
     else:
-        rows = counts[place].astype(np.float64)
+        rows = count = counts[place].astype(np.float64)
     found = _on_host(in_blocks(batch, program.size, program.compiled(information.of_lanes, outer, lanes), params))
     if counts is not None and program.recipe.least_squares:
         rows = rows * (_residuals(program) / len(jax.tree.leaves(one.data)[0]))
     elif counts is not None and outer:
         found.outer[:] *= rows[:, None, None] ** 2  # a row's part of the mean is its own value over their number
-    return Known(found, rows)
+    return Known(found, rows, rows if program.recipe.least_squares else count)
 
 
 def _on_host(found: Moments, *, first: bool = False) -> Moments:
@@ -85,7 +93,11 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
     name, count = name_of(program.recipe.functions[0]), information.rows_of(given.data)
     remedy = "Pass `rows=`: 1 where the loss is a sum over observations, their number where it is a mean."
     if outer:
-        remedy = "kind='sandwich' needs the gradients of single rows; use kind='hessian' with `rows=`."
+        remedy = (
+            "kind='sandwich', which is taken where the loss is not known to be a likelihood or a sum of squares, needs"
+            " the gradients of single rows. For a negative log-likelihood pass kind='hessian' with `rows=`: 1 where the"
+            " loss is a sum over observations, their number where it is a mean; squares go to `least_squares`."
+        )
     if rows is not None and not outer:
         return rows
     if count is None:
@@ -108,6 +120,11 @@ def _rows(program: Program, given: Inputs, params: Any, rows: Any, *, outer: boo
         )
         raise ValueError(msg)
     return count if fits[0] else 1
+
+
+def _residuals_of_row(program: Program) -> int:
+    """Return how many residuals a row of tiles has; 1 where the loss has none."""
+    return _residuals(program) // program.recipe.tile if program.recipe.least_squares else 1
 
 
 def _residuals(program: Program) -> int:

@@ -19,7 +19,7 @@ from jaxgd.lanes.pool import Lanes
 class Moments(NamedTuple):
     """What is known at the params, shape `(p,)`, of one problem; lanes first of many."""
 
-    hessian: Any  # the Hessian, shape (p, p); of least squares R, upper triangular, with R'R = J'J
+    hessian: Any  # the Hessian, shape (p, p); of least squares R with R'R = J'J, or over tiles J'J itself
     outer: Any  # the sum over rows of their gradients' outer products, shape (p, p), or 0
     squares: Any  # the sum of the squares of the residuals, or 0
     held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
@@ -36,6 +36,8 @@ def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Momen
     problem = program.bind(inputs)[0]
     flat = problem.layout.flatten(params)
     held = _held(problem.term, flat)
+    if program.recipe.least_squares and program.recipe.tile:
+        return of_normal_equations(normal_equations(program, inputs, flat), problem.ridge, flat, held)
     if program.recipe.least_squares:
         return _of_squares(problem, flat, held)
     sums = products_of_rows(program, inputs, flat) if outer else jnp.zeros(())
@@ -55,6 +57,24 @@ def held(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
 def curvature(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
     """Return what the rows at hand say of the Hessian, before anything is added."""
     return replace(program.bind(inputs)[0], ridge=None).hessian(flat)
+
+
+def normal_equations(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
+    """Return [J r]'[J r] of the rows at hand, J the Jacobian of the residuals r, shape (p + 1, p + 1)."""
+
+    def of_tile(loss: Any) -> jax.Array:
+        jacobian, residuals = jax.jacfwd(lambda x: (loss.residuals(x),) * 2, has_aux=True)(flat)
+        both = jnp.column_stack([jacobian, residuals])
+        return jnp.matmul(both.T, both, precision="highest")
+
+    return program.bind(inputs)[0].loss.total(of_tile)
+
+
+def of_normal_equations(found: Any, ridge: Any, flat: Any, held: Any) -> Moments:
+    """Return the moments of a sum of squares over tiles, from its normal equations."""
+    hessian = found[:-1, :-1]
+    hessian = hessian if ridge is None else hessian + ridge * np.eye(flat.size, dtype=flat.dtype)
+    return Moments(hessian, 0.0 * found[0, 0], found[-1, -1], held, size_of(flat))
 
 
 def products_of_rows(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:

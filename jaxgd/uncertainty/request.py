@@ -10,18 +10,19 @@ import jax
 import numpy as np
 
 from jaxgd.compile.devices import settings
-from jaxgd.compile.inputs import names_of
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.terms import is_separable
+from jaxgd.history import names_of
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
 from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.covariance import Covariance, WeakDirection, covariances, direction
 from jaxgd.uncertainty.gather import Known, in_passes, moments_of_one, of_part
+from jaxgd.uncertainty.summary import Summary, summary
 
-KINDS = ("hessian", "sandwich")
+KINDS = ("least_squares", "hessian", "sandwich")
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,29 @@ class One:
     given: Inputs
     rows: Rows | None = None  # where passes over them are led from the host
     dtype: Any = None
+    likelihood: bool = False  # the loss is known to be a negative log-likelihood
+    columns: list[str] = field(default_factory=list)  # what the params of a vector are called, by a table in the data
     settings: list[Callable[[], Any]] = field(default_factory=settings)
 
-    def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
-        _check(self.program, self.given.terms and self.given.terms.term, kind, rows, ())
-        _check_converged(result)
+    def covariance(self, result: Result, kind: str | None, rows: Any) -> Covariance:
         with _under(self.settings):
-            known = self._known(result.params, rows, outer=kind == "sandwich")
-            return _alone(self.program, known, kind, result.params)
+            program, kind = _chosen(self.program, kind, rows, likelihood=self.likelihood)
+            _check(program, self.given.terms and self.given.terms.term, kind, rows, ())
+            _check_converged(result)
+            known = self._known(program, result.params, rows, outer=kind == "sandwich")
+            return _alone(program, known, kind, result.params, self.columns)
+
+    def summary(self, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
+        return _summarized(self, result, kind, rows, level)
 
     def alone(self) -> tuple[Program, Inputs]:
         """Return the program and what it was called with."""
         return _of_arrays(self.program, self.given)
 
-    def _known(self, params: Any, rows: Any, *, outer: bool) -> Known:
-        program, given = self.program, self.given
+    def _known(self, program: Program, params: Any, rows: Any, *, outer: bool) -> Known:
         if self.rows is None:
-            return moments_of_one(program, given, params, rows, outer=outer)
-        return in_passes(program, given, self.rows, self.dtype, params, rows, outer=outer)
+            return moments_of_one(program, self.given, params, rows, outer=outer)
+        return in_passes(program, self.given, self.rows, self.dtype, params, rows, outer=outer)
 
 
 @dataclass(frozen=True)
@@ -58,25 +64,33 @@ class Many:
 
     parts: list[Part]
     lanes: Any  # their numbers: an array of them, or one
+    likelihood: bool = False  # the loss is known to be a negative log-likelihood
+    columns: list[str] = field(default_factory=list)  # what the params of a vector are called, by a table in the data
     settings: list[Callable[[], Any]] = field(default_factory=settings)
 
     def picked(self, lane: Any) -> "Many":
         """Return what is kept of these alone."""
         return replace(self, lanes=self.lanes[lane])
 
-    def covariance(self, result: Result, kind: str, rows: Any) -> Covariance:
-        program, alone = self.parts[0].program, not np.ndim(self.lanes)
-        _check(program, _term(self.parts[0].batch), kind, rows, np.shape(self.lanes))
-        if alone:
-            _check_converged(result)
-        params, converged = jax.tree.map(np.asarray, (result.params, result.converged))
-        if alone:
-            params, converged = jax.tree.map(lambda leaf: leaf[None], (params, converged))
+    def covariance(self, result: Result, kind: str | None, rows: Any) -> Covariance:
+        alone = not np.ndim(self.lanes)
         with _under(self.settings):
-            known = self._known(params, converged, rows, outer=kind == "sandwich")
+            chosen = [_chosen(part.program, kind, rows, likelihood=self.likelihood) for part in self.parts]
+            program, kind = chosen[0]
+            _check(program, _term(self.parts[0].batch), kind, rows, np.shape(self.lanes))
             if alone:
-                return _alone(program, known, kind, result.params)
-        return _together(program, known, kind, params, converged, result.labels)
+                _check_converged(result)
+            params, converged = jax.tree.map(np.asarray, (result.params, result.converged))
+            if alone:
+                params, converged = jax.tree.map(lambda leaf: leaf[None], (params, converged))
+            parts = [part._replace(program=own) for part, (own, _) in zip(self.parts, chosen, strict=True)]
+            known = self._known(parts, params, converged, rows, outer=kind == "sandwich")
+            if alone:
+                return _alone(program, known, kind, result.params, self.columns)
+        return _together(program, known, kind, params, converged, result.labels, self.columns)
+
+    def summary(self, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
+        return _summarized(self, result, kind, rows, level)
 
     def alone(self) -> tuple[Program, Inputs]:
         """Return the program of the one problem that is kept, and what it would be called with alone."""
@@ -85,9 +99,9 @@ class Many:
         own = [leaf[0] for leaf in batch.block(0, 1)]
         return _of_arrays(part.program, Lanes(part.program, batch.structure, batch.mapped).inputs(batch.shared, own))
 
-    def _known(self, params: Any, converged: np.ndarray, rows: Any, *, outer: bool) -> Known:
+    def _known(self, parts: list[Part], params: Any, converged: np.ndarray, rows: Any, *, outer: bool) -> Known:
         wanted, joined = np.atleast_1d(self.lanes), None
-        for part in self.parts:
+        for part in parts:
             at = np.flatnonzero(np.isin(wanted, part.lanes))
             if not len(at):
                 continue
@@ -99,6 +113,46 @@ class Many:
             msg = "The result is of 0 problems, which have no covariances. Pick one at least, as `result[:1]`."
             raise ValueError(msg)
         return joined if rows is None else joined._replace(rows=np.broadcast_to(np.asarray(rows, float), len(wanted)))
+
+
+def _summarized(source: One | Many, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
+    """Return the summary of a result; what errors it has none of, and why, stands above it."""
+    many = np.ndim(result.counts) > 1
+    params = jax.tree.map(lambda leaf: leaf[0], result.params) if many else result.params
+    names, found = names_of(params, source.columns), None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            found = source.covariance(result, kind, rows)
+            why = ""
+        except NotConverged:
+            why = "no standard errors, which are those of a minimum"
+        except ValueError as error:
+            if kind is not None or rows is not None:
+                raise
+            why = f"no standard errors: {error}"
+    return summary(result, found, " ".join([why, *(str(each.message) for each in said)]).strip(), level, names)
+
+
+def _chosen(program: Program, kind: str | None, rows: Any, *, likelihood: bool) -> tuple[Program, str]:
+    """Return the kind of covariance that is asked for, or that the loss tells, and the program it is computed with."""
+    if kind not in (None, *KINDS):
+        msg = f"`kind` must be one of {KINDS}, or None; got {kind!r}."
+        raise ValueError(msg)
+    if program.recipe.least_squares:
+        return program, "sandwich" if kind == "sandwich" else "least_squares"
+    if kind is None and likelihood:
+        kind = "hessian"
+    squares = program.least_squares if kind in (None, "least_squares") else None
+    if squares is not None:
+        return squares, "least_squares"
+    if kind == "least_squares":
+        msg = (
+            f"kind='least_squares' is for sums of squared differences between data and a model; `loss`"
+            f" {name_of(program.recipe.functions[0])} is none. Use `jaxgd.least_squares(residuals, data)`."
+        )
+        raise ValueError(msg)
+    return program, kind or ("sandwich" if rows is None else "hessian")
 
 
 def _of_arrays(program: Program, given: Inputs) -> tuple[Program, Inputs]:
@@ -116,12 +170,13 @@ def _term(batch: Batch) -> Any:
     return terms and terms.term
 
 
-def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance:
+def _alone(program: Program, known: Known, kind: str, params: Any, columns: list[str]) -> Covariance:
     """Return the covariance of one problem; a warning names what the data do not determine."""
     if not np.isfinite(known.moments.hessian).all():
         msg = f"`loss` {name_of(program.recipe.functions[0])} has no finite second derivatives at the answer."
         raise ValueError(msg)
-    matrix, directions, rank = _finished(program, known, kind, names_of(params))
+    names = names_of(params, columns)
+    matrix, directions, rank = _finished(program, known, kind, names)
     if program.recipe.least_squares and known.rows[0] <= rank[0]:
         msg = f"`residuals` are {int(known.rows[0])} for {rank[0]} params: none is left to tell the noise. Give more."
         raise ValueError(msg)
@@ -130,13 +185,17 @@ def _alone(program: Program, known: Known, kind: str, params: Any) -> Covariance
         more = f"; and {len(directions[0]) - 3} more" if directions[0][3:] else ""
         msg = f"The data do not determine {said}{more}: variances are infinite there. Fix a param, or penalize by `l2`."
         warnings.warn(msg, stacklevel=4)
-    return Covariance(matrix[0], names_of(params), directions[0])
+    count = None if np.isnan(known.count[0]) else float(known.count[0])
+    dof = float(count - rank[0]) if program.recipe.least_squares and count is not None else None
+    return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof)
 
 
-def _together(program: Program, known: Known, kind: str, params: Any, converged: np.ndarray, labels: Any) -> Covariance:
+def _together(
+    program: Program, known: Known, kind: str, params: Any, converged: np.ndarray, labels: Any, columns: list[str]
+) -> Covariance:
     """Return the covariances of many problems; a warning counts those that have none."""
-    names = names_of(jax.tree.map(lambda leaf: leaf[0], params))
-    matrix, directions, _ = _finished(program, known, kind, names)
+    names = names_of(jax.tree.map(lambda leaf: leaf[0], params), columns)
+    matrix, directions, rank = _finished(program, known, kind, names)
     matrix[~converged] = np.nan
     directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
     few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
@@ -148,17 +207,17 @@ def _together(program: Program, known: Known, kind: str, params: Any, converged:
     if any(said.values()):
         summary = ", ".join(f"{count} {what}" for what, count in said.items() if count)
         warnings.warn(f"Of {len(converged)} problems {summary}.", stacklevel=4)
-    return Covariance(matrix, names, directions, labels)
+    dof = known.count - rank if program.recipe.least_squares else None
+    return Covariance(matrix, kind, names, directions, labels, known.count, dof)
 
 
 def _finished(
     program: Program, known: Known, kind: str, names: list[str]
 ) -> tuple[np.ndarray, list[list[WeakDirection]], np.ndarray]:
     """Return the covariances of all params, lanes first, the directions that are not determined, and the ranks."""
-    free = program.free
-    found = covariances(
-        *known.moments, known.rows, float(np.finfo(program.dtype).eps), kind, squared=program.recipe.least_squares
-    )
+    free, squared, eps = program.free, program.recipe.least_squares, float(np.finfo(program.dtype).eps)
+    root = squared and not program.recipe.tile
+    found = covariances(*known.moments, known.rows, eps, kind, squared=squared, root=root)
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
 
@@ -172,9 +231,6 @@ def _finished(
 
 def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, ...]) -> None:
     """Refuse what has no covariance."""
-    if kind not in KINDS:
-        msg = f"`kind` must be one of {KINDS}; got {kind!r}."
-        raise ValueError(msg)
     if not is_separable(term):
         msg = (
             f"`term={term!r}` binds all params together, for which no covariance is known here. Write the loss of"
@@ -190,7 +246,7 @@ def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, 
     if rows is None:
         return
     if recipe.least_squares:
-        msg = f"`rows={rows!r}` is not for `least_squares`, which counts the residuals. Leave it out."
+        msg = f"`rows={rows!r}` is not for sums of squares, whose residuals are counted. Leave it out, or say `kind`."
         raise ValueError(msg)
     numbers = np.asarray(rows)
     if (

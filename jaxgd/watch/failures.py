@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.compile import inputs
-from jaxgd.compile.inputs import names_of
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.numerics import pack, without_derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.stop import Counts, Status
 from jaxgd.core.tiles import Span
+from jaxgd.history import names_of
 
 
 def explained(program: Program, given: Inputs, answer: Answer) -> str:

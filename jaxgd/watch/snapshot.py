@@ -15,7 +15,7 @@ from jaxgd.watch.checkpoint import Saved
 ENDED_FROM_OUTSIDE = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)  # not by what the solve has come to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Seen:
     """A solve between two bursts: how far it is, and the best point so far.
 
@@ -31,6 +31,10 @@ class Seen:
     run: Any = None
     lanes: tuple[int, int, int] | None = None  # of many: how many are done, have failed, and are there
     words: str = ""  # to show in place of loss and gradient
+
+    def __repr__(self) -> str:
+        done = "" if self.lanes is None else ", {} lanes done, {} failed, of {}".format(*self.lanes)
+        return f"Seen(after {self.evals} evaluations and {self.moves} moves, {self.status.name}{done})"
 
     @cached_property
     def _answer(self) -> Any:

@@ -1,0 +1,129 @@
+"""A loss that is a weighted sum of squared differences between data and a model, recognized by its record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from jaxgd.compile.loss_jaxpr import Traced
+
+# Of these primitives the outcome is linear in any one of their operands; in a quotient in the first.
+RESHAPING = {"reshape", "broadcast_in_dim", "convert_element_type", "squeeze", "transpose", "copy", "neg"}
+LINEAR = RESHAPING | {"add", "sub", "mul", "div", "reduce_sum", "dot_general"}
+CALLS = {"jit", "pjit", "closed_call"}  # as versions of JAX call a function that is compiled by itself
+
+
+def as_least_squares(record: Traced, sign: int) -> Traced | None:
+    """Return the record of a least-squares loss, half a sum of squares with the residuals as aux; or None.
+
+    The loss has to be linear in the squares S of residuals r, with weights that know no params, and r a difference of
+    data and something else. With W the derivative of the loss by S, it is half the sum of squares of sqrt(2 W) r, up to
+    a constant.
+    """
+    shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
+    closed = jax.make_jaxpr(lambda *inputs: _inlined(record.jaxpr, record.constants, inputs))(*shapes)
+    jaxpr, params = closed.jaxpr, len(jax.tree.leaves(record.start))
+    square = _Reader.of(jaxpr, params).square()
+    if square is None:
+        return None
+    squares, root = square.outvars[0], square.invars[0]
+    names = jaxpr.debug_info.with_unknown_names()
+    upto = jaxpr.replace(outvars=[root], debug_info=names)
+    others = [equation for equation in jaxpr.eqns if equation is not square]
+    after = jaxpr.replace(eqns=others, invars=[*jaxpr.invars, squares], outvars=jaxpr.outvars[:1], debug_info=names)
+
+    def call(*inputs: Any) -> tuple[jax.Array, jax.Array]:
+        (residuals,) = jax.core.eval_jaxpr(upto, closed.consts, *inputs)
+        at = jnp.zeros(squares.aval.shape, squares.aval.dtype)
+        weights = jax.grad(lambda at: jax.core.eval_jaxpr(after, closed.consts, *inputs, at)[0])(at)
+        if square.primitive.name == "dot_general":
+            axes = square.params["dimension_numbers"][0][0]
+            weights = jnp.expand_dims(weights, axes)
+        residuals = jnp.sqrt(2 * sign * weights) * residuals
+        return jnp.sum(residuals**2) / 2, residuals
+
+    found, (_, aux) = jax.make_jaxpr(call, return_shape=True)(*shapes)
+    return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
+
+
+def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
+    """Evaluate a record with the functions it calls evaluated in their places."""
+    known: dict[int, Any] = dict(zip(map(id, (*jaxpr.constvars, *jaxpr.invars)), (*constants, *inputs), strict=True))
+
+    def value(var: Any) -> Any:
+        return var.val if isinstance(var, Literal) else known[id(var)]
+
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in CALLS:
+            called = equation.params["jaxpr" if "jaxpr" in equation.params else "call_jaxpr"]
+            made = _inlined(called.jaxpr, called.consts, list(map(value, equation.invars)))
+        else:
+            own = list(dict.fromkeys(var for var in equation.invars if not isinstance(var, Literal)))
+            names = jaxpr.debug_info.with_unknown_names()
+            alone = jaxpr.replace(constvars=[], invars=own, eqns=[equation], outvars=equation.outvars, debug_info=names)
+            made = jax.core.eval_jaxpr(alone, (), *map(value, own))
+        known |= dict(zip(map(id, equation.outvars), made, strict=True))
+    return list(map(value, jaxpr.outvars))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A record, read from its outcome backwards."""
+
+    outcome: Any
+    makers: dict[int, Any]  # the equation that makes each number
+    of_params: set[int]  # what depends on the params
+    of_data: set[int]  # what depends on anything else
+
+    @classmethod
+    def of(cls, jaxpr: Any, params: int) -> "_Reader":
+        own = set(map(id, jaxpr.invars[:params]))
+        others = set(map(id, (*jaxpr.constvars, *jaxpr.invars[params:])))
+        for equation in jaxpr.eqns:
+            for reached in (own, others):
+                if any(id(var) in reached for var in equation.invars):
+                    reached |= set(map(id, equation.outvars))
+        makers = {id(var): equation for equation in jaxpr.eqns for var in equation.outvars}
+        return cls(jaxpr.outvars[0], makers, own, others)
+
+    def square(self) -> Any:
+        """Return the equation that makes the squares in which the outcome is linear, or None."""
+        var = self.outcome
+        while (equation := self.makers.get(id(var))) is not None:
+            if _squares(equation):
+                return equation if self._is_difference(equation.invars[0]) else None
+            var = self._linear_in(equation, LINEAR)
+        return None
+
+    def _is_difference(self, var: Any) -> bool:
+        """Whether a number is, up to a factor, a sum or difference of data and what depends on the params."""
+        equation = self.makers.get(id(var))
+        if equation is None or not jnp.issubdtype(var.aval.dtype, jnp.floating):
+            return False
+        if equation.primitive.name in {"add", "sub"}:
+            return any(
+                self._is_difference(term) if id(term) in self.of_params else id(term) in self.of_data
+                for term in equation.invars
+            )
+        return self._is_difference(self._linear_in(equation, RESHAPING | {"mul", "div", "abs"}))
+
+    def _linear_in(self, equation: Any, names: set[str]) -> Any:
+        """Return the one operand that depends on the params, where the outcome is linear in it; else None."""
+        own = [var for var in equation.invars if id(var) in self.of_params]
+        fits = equation.primitive.name in names and len(own) == 1
+        return own[0] if fits and (equation.primitive.name != "div" or own[0] is equation.invars[0]) else None
+
+
+def _squares(equation: Any) -> bool:
+    """Whether an equation makes the squares of a number, or the sum of those of an array."""
+    name, operands = equation.primitive.name, equation.invars
+    if name == "dot_general":
+        contracted, batch = equation.params["dimension_numbers"]
+        leading = tuple(range(len(batch[0])))
+        sums = contracted[0] == contracted[1] and batch[0] == batch[1] == leading
+        return operands[0] is operands[1] and sums and equation.outvars[0].aval.ndim == len(leading)
+    powers = name == "integer_pow" and equation.params["y"] == 2  # noqa: PLR2004 - a square
+    return powers or name == "square" or (name == "mul" and operands[0] is operands[1])
