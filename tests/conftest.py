@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from jaxgd.compile.cache import cache
+from jaxgd.lanes import groups
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -51,6 +52,12 @@ def _room_in_a_long_module():
     yield
     if next(finished) % 8 == 0 and MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST:
         _forget()
+
+
+@pytest.fixture
+def several_lengths(monkeypatch):
+    """Fill groups up to the fewest rows, however many programs that takes."""
+    monkeypatch.setattr(groups, "PROGRAM", 1)
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ def test_squares_with_a_penalty_among_them_are_none():
     close(ridge.covariance(), noise * np.linalg.inv(X.T @ X + 0.1 * N * np.eye(4)))
 
 
+@pytest.mark.usefixtures("several_lengths")
 def test_squares_of_lanes_groups_rows_and_the_largest():
     expected = of_peer("hessian", sm.OLS, NOISY)
     other = NOISY[::-1]
@@ -460,8 +461,7 @@ def test_lanes_are_as_alone(options, monkeypatch):
 GROUP = np.repeat([2, 0, 1, 3], [200, 496, 300, 4])
 
 
-def test_groups_are_as_alone(monkeypatch):
-    monkeypatch.setattr("jaxgd.lanes.groups.SIZES", 1)
+def test_groups_are_as_alone():
     many = minimize_many(losses.logistic, Groups((X, LABELS), by=GROUP), dtype="float64", l2=0.1, method=STEPS).check()
     for kind in ("hessian", "sandwich"):
         found = many.covariance(kind)
@@ -472,9 +472,8 @@ def test_groups_are_as_alone(monkeypatch):
     assert found.table().index.names == ["group", "param"]
 
 
-def test_groups_of_least_squares(monkeypatch):
+def test_groups_of_least_squares():
     """Rows that fill up a group are no residuals; a group of as many rows as params has no noise to tell."""
-    monkeypatch.setattr("jaxgd.lanes.groups.SIZES", 1)
     many = minimize_many(residuals, Groups((X, NOISY), by=GROUP), kind="least_squares", dtype="float64")
     for kind in ("hessian", "sandwich"):
         with pytest.warns(UserWarning, match="Of 4 problems 1 have .* no more residuals than params"):

@@ -379,8 +379,10 @@ def test_one_lane_that_does_not_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["minimize", "least_squares"])
-def test_groups_are_what_each_alone_is(kind):
-    # Of two pairs of one length, and of which some are filled up: each length is a program.
+def test_groups_are_what_each_alone_is(kind, request):
+    """Filled up to one length; or each length is a program, of which two are those of a pair."""
+    if kind == "least_squares":
+        request.getfixturevalue("several_lengths")
     labels = RNG.permutation(np.repeat(["lonely", "a", "b", "c", "d"], [1, 60, 60, 50, 50]))
     features, y = RNG.normal(size=(221, 2)), RNG.normal(size=221)
 
@@ -401,6 +403,7 @@ def test_groups_are_what_each_alone_is(kind):
         assert many[i].loss == pytest.approx(one.loss, rel=1e-12)
 
 
+@pytest.mark.usefixtures("several_lengths")
 def test_a_start_for_all_groups_or_one_each():
     """Also where there are as many groups as params."""
     labels, features = np.repeat([0, 1, 2], [4, 9, 30]), RNG.normal(size=(43, 3))

@@ -21,7 +21,7 @@ from jaxgd.core import numerics
 from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
 from jaxgd.core.numerics import SMALL, in_one_kernel, singular, spectrum
-from jaxgd.lanes.groups import WASTE, lengths
+from jaxgd.lanes import groups
 from jaxgd.solvers.subproblem_exact import Dense
 
 RNG = np.random.default_rng(5)
@@ -138,41 +138,26 @@ def test_a_hessian_is_cut_where_params_are_held():
     assert newton.loss == pytest.approx(other.loss, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
-def test_lengths_of_groups(counts):
-    counts = np.array(counts)
-    found = lengths(counts)
-    assert len(found) <= 4
-    assert found == sorted(set(found))
-    assert found[-1] == counts.max()
-    assert set(found) <= set(counts.tolist())
-
-    def filled(sizes):
-        return sum(min(size for size in sizes if size >= count) for count in counts.tolist())
-
-    two = [int(np.median(counts)), counts.max()] if np.median(counts) in counts else [counts.max()]
-    assert filled(found) <= WASTE * filled(two)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=12))
-def test_lengths_of_few_groups_are_the_fewest_that_waste_little(counts):
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=12), st.sampled_from([1, 30, 300, groups.PROGRAM]))
+def test_lengths_of_groups_cost_the_least(counts, program):
+    """The rows that are computed with, and a number of rows for each program."""
     *others, longest = sorted(set(counts))
 
-    def filled(sizes):
-        return sum(min(size for size in sizes if size >= count) for count in counts)
+    def cost(sizes):
+        return len(sizes) * program + sum(min(size for size in sizes if size >= count) for count in counts)
 
-    most = range(min(4, len(others) + 1))
-    best = [min(filled([*some, longest]) for some in combinations(others, k)) for k in most]
-    k = next(k for k in most if best[k] <= WASTE * min(best))
-    found = lengths(np.array(counts))
-    assert (len(found), filled(found)) == (k + 1, best[k])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "PROGRAM", program)
+        found = groups.lengths(np.array(counts))
+    assert found == sorted({*found, longest})
+    options = [[*some, longest] for k in range(len(others) + 1) for some in combinations(others, k)]
+    assert cost(found) == min(map(cost, options))
 
 
-def test_groups_of_almost_one_length_are_one_program():
-    assert lengths(np.array([428, 429, 429, 428])) == [429]
-    assert lengths(np.array([10] * 100 + [500])) == [10, 500]
+def test_groups_have_a_program_for_each_length_that_pays():
+    assert groups.lengths(np.arange(10, 500)) == [499]
+    assert groups.lengths(np.array([10] * 10_000 + [500])) == [10, 500]
 
 
 def test_what_may_block():

@@ -96,6 +96,7 @@ WAYS = {
 }
 
 
+@pytest.mark.usefixtures("several_lengths")
 @pytest.mark.parametrize("way", WAYS)
 def test_an_ended_solve_is_carried_on_bit_for_bit(way, tmp_path, monkeypatch):
     call, ended = WAYS[way]

@@ -22,8 +22,7 @@ from jaxgd.lanes import many
 from jaxgd.lanes.pool import Part, blank, put
 from jaxgd.watch.session import Watching
 
-SIZES = 4  # different lengths to which groups are filled up, at most: one program each, of seconds to compile
-WASTE = 1.25  # times the fewest rows that so many lengths come to, what fewer lengths may
+PROGRAM = 1 << 20  # rows whose solve takes as long as compiling the program of one more length, about a second
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,24 +141,22 @@ def solve_groups(ask: Ask, in_axes: Any, watch: Watching) -> Solution:
 def lengths(counts: np.ndarray) -> list[int]:
     """Return the lengths to which groups of so many rows are filled up: few, and few rows are filled in.
 
-    Found by dynamic programming over the different counts, of which many are thinned out first.
+    A length more has to save as many rows as take the time to compile its program. Found by dynamic programming over
+    the different counts, of which many are thinned out first.
     """
     sizes = np.unique(counts)
     if len(sizes) > 64:  # noqa: PLR2004 - enough to choose among
         sizes = np.unique(np.quantile(sizes, np.linspace(0, 1, 64), method="higher"))
-    upto = np.searchsorted(np.sort(counts), sizes, side="right")
-    many_, best = len(sizes), {(-1, 0): (0.0, [])}
-    for parts in range(1, SIZES + 1):
-        for last in range(many_):
-            options = [
-                (cost + sizes[last] * (upto[last] - (upto[first] if first >= 0 else 0)), [*chosen, int(sizes[last])])
-                for first in range(-1, last)
-                for cost, chosen in [best.get((first, parts - 1), (np.inf, []))]
-            ]
-            best[last, parts] = min(options, key=lambda option: option[0])
-    found = [best[many_ - 1, parts] for parts in range(1, SIZES + 1)]
-    fewest = min(rows for rows, _ in found)
-    return next(chosen for rows, chosen in found if rows <= WASTE * fewest)
+    upto = [0, *np.searchsorted(np.sort(counts), sizes, side="right").tolist()]
+    best: list[tuple[float, list[int]]] = [(0, [])]
+    for last, size in enumerate(sizes.tolist(), 1):
+        best.append(
+            min(
+                (cost + PROGRAM + size * (upto[last] - upto[first]), [*chosen, size])
+                for first, (cost, chosen) in enumerate(best)
+            )
+        )
+    return best[-1][1]
 
 
 def _weighted_residuals(residuals: Callable[..., Any]) -> Callable[..., Any]:
