@@ -19,6 +19,7 @@ ABLATIONS: dict[str, Callable[..., Any]] = {
     "pinned": lambda *_: np.False_,
     "refuted": lambda *_: np.False_,
     "on_a_ray": lambda *_: np.False_,
+    "flat_ahead": lambda *_: np.False_,
     "on_a_kink": lambda *_: np.False_,
 }
 

@@ -117,6 +117,14 @@ def test_moves_that_do_not_shrink_are_on_a_ray():
     assert not convergence.on_a_ray(even, facts(ahead=0.1))
 
 
+def test_a_loss_no_higher_and_flat_far_ahead_has_no_minimum_on_the_way():
+    assert convergence.flat_ahead(seen(), facts(trial=point(1.0)))
+    assert convergence.flat_ahead(seen(), facts(trial=point(0.5), slope=0.2, trapezoid=-0.1))
+    assert not convergence.flat_ahead(seen(), facts(trial=point(1.1)))
+    assert not convergence.flat_ahead(seen(), facts(trial=point(0.5), slope=0.1))  # the slope there is -0.1
+    assert not convergence.flat_ahead(seen(), facts(trial=point(jnp.nan)))
+
+
 def test_what_a_model_does_not_tell_is_not_taken_from_before():
     here = {
         "moves": jnp.int32(3),

@@ -235,7 +235,29 @@ def test_no_success_at_infinity(dtype, method):
     data = np.array([[1.0, 0], [1, 0.5], [1, 2], [1, 3]]), np.array([1.0, 1, 0, 0])  # a line separates the classes
     result = minimize(jaxgd.losses.logistic, data, method=method, dtype=dtype)
     assert result.status == Status.NO_INFLUENCE
-    assert "infinity: params[0], params[1]" in result.message
+    assert ": params[0], params[1]." in result.message
+
+
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "newton-cg", "lbfgs", "bfgs", "cg", "bb", "steepest", "lbfgsb"])
+def test_classes_that_a_line_separates_have_no_minimum(method, dtype):
+    """Whatever the rows and their units, and above any constant."""
+
+    def loss(w, data):
+        return jaxgd.losses.logistic(w, data[:2]) + data[2]
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(st.integers(0, 10**6), st.integers(-6, 6), st.sampled_from([0.0, 1.0, 30.0]))
+    def check(seed, power, shift):
+        rng = np.random.default_rng(seed)
+        features = np.column_stack([np.ones(20), rng.normal(size=(20, 2)) * 2.0**power])
+        scores = features @ (rng.normal(size=3) / [1, 2.0**power, 2.0**power])
+        labels = (scores > np.median(scores)).astype(float)
+        stop = jaxgd.Stop(max_evals=2000)
+        result = minimize(loss, (features, labels, shift), np.zeros(3), method=method, dtype=dtype, stop=stop)
+        assert not result.converged
+
+    check()
 
 
 def test_a_loss_without_second_derivatives_may_run_to_infinity_as_well():

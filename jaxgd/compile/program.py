@@ -206,7 +206,7 @@ class Program:
             ridge=ridge,
             still=self._penalty_of_held(inputs.init, terms),
         )
-        return problem, solver, stop
+        return replace(problem, start=problem.project(layout.flatten(inputs.init))), solver, stop
 
     def _penalty_of_held(self, init: Any, terms: Any) -> Any:
         """Return what the penalties say of the params that are held still, which the vector does not hold."""
@@ -218,8 +218,7 @@ class Program:
 
     def _first(self, inputs: Inputs) -> jax.Array:
         """Return where the first evaluation is."""
-        problem = self.bind(inputs)[0]
-        return problem.project(problem.layout.flatten(inputs.init))
+        return self.bind(inputs)[0].start
 
     def _begin(self, inputs: Inputs) -> Run:
         problem, solver, _ = self.bind(inputs)

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.numerics import pack
-from jaxgd.core.problem import Point, choose, rounding
+from jaxgd.core.problem import Point, Problem, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
 ROUGHLY = 4  # how far off what is left may be estimated where curvature is learnt; a test step confirms it
 KINK = 0.01  # the part of a slope beside a minimum, at a test step's length, that is left at one of a smooth loss
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than this part of their mean, near a minimum
+AHEAD = 10  # times as far on as the params have come, where an end after many moves is looked beyond
+LOOKS = 64  # added to a claim, a `Status`, that waits for this
 
 
 class Evidence(NamedTuple):
@@ -38,14 +40,19 @@ class Evidence(NamedTuple):
     next_max_grad_norm: jax.Array  # likewise, since the next half has begun
     stalled_evals: jax.Array  # evaluations since the last progress
     hidden: jax.Array  # evaluations in a row that found no more left than rounding hides
-    claim: jax.Array  # the success that a test step is to confirm, a `Status`, or `RUNNING`: see `claims`
+    claim: jax.Array  # the end that a test step is to confirm, a `Status`, or `RUNNING`; `LOOKS` more: a far one
     # With each move:
     recent: tuple[jax.Array, ...]  # decreases of the last 2 * WINDOW moves, newest first; inf for those not made yet
 
     @property
     def claims(self) -> jax.Array:
         """Whether a success waits for a test step to confirm it."""
-        return self.claim > 0
+        return (self.claim > 0) & ~self.looks_ahead
+
+    @property
+    def looks_ahead(self) -> jax.Array:
+        """Whether an end waits for a test step far ahead."""
+        return self.claim >= LOOKS
 
     @classmethod
     def unpack(cls, packed: jax.Array) -> "Evidence":
@@ -281,6 +288,22 @@ def on_a_ray(seen: Evidence, facts: Facts) -> Any:
     """Return whether the moves have not shrunk, as they do near a minimum: the parameters run to infinity."""
     ahead = seen.last if facts.ahead is None else facts.ahead
     return (seen.lowered >= MANY) & (ahead * seen.lowered > SHRUNK * seen.path)
+
+
+def far_ahead(problem: Problem, best: Point) -> tuple[jax.Array, Any]:
+    """Return params `AHEAD` times as far from the start on as the best point, and whether no term is in the way."""
+    aim = best.params + AHEAD * (best.params - problem.start)
+    return aim, np.True_ if problem.term is None else jnp.all(problem.project(aim) == aim)
+
+
+def flat_ahead(seen: Evidence, facts: Facts) -> Any:
+    """Return whether the loss is no higher far ahead, and its slope is gone: there is no minimum on the way.
+
+    Around a minimum it is a parabola, and higher there by `AHEAD^2` times what the moves brought.
+    """
+    level = facts.best.loss - facts.trial.loss >= -noise_measured(seen, facts.best)
+    slope = -2 * facts.trapezoid - facts.slope
+    return facts.trial.finite & level & (jnp.abs(slope) <= KINK * seen.decrease)
 
 
 def trend(recent: tuple[jax.Array, ...]) -> jax.Array:

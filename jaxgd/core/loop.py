@@ -82,11 +82,13 @@ def learn(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) 
 
 def _learnt(problem: Problem, solver: Solver, stop: Stop, run: Run, trial: Point) -> Run:
     state = solver.step(problem, run.state, trial)
-    counts, seen, better = stop.judge(solver, run, trial, state)
-    best = choose(better, trial, run.best)
+    _, clear = convergence.far_ahead(problem, run.best)
+    counts, seen, better = stop.judge(solver, run, trial, state, clear)
+    best, claim = choose(better, trial, run.best), convergence.Evidence.unpack(seen)
+    aim = jnp.where(claim.looks_ahead, convergence.far_ahead(problem, best)[0], state.trial)
     if not Traits.of(solver).exact_curvature:
-        claims = convergence.Evidence.unpack(seen).claims
-        state = state._replace(trial=jnp.where(claims, problem.project(convergence.probe(best)), state.trial))
+        aim = jnp.where(claim.claims, problem.project(convergence.probe(best)), aim)
+    state = state._replace(trial=aim)
     return Run(
         state=state,
         evidence=seen,

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.convergence import (
+    LOOKS,
+    MANY,
     Evidence,
     Facts,
     at_floor,
     better,
     claimed_left,
+    flat_ahead,
     on_a_kink,
     on_a_ray,
     pinned,
@@ -21,7 +24,7 @@ from jaxgd.core.convergence import (
     weigh,
 )
 from jaxgd.core.numerics import pack, products, safe_norm
-from jaxgd.core.problem import Point, choose
+from jaxgd.core.problem import Point
 from jaxgd.core.protocol import Reported, Traits
 
 
@@ -139,11 +142,13 @@ class Stop:
             f" `tol` is {self.tol:.1e}: {dtype} resolves no less than {least:.1e} of a loss that stays above 0.{more}"
         )
 
-    def judge(self, solver: Any, run: Any, trial: Point, state: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def judge(
+        self, solver: Any, run: Any, trial: Point, state: Any, clear: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the counts after a step and the evidence, both packed, and whether the trial is the best point yet.
 
-        The step led `run` to `state` over the `trial`. All that is read of the vectors is what `Facts` holds, so that
-        XLA makes few kernels of what follows.
+        The step led `run` to `state` over the `trial`; far ahead of the best point the way is `clear`. All that is read
+        of the vectors is what `Facts` holds, so that XLA makes few kernels of what follows.
         """
         counts, old = Counts.of(run.counts), Evidence.unpack(run.evidence)
         evals = counts.evals
@@ -182,26 +187,13 @@ class Stop:
         tol = None if self.tol is None else traits.tolerance.demanded(self.tol, trial.loss.dtype)
         seen = weigh(old, facts, tol, traits.tolerance.part, exact_curvature=traits.exact_curvature)
         status = self._status(traits, trial.params.size, seen, facts, evals + 1)
-        if not traits.exact_curvature:
-            status, seen = self._confirmed(status, seen, old, facts, evals + 1)
-        return pack(status, evals + 1, moves, reported.products), seen.pack(), better(old, facts, evals)
-
-    def _confirmed(
-        self, status: jax.Array, seen: Evidence, old: Evidence, facts: Facts, evals: jax.Array
-    ) -> tuple[jax.Array, Evidence]:
-        """Return the status and the evidence where curvature is learnt: a success waits for a test step.
-
-        What was learnt from far away, or from a few directions, may make of a slope that nothing is left.
-        """
-        tested, floor = old.claims, old.claim == Status.PRECISION_FLOOR
-        left = claimed_left(old, floor)
-        false = refuted(old, left, facts) | on_a_kink(old, facts)
-        verdict = jnp.where(false, int(Status.STUCK), old.claim)
-        claims = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)
-        waits = claims & ~tested & (facts.point.residual_abs_sum > 0) & (evals < self.max_evals)
-        new = seen._replace(claim=jnp.where(waits, status, 0).astype(old.claim.dtype))
-        status = jnp.where(tested, verdict.astype(status.dtype), jnp.where(waits, int(Status.RUNNING), status))
-        return status, choose(tested, old._replace(claim=new.claim), new)
+        more = evals + 1 < self.max_evals
+        status, claim = _confirmed(status, seen, old, facts, more, clear, learnt=not traits.exact_curvature)
+        # What was seen before a test step is what the verdict rests on.
+        claim = claim.astype(old.claim.dtype)
+        evidence = jnp.where(old.claim > 0, old._replace(claim=claim).pack(), seen._replace(claim=claim).pack())
+        lower = better(old, facts, evals) & ~old.looks_ahead
+        return pack(status, evals + 1, moves, reported.products), evidence, lower
 
     def _status(self, traits: Traits, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
@@ -233,6 +225,32 @@ class Stop:
         for reason, met in cases:
             status = jnp.where(met, int(reason), status)
         return status
+
+
+def _confirmed(
+    status: jax.Array, seen: Evidence, old: Evidence, facts: Facts, more: Any, clear: Any, *, learnt: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Return the status and the claim, where an end waits for a test step, if it may make one `more`.
+
+    What is `learnt` of the curvature from far away, or from a few directions, may make of a slope that nothing is left.
+    The parameters may be on their way to infinity, if it is `clear`.
+    """
+    success = (status == Status.CONVERGED) | (status == Status.PRECISION_FLOOR)
+    probed, beyond = old.claims, old.looks_ahead
+    claim = jnp.where(old.claim > 0, old.claim % LOOKS, status)
+    if learnt:
+        left = claimed_left(old, claim == Status.PRECISION_FLOOR)
+        false = probed & (refuted(old, left, facts) | on_a_kink(old, facts))
+        claim = jnp.where(false, int(Status.STUCK), claim)
+        probes = success & (old.claim == 0) & (facts.point.residual_abs_sum > 0) & more
+    else:
+        probes = np.False_
+    ends = (success | (status == Status.STUCK) | probed) & ~beyond & ~probes
+    # A few moves with the curvature computed come to rest; one search along a line may go far.
+    looks = ends & (learnt | (facts.moves >= MANY)) & (seen.lowered > 0) & clear & more
+    claim = jnp.where(beyond & clear & flat_ahead(old, facts), int(Status.NO_INFLUENCE), claim)
+    waits = jnp.where(looks, claim + LOOKS, jnp.where(probes, claim, 0))
+    return jnp.where(waits > 0, int(Status.RUNNING), claim).astype(status.dtype), waits
 
 
 class PassFacts(NamedTuple):
