@@ -23,7 +23,7 @@ from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
 from jaxgd.lanes.second_look import LEFT_FLAT, left_flat, looked_again_alone, needs_second_look
-from jaxgd.losses import LIKELIHOODS
+from jaxgd.losses import LIKELIHOODS, check_labels
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
@@ -57,6 +57,7 @@ def _finished(
 ) -> Result:
     """Return what a driver has come to as a result: reported, timed, and warned of."""
     began, before, ask = time.perf_counter(), clock.spent, with_columns(ask, lanes=lanes)
+    check_labels(ask.loss, ask.data.data if isinstance(ask.data, Rows | Groups) else ask.data)
     with _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -44,7 +45,7 @@ def quantile(q: float) -> Loss:
 
 def squared(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
     """Half the mean squared residual of a linear regression."""
-    X, y = data
+    X, y = _regression(w, data)
     return jnp.mean((y - jnp.matmul(X, w)) ** 2) / 2
 
 
@@ -52,7 +53,7 @@ def huber_regression(delta: float = 1.0) -> Loss:
     """Return the mean Huber loss of a linear regression's residuals."""
 
     def loss(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-        X, y = data
+        X, y = _regression(w, data)
         return jnp.mean(_huber(y - jnp.matmul(X, w), delta))
 
     return loss
@@ -60,14 +61,14 @@ def huber_regression(delta: float = 1.0) -> Loss:
 
 def logistic(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
     """Mean negative log-likelihood of a logistic regression; `y` is 0 or 1."""
-    X, y = data
+    X, y = _regression(w, data)
     z = jnp.matmul(X, w)
     return jnp.mean(jnp.logaddexp(0.0, z) - y * z)
 
 
 def softmax(W: jax.Array, data: tuple[Any, Any]) -> jax.Array:
     """Mean cross entropy of a multinomial regression; `W` has shape `(d, k)`, `y` holds classes 0 to k - 1."""
-    X, y = data
+    X, y = _regression(W[..., 0], data)
     scores = jnp.matmul(X, W)
     own = jnp.take_along_axis(scores, y[:, None].astype(int), axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(scores, axis=1) - own)
@@ -75,15 +76,34 @@ def softmax(W: jax.Array, data: tuple[Any, Any]) -> jax.Array:
 
 def hinge(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
     """Mean squared hinge loss; `y` is 0 or 1."""
-    X, y = data
+    X, y = _regression(w, data)
     return jnp.mean(jnp.maximum(0, 1 - (2 * y - 1) * jnp.matmul(X, w)) ** 2)
 
 
 def poisson(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
     """Mean negative log-likelihood of a Poisson regression with log link, up to a constant; `y` counts."""
-    X, y = data
+    X, y = _regression(w, data)
     z = jnp.matmul(X, w)
     return jnp.mean(jnp.exp(z) - y * z)
+
+
+def _regression(w: Any, data: Any) -> tuple[Any, Any]:
+    """Return X and y; refuse shapes that do not fit, of which some would broadcast to all pairs of rows."""
+    if not (isinstance(data, tuple | list) and len(data) == 2):  # noqa: PLR2004 - X and y
+        msg = "`data` of a regression must be a pair (X, y), of shapes (n, d) and (n,). Pass (X, y)."
+        raise TypeError(msg)
+    X, y = data
+    rows, labels, params = np.shape(X), np.shape(y), np.shape(w)
+    if len(rows) != 2 or labels != rows[:1]:  # noqa: PLR2004 - rows and columns
+        remedy = " Pass `y[:, 0]`." if labels == (*rows[:1], 1) else " Pass `X[:, None]`." if len(rows) == 1 else ""
+        msg = f"`data` = (X, y) must have shapes (n, d) and (n,); got {rows} and {labels}.{remedy}"
+        raise ValueError(msg)
+    if params != rows[1:]:
+        msg = (
+            f"params must have shape {rows[1:]}, one for each column of X; got {params}. Pass another `init`, or none."
+        )
+        raise ValueError(msg)
+    return X, y
 
 
 def _huber(residual: jax.Array, delta: float) -> jax.Array:
@@ -92,4 +112,21 @@ def _huber(residual: jax.Array, delta: float) -> jax.Array:
     return jnp.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
 
 
+LABELS = (  # the lowest and the highest y that ready-made losses take, and the cure for others
+    (logistic, 0, 1, "0 or 1. Labels -1 and 1 are (y + 1) / 2"),
+    (hinge, 0, 1, "0 or 1. Labels -1 and 1 are (y + 1) / 2"),
+    (softmax, 0, np.inf, "classes from 0 on. Number them so: np.unique(y, return_inverse=True)[1]"),
+    (poisson, 0, np.inf, "counts, 0 or more"),
+)
 LIKELIHOODS = (logistic, softmax, poisson)  # negative log-likelihoods as they stand, so that curvature tells errors
+
+
+def check_labels(loss: Any, data: Any) -> None:
+    """Refuse labels that a ready-made loss takes for others, where their values are known on the host."""
+    known = [each for each in LABELS if loss is each[0]]
+    if not known or not isinstance(data, tuple | list) or len(data) != 2 or isinstance(data[1], jax.Array):  # noqa: PLR2004
+        return
+    (_, low, high, cure), y = known[0], np.asarray(data[1])
+    if y.size and y.dtype.kind in "fiu" and not (y.min() >= low and y.max() <= high) and np.isfinite(y).all():
+        msg = f"`data[1]` has values from {y.min():g} to {y.max():g}; `losses.{loss.__name__}` takes y of {cure}."
+        raise ValueError(msg)
