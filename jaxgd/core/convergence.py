@@ -292,6 +292,8 @@ def on_a_ray(seen: Evidence, facts: Facts) -> Any:
 
 def far_ahead(problem: Problem, best: Point) -> tuple[jax.Array, Any]:
     """Return params `AHEAD` times as far from the start on as the best point, and whether no term is in the way."""
+    if problem.start is None:
+        return best.params, np.False_
     aim = best.params + AHEAD * (best.params - problem.start)
     return aim, np.True_ if problem.term is None else jnp.all(problem.project(aim) == aim)
 

@@ -78,7 +78,7 @@ class Problem:
     term: Term | None = None  # added to the loss
     ridge: Any = None  # a number or shape (p,): half of the sum of ridge * params^2 is added to the loss
     still: Any = None  # what the penalties say of params that are held still
-    start: Any = None  # where a solve of it begins, shape (p,)
+    start: Any = None  # where a solve of it begins, shape (p,), if that is known
 
     @property
     def sign(self) -> int:
