@@ -169,7 +169,7 @@ def test_a_term_is_minimized_alone_in_lanes_and_again(weight, dtype):
     assert np.allclose(result.params, right, atol=laws.precision(dtype))
     again = jaxgd.minimize(loss, aim, result.params, term=Length(weight), dtype=dtype).check()
     assert again.loss >= result.loss * (1 - 1e-6)
-    assert again.evals <= 10
+    assert again.evals <= 12  # beside the start too, on both sides, and far ahead of these ends
     lanes = jaxgd.minimize_many(loss, np.stack([aim, -aim]), np.ones(3), term=Length(weight), dtype=dtype).check()
     assert np.allclose(lanes.params, [right, -right], atol=laws.precision(dtype))
 
