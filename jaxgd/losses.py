@@ -1,8 +1,8 @@
 """Ready-made losses, as a user would write them: `loss(params, data) -> scalar`, a mean over the data.
 
 Estimates of one number take `data` of any shape: `mse`, `mae`, `huber`, `quantile`. The others are regressions and take
-`data = (X, y)` with `X` of shape `(n, d)`, `y` of shape `(n,)` and params of shape `(d,)`. Add a column of ones to `X`
-for an intercept.
+`data = (X, y)` with `X` of shape `(n, d)`, `y` of shape `(n,)` and params of shape `(d,)`; other shapes are an error.
+Add a column of ones to `X` for an intercept.
 """
 
 from collections.abc import Callable
