@@ -23,7 +23,7 @@ from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
 from jaxgd.lanes.second_look import LEFT_FLAT, left_flat, looked_again_alone, needs_second_look
-from jaxgd.losses import LIKELIHOODS, check_labels
+from jaxgd.losses import LABELS, LIKELIHOODS
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
 from jaxgd.rows.rows import Rows
@@ -57,7 +57,7 @@ def _finished(
 ) -> Result:
     """Return what a driver has come to as a result: reported, timed, and warned of."""
     began, before, ask = time.perf_counter(), clock.spent, with_columns(ask, lanes=lanes)
-    check_labels(ask.loss, ask.data.data if isinstance(ask.data, Rows | Groups) else ask.data)
+    _check_labels(ask.loss, ask.data.data if isinstance(ask.data, Rows | Groups) else ask.data)
     with _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):
@@ -134,6 +134,17 @@ def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
         if isinstance(ask.data, Rows | Groups):
             return ask._replace(data=ask.data.of(ask.loss, ask.init))
         return ask._replace(data=Frame(ask.data).arrays(ask.loss, ask.init, lanes=lanes)) if is_table(ask.data) else ask
+
+
+def _check_labels(loss: Any, data: Any) -> None:
+    """Refuse labels that a ready-made loss takes for others, where their values are known on the host."""
+    known = [each for each in LABELS if loss is each[0]]
+    if not known or not isinstance(data, tuple | list) or len(data) != 2 or isinstance(data[1], jax.Array):  # noqa: PLR2004
+        return
+    (_, low, high, cure), y = known[0], np.asarray(data[1])
+    if y.size and y.dtype.kind in "fiu" and not (y.min() >= low and y.max() <= high) and np.isfinite(y).all():
+        msg = f"`data[1]` has values from {y.min():g} to {y.max():g}; `losses.{loss.__name__}` takes y of {cure}."
+        raise ValueError(msg)
 
 
 def _refuse_rows(ask: Ask, what: str) -> None:

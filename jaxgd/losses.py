@@ -119,14 +119,3 @@ LABELS = (  # the lowest and the highest y that ready-made losses take, and the 
     (poisson, 0, np.inf, "counts, 0 or more"),
 )
 LIKELIHOODS = (logistic, softmax, poisson)  # negative log-likelihoods as they stand, so that curvature tells errors
-
-
-def check_labels(loss: Any, data: Any) -> None:
-    """Refuse labels that a ready-made loss takes for others, where their values are known on the host."""
-    known = [each for each in LABELS if loss is each[0]]
-    if not known or not isinstance(data, tuple | list) or len(data) != 2 or isinstance(data[1], jax.Array):  # noqa: PLR2004
-        return
-    (_, low, high, cure), y = known[0], np.asarray(data[1])
-    if y.size and y.dtype.kind in "fiu" and not (y.min() >= low and y.max() <= high) and np.isfinite(y).all():
-        msg = f"`data[1]` has values from {y.min():g} to {y.max():g}; `losses.{loss.__name__}` takes y of {cure}."
-        raise ValueError(msg)
