@@ -57,7 +57,7 @@ def _finished(
 ) -> Result:
     """Return what a driver has come to as a result: reported, timed, and warned of."""
     began, before, ask = time.perf_counter(), clock.spent, with_columns(ask, lanes=lanes)
-    _check_labels(ask.loss, ask.data.data if isinstance(ask.data, Rows | Groups) else ask.data)
+    _check_labels(ask.loss, _in_memory(ask.data))
     with _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):
@@ -77,8 +77,7 @@ def _finished(
 def _for_later(found: Solution, ask: Ask, *, lanes: bool) -> Many | One:
     """Return what answers questions about the result later."""
     data = ask.data
-    named = data.data if isinstance(data, Rows | Groups) else data
-    told = any(ask.loss is loss for loss in LIKELIHOODS), column_names(named)
+    told = any(ask.loss is loss for loss in LIKELIHOODS), column_names(_in_memory(data))
     if lanes:
         return Many(found.source, np.arange(len(found.answer.counts)), *told)
     in_passes = found.program.recipe.sampled or ask.batch_size is not None
@@ -134,6 +133,13 @@ def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
         if isinstance(ask.data, Rows | Groups):
             return ask._replace(data=ask.data.of(ask.loss, ask.init))
         return ask._replace(data=Frame(ask.data).arrays(ask.loss, ask.init, lanes=lanes)) if is_table(ask.data) else ask
+
+
+def _in_memory(data: Any) -> Any:
+    """Return the data as the user gave them; None where they are read from elsewhere."""
+    if isinstance(data, Rows):
+        return data.data if data.source is None else None
+    return data.data if isinstance(data, Groups) else data
 
 
 def _check_labels(loss: Any, data: Any) -> None:

@@ -242,6 +242,13 @@ class Result:
         return {**vars(self), "source": None}
 
     @property
+    def verdict(self) -> str:
+        """Whether it converged, and the message."""
+        if not isinstance(self.status, Status):
+            return f"{int(np.sum(self.converged))} of {len(self)} problems converged: {self.message}."
+        return f"{'Converged' if self.converged else 'Not converged'} ({self.status.name}): {self.message}"
+
+    @property
     def message(self) -> str:
         """Why the solve ended, with the numbers, and what to do if it failed."""
         if not isinstance(self.status, Status):
@@ -289,7 +296,7 @@ class Result:
             return self._of_lanes(spent)
         return "\n".join(
             [
-                f"{'Converged' if self.converged else 'Not converged'} ({self.status.name}): {self.message}",
+                self.verdict,
                 f"  params     {shown(self.params)}",
                 f"  loss       {float(self.loss):.10g}, largest gradient component {self.grad_norm:.2g}",
                 f"  method     {self.method}",
@@ -301,7 +308,7 @@ class Result:
         evals = np.asarray(self.evals)
         useful = "" if not self.slots else f", {evals.sum() / self.slots:.0%} of those made were useful"
         lines = [
-            f"{int(np.sum(self.converged))} of {len(evals)} problems converged: {self.message}.",
+            self.verdict,
             f"  method     {self.method}",
             f"  cost       {evals.sum()} evaluations, {evals.mean():.1f} a lane, {evals.max()} at most{useful}{spent}",
         ]

@@ -168,6 +168,33 @@ def test_squares_of_rows_any_way(way, tmp_path, monkeypatch):
     close(found, of_peer("hessian", sm.OLS, NOISY))
 
 
+@pytest.mark.parametrize("way", ["tiles", "passes", "mapped"])
+def test_squares_of_rows_with_weights_and_terms(way, tmp_path, monkeypatch):
+    if way != "tiles":
+        in_passes(monkeypatch)
+    weights = RNG.integers(1, 4, N).astype(np.float64)
+    rows = mapped((X, NOISY), tmp_path, weights) if way == "mapped" else Rows((X, NOISY), weights)
+    options = {"l2": 0.05, "fixed": [False, True, False, False]}
+    result = minimize(squares, rows, np.zeros(4), dtype="float64", **options)
+    own, count = X[:, [0, 2, 3]], weights.sum()
+    noise = np.sum(weights * (NOISY - X @ result.params) ** 2) / (count - 3)
+    hessian = own.T @ (own * weights[:, None]) + 0.05 / 2 * count * np.eye(3)
+    free = np.ix_([0, 2, 3], [0, 2, 3])
+    found = result.covariance()
+    assert (found.kind, found.count, found.dof) == ("least_squares", count, count - 3)
+    close(found.matrix[free], noise * np.linalg.inv(hessian))
+    assert not found.matrix[1].any()
+
+
+def test_squares_of_rows_name_what_they_do_not_determine():
+    doubled = np.c_[X, X[:, 0]]
+    result = minimize(squares, Rows((doubled, NOISY)), dtype="float64")
+    with pytest.warns(UserWarning, match=r"do not determine 0\.71 params\[0\] - 0\.71 params\[4\]"):
+        found = result.covariance()
+    assert found.dof == N - 4
+    close(found.matrix[1:4, 1:4], of_peer("hessian", sm.OLS, NOISY)[1:, 1:])
+
+
 # National Institute of Standards and Technology, StRD: y, x; the start; certified parameters' standard deviations.
 VOLUMES = [10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40, 75.47, 81.78]
 PRESSURES = [77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1, 689.1, 760.0]

@@ -38,6 +38,8 @@ def test_a_regression_as_statsmodels():
 
 def test_a_likelihood_has_z():
     labels = (Y > 1).astype(float)
+    by_residuals = jaxgd.least_squares(lambda w, data: data[1] - data[0] @ w, (TABLE.to_numpy(), Y))
+    assert all("z" in line.summary("sandwich").table() for line in (LINE, by_residuals))
     table = minimize(losses.logistic, (TABLE, labels), dtype="float64").summary().table()
     peer = sm.Logit(labels, TABLE).fit(disp=0, tol=1e-12)
     np.testing.assert_allclose(table["z"], peer.tvalues, rtol=1e-6)

@@ -134,7 +134,7 @@ class Program:
         return self._others[function, *fixed]
 
     @cached_property
-    def least_squares(self) -> "Program | None":
+    def of_residuals(self) -> "Program | None":
         """The program of the same loss by its residuals, where it is a sum of squares; it solves nothing."""
         recipe = self.recipe
         if recipe.least_squares:

@@ -15,6 +15,7 @@ KINK = 0.01  # the part of a slope beside a minimum, at a test step's length, th
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
 MANY, SHRUNK = 8, 0.25  # moves after which the last one must be shorter than this part of their mean, near a minimum
 AHEAD = 10  # times as far on as the params have come, where an end after many moves is looked beyond
+GONE = 0.01  # of the decrease that was made: what a slope far ahead would change the loss by at most, if it is gone
 LOOKS = 64  # added to a claim, a `Status`, that waits for this
 
 
@@ -305,7 +306,7 @@ def flat_ahead(seen: Evidence, facts: Facts) -> Any:
     """
     level = facts.best.loss - facts.trial.loss >= -noise_measured(seen, facts.best)
     slope = -2 * facts.trapezoid - facts.slope
-    return facts.trial.finite & level & (jnp.abs(slope) <= KINK * seen.decrease)
+    return facts.trial.finite & level & (jnp.abs(slope) <= GONE * seen.decrease)
 
 
 def trend(recent: tuple[jax.Array, ...]) -> jax.Array:

@@ -74,7 +74,7 @@ def of_normal_equations(found: Any, ridge: Any, flat: Any, held: Any) -> Moments
     """Return the moments of a sum of squares over tiles, from its normal equations."""
     hessian = found[:-1, :-1]
     hessian = hessian if ridge is None else hessian + ridge * np.eye(flat.size, dtype=flat.dtype)
-    return Moments(hessian, 0.0 * found[0, 0], found[-1, -1], held, size_of(flat))
+    return Moments(hessian, np.zeros(()), found[-1, -1], held, size_of(flat))
 
 
 def products_of_rows(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:

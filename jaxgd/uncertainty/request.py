@@ -20,9 +20,7 @@ from jaxgd.result import NotConverged, Result
 from jaxgd.rows.rows import Rows
 from jaxgd.uncertainty.covariance import Covariance, WeakDirection, covariances, direction
 from jaxgd.uncertainty.gather import Known, in_passes, moments_of_one, of_part
-from jaxgd.uncertainty.summary import Summary, summary
-
-KINDS = ("least_squares", "hessian", "sandwich")
+from jaxgd.uncertainty.summary import KINDS, Summary, check_level, summary
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,7 @@ class Many:
 
 def _summarized(source: One | Many, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
     """Return the summary of a result; what errors it has none of, and why, stands above it."""
+    check_level(level)
     many = np.ndim(result.counts) > 1
     params = jax.tree.map(lambda leaf: leaf[0], result.params) if many else result.params
     names, found = names_of(params, source.columns), None
@@ -137,13 +136,13 @@ def _summarized(source: One | Many, result: Result, kind: str | None, rows: Any,
 def _chosen(program: Program, kind: str | None, rows: Any, *, likelihood: bool) -> tuple[Program, str]:
     """Return the kind of covariance that is asked for, or that the loss tells, and the program it is computed with."""
     if kind not in (None, *KINDS):
-        msg = f"`kind` must be one of {KINDS}, or None; got {kind!r}."
+        msg = f"`kind` must be one of {tuple(KINDS)}, or None; got {kind!r}."
         raise ValueError(msg)
     if program.recipe.least_squares:
         return program, "sandwich" if kind == "sandwich" else "least_squares"
     if kind is None and likelihood:
         kind = "hessian"
-    squares = program.least_squares if kind in (None, "least_squares") else None
+    squares = program.of_residuals if kind in (None, "least_squares") else None
     if squares is not None:
         return squares, "least_squares"
     if kind == "least_squares":
@@ -186,7 +185,7 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
         msg = f"The data do not determine {said}{more}: variances are infinite there. Fix a param, or penalize by `l2`."
         warnings.warn(msg, stacklevel=4)
     count = None if np.isnan(known.count[0]) else float(known.count[0])
-    dof = float(count - rank[0]) if program.recipe.least_squares and count is not None else None
+    dof = float(count - rank[0]) if kind == "least_squares" and count is not None else None
     return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof)
 
 
@@ -207,7 +206,7 @@ def _together(
     if any(said.values()):
         summary = ", ".join(f"{count} {what}" for what, count in said.items() if count)
         warnings.warn(f"Of {len(converged)} problems {summary}.", stacklevel=4)
-    dof = known.count - rank if program.recipe.least_squares else None
+    dof = known.count - rank if kind == "least_squares" else None
     return Covariance(matrix, kind, names, directions, labels, known.count, dof)
 
 

@@ -84,9 +84,6 @@ class Summary:
 
 def summary(result: Result, found: Covariance | None, why: str, level: float, names: list[str]) -> Summary:
     """Return the summary of a result with its covariance, or the reason `why` there is none; with one, a warning."""
-    if not (isinstance(level, float) and 0 < level < 1):
-        msg = f"`level` must be a number between 0 and 1, such as 0.95; got {level!r}."
-        raise ValueError(msg)
     many = np.ndim(result.counts) > 1
     value = _values(result.params, many=many)
     if found is None:
@@ -104,6 +101,13 @@ def summary(result: Result, found: Covariance | None, why: str, level: float, na
     return Summary(said, names, _lanes(result), value, error, low, high, level, "t" if exact else "z")
 
 
+def check_level(level: Any) -> None:
+    """Refuse what is no level of an interval."""
+    if not (isinstance(level, float | np.floating) and 0 < level < 1):
+        msg = f"`level` must be a number between 0 and 1, such as 0.95; got {level!r}."
+        raise ValueError(msg)
+
+
 def _counted(found: Covariance, *, many: bool) -> str:
     """Say of how many rows the data are, and how many are left to tell the noise."""
     if many or found.count is None:
@@ -115,10 +119,8 @@ def _counted(found: Covariance, *, many: bool) -> str:
 
 def _report(result: Result, errors: str) -> str:
     """Return what is said above the table."""
-    if np.ndim(result.counts) > 1:
-        return f"{int(np.sum(result.converged))} of {len(result)} problems converged: {result.message}.\n  {errors}"
-    verdict = f"{'Converged' if result.converged else 'Not converged'} ({result.status.name}): {result.message}"
-    return f"{verdict}\n  loss {float(result.loss):.10g}; {errors}"
+    loss = "" if np.ndim(result.counts) > 1 else f"loss {float(result.loss):.10g}; "
+    return f"{result.verdict}\n  {loss}{errors}"
 
 
 def _lanes(result: Result) -> Any:
