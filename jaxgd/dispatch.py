@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
-from jaxgd.compile.frames import Frame, column_names, is_table
+from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.numerics import without_derivatives
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
@@ -77,13 +77,12 @@ def _finished(
 def _for_later(found: Solution, ask: Ask, *, lanes: bool) -> Many | One:
     """Return what answers questions about the result later."""
     data = ask.data
-    told = any(ask.loss is loss for loss in LIKELIHOODS), column_names(_in_memory(data))
+    known = any(ask.loss is loss for loss in LIKELIHOODS), _in_memory(data)
     if lanes:
-        return Many(found.source, np.arange(len(found.answer.counts)), *told)
+        return Many(found.source, np.arange(len(found.answer.counts)), *known)
     in_passes = found.program.recipe.sampled or ask.batch_size is not None
-    passed = data if isinstance(data, Rows) and in_passes else None
     program, given = found.source
-    return One(program, given, passed, ask.dtype, *told)
+    return One(program, given, data if isinstance(data, Rows) and in_passes else None, ask.dtype, *known)
 
 
 def _on_host(leaf: Any) -> Any:

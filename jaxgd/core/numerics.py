@@ -176,7 +176,7 @@ def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], c
         return table
     row, column = np.arange(size)[:, None], np.arange(table.shape[1])
 
-    def turn(at: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def rotate(at: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         table, largest = carry
         i, j = pairs[at]
         high, off, low = entries(table, i, j)
@@ -194,7 +194,7 @@ def _rotated(matrix: jax.Array, entries: Callable[..., tuple[jax.Array, ...]], c
 
     def sweep(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         sweeps, table, _ = carry
-        return sweeps + 1, *jax.lax.fori_loop(0, len(pairs), turn, (table, jnp.zeros((), table.dtype)))
+        return sweeps + 1, *jax.lax.fori_loop(0, len(pairs), rotate, (table, jnp.zeros((), table.dtype)))
 
     # After a sweep of turns below the root of what rounding is, none above rounding is left.
     start = (jnp.int32(0), table, jnp.ones((), table.dtype))

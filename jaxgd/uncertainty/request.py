@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxgd.compile.devices import settings
+from jaxgd.compile.frames import column_names
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
@@ -32,7 +33,7 @@ class One:
     rows: Rows | None = None  # where passes over them are led from the host
     dtype: Any = None
     likelihood: bool = False  # the loss is known to be a negative log-likelihood
-    columns: list[str] = field(default_factory=list)  # what the params of a vector are called, by a table in the data
+    data: Any = None  # as the user gave them
     settings: list[Callable[[], Any]] = field(default_factory=settings)
 
     def covariance(self, result: Result, kind: str | None, rows: Any) -> Covariance:
@@ -42,6 +43,11 @@ class One:
             _check_converged(result)
             known = self._known(program, result.params, rows, outer=kind == "sandwich")
             return _alone(program, known, kind, result.params, self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """What the params of one vector are called: the columns of the table in the data."""
+        return column_names(self.data)
 
     def summary(self, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
         return _summarized(self, result, kind, rows, level)
@@ -63,7 +69,7 @@ class Many:
     parts: list[Part]
     lanes: Any  # their numbers: an array of them, or one
     likelihood: bool = False  # the loss is known to be a negative log-likelihood
-    columns: list[str] = field(default_factory=list)  # what the params of a vector are called, by a table in the data
+    data: Any = None  # as the user gave them
     settings: list[Callable[[], Any]] = field(default_factory=settings)
 
     def picked(self, lane: Any) -> "Many":
@@ -86,6 +92,11 @@ class Many:
             if alone:
                 return _alone(program, known, kind, result.params, self.columns)
         return _together(program, known, kind, params, converged, result.labels, self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """What the params of one vector are called: the columns of the table in the data."""
+        return column_names(self.data)
 
     def summary(self, result: Result, kind: str | None, rows: Any, level: float) -> Summary:
         return _summarized(self, result, kind, rows, level)
