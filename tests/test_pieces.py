@@ -20,7 +20,7 @@ from jaxgd.compile.penalties import as_terms
 from jaxgd.core import numerics
 from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
-from jaxgd.core.numerics import SMALL, in_one_kernel, singular, spectrum
+from jaxgd.core.numerics import SMALL, in_one_kernel, inverse, singular, spectrum
 from jaxgd.lanes import groups
 from jaxgd.solvers.subproblem_exact import Dense
 
@@ -74,6 +74,21 @@ def test_rotations_find_a_spectrum_and_singular_values(size, dtype, monkeypatch,
     assert np.allclose(lengths, np.linalg.svd(matrix.astype(float), compute_uv=False)[::-1], **near)
     assert np.allclose(turned.T @ turned, np.eye(size), **right)
     assert np.allclose(matrix @ turned, columns, **near)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 20), units=st.floats(0, 6), digits=st.floats(0, 4))
+def test_inverse_of_a_small_matrix_in_any_units(dtype, seed, size, units, digits):
+    random = np.random.default_rng(seed)
+    basis = np.linalg.qr(random.normal(size=(size, size)))[0]
+    matrix = (basis * 10.0 ** -random.uniform(0, digits, size)) @ basis.T
+    unit = 10.0 ** random.uniform(-units, units, size)
+    with jax.enable_x64(dtype is np.float64):
+        found = np.asarray(inverse(jnp.asarray(unit * matrix * unit[:, None], dtype)), float)
+    rounding = 30 * np.finfo(dtype).eps * np.linalg.cond(matrix)
+    exact = np.linalg.inv(matrix)
+    assert np.allclose(unit * found * unit[:, None], exact, rtol=0, atol=rounding * np.linalg.norm(exact, 2))
 
 
 def test_rotations_of_what_is_no_number_end(monkeypatch):

@@ -236,3 +236,26 @@ def combination(weights: jax.Array, rows: jax.Array) -> jax.Array:
     if rows.shape[1] <= SHORT:
         return jnp.sum(weights[:, None] * rows, axis=0)
     return jnp.matmul(weights, rows, precision="highest")
+
+
+def small_product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Return the product of two small matrices, in one kernel."""
+    return jnp.sum(left[:, :, None] * right, axis=1)
+
+
+def inverse(matrix: jax.Array) -> jax.Array:
+    """Return the inverse of a small matrix that is symmetric and positive definite, in one kernel.
+
+    Each row is swept in turn: Golub and Van Loan, Matrix Computations (2013), section 4.2; without pivots.
+    """
+    size = len(matrix)
+    scale = jax.lax.rsqrt(jnp.diagonal(matrix))
+
+    def sweep(k: int, table: jax.Array) -> jax.Array:
+        here = jnp.arange(size) == k
+        pivot, row = 1 / table[k, k], table[k]
+        rest = table - row[:, None] * row * pivot
+        rest = jnp.where(here[:, None], row * pivot, jnp.where(here, row[:, None] * pivot, rest))
+        return jnp.where(here[:, None] & here, -pivot, rest)
+
+    return -jax.lax.fori_loop(0, size, sweep, matrix * scale * scale[:, None]) * scale * scale[:, None]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgd.core.numerics import combination, products
+from jaxgd.core.numerics import combination, inverse, products, small_product
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import Traits
 from jaxgd.core.scaling import rescaled, scale_at, scale_of_slopes, scaling_of
@@ -71,7 +71,11 @@ class LimitedMemoryHessian(Curvature):
         pairs = jnp.where(anew, 0, jnp.stack([append(memory.s, s), append(memory.y, y)]))
         after = memory._replace(s=pairs[0], y=pairs[1], base=jnp.where(anew, size, base))
         wings, middle = _compact(after)
-        curvatures = base - jnp.sum(wings * jnp.matmul(middle, wings, precision="highest"), axis=0)
+        # Row by row, as a product of matrices is a library call: see `products`.
+        weighed = jax.lax.fori_loop(
+            0, len(wings), lambda i, sums: sums + wings[i] * combination(middle[i], wings), jnp.zeros_like(base + s)
+        )
+        curvatures = base - weighed
         own = memory.units * jnp.sqrt(jnp.abs(curvatures))
         return after._replace(scale=rescaled(memory.scale, own, behind=jnp.inf))
 
@@ -108,5 +112,7 @@ def _compact(memory: Pairs) -> tuple[jax.Array, jax.Array]:
     lower = jnp.tril(y_s.T, -1)
     # Rows that are empty stand for themselves.
     empty = jnp.diag(jnp.where(jnp.diagonal(s_s) > 0, 0.0, 1.0).astype(s_s.dtype))
-    middle = jnp.block([[-jnp.eye(size, dtype=s_s.dtype), lower.T], [lower, s_s + empty]])
-    return wings, jnp.linalg.inv(middle)
+    # M by its Schur complement, which is positive definite.
+    own = inverse(s_s + empty + small_product(lower, lower.T))
+    cross = small_product(own, lower)
+    return wings, jnp.block([[small_product(lower.T, cross) - jnp.eye(size, dtype=own.dtype), cross.T], [cross, own]])
