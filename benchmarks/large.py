@@ -173,6 +173,39 @@ def quadratic(scale: float) -> Job:
     return Job(lambda x, curvatures: jnp.sum(curvatures * (x - 1) ** 2) / 2, curvatures, np.zeros_like(curvatures))
 
 
+def process(scale: float) -> Job:
+    """Return a Gaussian process: seven parameters, and a factorization an evaluation."""
+    random, rows = np.random.default_rng(SEED), int(300 * scale**0.34)
+    X = random.uniform(-2, 2, (rows, 5))
+    y = np.sin(X[:, 0]) + 0.3 * X[:, 1] ** 2 + 0.3 * X[:, 2] * X[:, 3] + 0.2 * X[:, 4]
+    y = y + 0.1 * random.normal(size=rows)
+
+    def loss(logs: Any, data: Any) -> Any:
+        X, y = data
+        far = jnp.sum(((X[:, None] - X) / jnp.exp(logs[:5])) ** 2, axis=2)
+        kernel = jnp.exp(logs[5] - far / 2) + (jnp.exp(logs[6]) + 1e-4) * jnp.eye(y.size)
+        root = jnp.linalg.cholesky(kernel)
+        white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
+        return (white @ white / 2 + jnp.sum(jnp.log(jnp.diagonal(root)))) / y.size
+
+    return Job(loss, (X, y), np.zeros(7))
+
+
+def mixture(scale: float) -> Job:
+    """Return a mixture of seven normal distributions: twenty parameters."""
+    random, parts = np.random.default_rng(SEED), 7
+    part = random.integers(parts, size=int(20_000 * scale))
+    y = random.uniform(-10, 10, parts)[part] + random.uniform(0.5, 1.5, parts)[part] * random.normal(size=part.size)
+
+    def loss(params: Any, y: Any) -> Any:
+        shares = jax.nn.log_softmax(jnp.append(params["shares"], 0))
+        off = (y[:, None] - params["places"]) / jnp.exp(params["widths"])
+        return -jnp.mean(jax.nn.logsumexp(shares - params["widths"] - off**2 / 2, axis=1))
+
+    places = np.quantile(y, np.linspace(0.1, 0.9, parts))
+    return Job(loss, y, {"places": places, "widths": np.zeros(parts), "shares": np.zeros(parts - 1)})
+
+
 JOBS: dict[str, Callable[[float], Job]] = {
     job.__name__: job
     for job in (
@@ -186,6 +219,8 @@ JOBS: dict[str, Callable[[float], Job]] = {
         tensor,
         control,
         quadratic,
+        process,
+        mixture,
     )
 }
 

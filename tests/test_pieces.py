@@ -17,6 +17,7 @@ from jaxgd.compile.cache import Cache, cache
 from jaxgd.compile.devices import may_block
 from jaxgd.compile.loss_jaxpr import record
 from jaxgd.compile.penalties import as_terms
+from jaxgd.compile.work import operations
 from jaxgd.core import numerics
 from jaxgd.core.bound_loss import BoundLoss
 from jaxgd.core.flat import Layout
@@ -89,6 +90,27 @@ def test_inverse_of_a_small_matrix_in_any_units(dtype, seed, size, units, digits
     rounding = 30 * np.finfo(dtype).eps * np.linalg.cond(matrix)
     exact = np.linalg.inv(matrix)
     assert np.allclose(unit * found * unit[:, None], exact, rtol=0, atol=rounding * np.linalg.norm(exact, 2))
+
+
+def body(x, y):
+    return jnp.tanh(x) * y, None
+
+
+OPERATIONS = {
+    "a sum": (lambda x: jnp.sum(x * x), 40),
+    "a product of matrices": (lambda x: jnp.sum(x[:, None] * x @ x[:, None]), 40**2 * 2),
+    "a factorization": (lambda x: jnp.linalg.cholesky(jnp.diag(x))[0, 0], 40**3),
+    "a loop": (lambda x: jnp.sum(jax.lax.scan(body, x, jnp.ones(1000))[0]), 1000 * 80),
+    "a loop of unknown length": (lambda x: jax.lax.while_loop(lambda x: x[0] > 1, lambda x: x / 2, x)[0], 10 * 40),
+    "a choice": (lambda x: jax.lax.cond(x[0] > 0, lambda: x[0], lambda: jnp.sum(x @ jnp.ones((40, 40)))), 2 * 40**2),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_a_record(name):
+    function, about = OPERATIONS[name]
+    found = operations(jax.make_jaxpr(function)(jnp.ones(40)).jaxpr)
+    assert about / 2 <= found <= 2 * about
 
 
 def test_rotations_of_what_is_no_number_end(monkeypatch):

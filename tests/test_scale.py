@@ -76,6 +76,19 @@ def test_many_equal_params_are_not_scaled_by_chance():
     assert result.products == 0  # of the default: each would cost as much as two evaluations
 
 
+@pytest.mark.parametrize("name", ["process", "mixture"])
+def test_a_hessian_is_computed_where_it_is_worth_its_cost(name):
+    """Each costs as much as fourteen evaluations and more; of the same loss of few rows, less than all around it."""
+    job = large.JOBS[name](1)
+    dear = minimize(job.loss, job.data, job.start, dtype="float64").check()
+    assert "BFGS (chosen: a Hessian costs many evaluations)" in dear.method
+    newton = minimize(job.loss, job.data, job.start, method="newton", dtype="float64")
+    assert dear.loss <= newton.loss + 1e-6
+    assert dear.evals + 2 * dear.products < 0.6 * (newton.evals + 2 * newton.products)
+    light = minimize(job.loss, jax.tree.map(lambda leaf: leaf[:10], job.data), job.start, dtype="float64", tol=0.1)
+    assert "Newton (chosen: few parameters)" in light.method
+
+
 def test_equilibration_survives_squares_that_overflow():
     matrix = jnp.array([[1e27, 1e20], [1e20, 1e15]], "float32")
     rows = np.asarray(balanced(matrix, equilibrated(matrix)))

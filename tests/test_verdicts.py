@@ -388,6 +388,16 @@ def test_a_far_start_leaves_a_scale_behind_that_the_answer_does_not_need():
 
 
 @DTYPES
+def test_params_that_run_to_infinity_by_themselves_are_named(dtype):
+    def loss(p):
+        return (p["a"] - 1) ** 2 + jnp.log1p(jnp.exp(-p["b"])) + (p["c"] - 2) ** 2 / 2 - jnp.exp(-(p["c"] ** 2))
+
+    fit = minimize(loss, init={"a": 0.0, "b": 0.0, "c": 0.0}, method="bfgs", dtype=dtype)
+    assert fit.status == Status.NO_INFLUENCE
+    assert "infinity: b." in fit.message
+
+
+@DTYPES
 def test_a_minimum_foretold_far_away_may_be_where_nothing_depends_on_a_param(dtype):
     """Jennrich and Sampson's function from ten times the usual start: one param leaps to where its exponentials end."""
     i = np.arange(1.0, 11)

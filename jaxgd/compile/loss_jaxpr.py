@@ -13,6 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd.compile.work import operations
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.linear_products import Cut, Dots
 
@@ -35,6 +36,11 @@ class Traced:
     def dots(self) -> Dots | None:
         """The record cut at the products of data and params, or None."""
         return Dots.of(self.jaxpr, len(jax.tree.leaves(self.start)))
+
+    @functools.cached_property
+    def operations(self) -> int:
+        """How many arithmetic operations an evaluation takes, about."""
+        return operations(self.jaxpr)
 
     def cut(self, data: Any, arrays: Any) -> Cut | None:
         """Return the loss cut at the products of data and params, or None."""

@@ -162,9 +162,9 @@ class Program:
         return arrays
 
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
-        recipe = self.recipe
+        recipe, record = self.recipe, self.recipe.traced
         kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
-        kind |= {"linear": recipe.sampled and recipe.traced.dots is not None, "rows": recipe.rows}
+        kind |= {"linear": record.dots is not None, "rows": recipe.rows, "operations": record.operations}
         return recipe.choose(method, self.size, term, **kind)
 
     @property

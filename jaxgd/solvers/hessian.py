@@ -26,6 +26,7 @@ from jaxgd.solvers.subproblem_cg import Implicit
 from jaxgd.solvers.subproblem_exact import Dense
 
 FORESEEN = 0.1  # the part of a slope that is left where a model led to its minimum
+WELL = 0.01  # the part of a change of slopes that J'J may be off, to be taken for the Hessian
 CLEARLY = 0.9  # the part of the error of J'J, in what it foretells, that a Hessian must be below to be taken for it
 
 
@@ -55,9 +56,9 @@ class Curvature(Protocol):
         """Return the model around the point."""
         ...
 
-    def cost(self, step: Step, moved: jax.Array) -> Any:
+    def cost(self, memory: Any, step: Step, moved: jax.Array) -> Any:
         """Return how many products with the loss's Hessian a step took: by default none."""
-        del step, moved
+        del memory, step, moved
         return 0
 
     def predicted_remaining(self, memory: Any, step: Step) -> jax.Array:
@@ -129,7 +130,8 @@ class Exact(Curvature):
         del problem
         return Dense(point.grad, memory.scale, memory.hessian)
 
-    def cost(self, step: Step, moved: jax.Array) -> Any:
+    def cost(self, memory: Matrix, step: Step, moved: jax.Array) -> Any:
+        del memory
         return moved * step.move.size
 
 
@@ -158,7 +160,7 @@ class Pair(NamedTuple):
     """Both Hessians of a sum of squares; new ones with each move."""
 
     scale: jax.Array
-    matrices: jax.Array  # shape (2, p, p): J'J and the Hessian, scaled
+    matrices: jax.Array  # shape (2, p, p): J'J and the Hessian, NaN where it was not computed, scaled
     triangle: jax.Array  # shape (p, p + 1): R of the QR factorization of J, scaled, and Q'r; (0, p + 1) for many params
     own: jax.Array
     most: jax.Array
@@ -171,7 +173,8 @@ class Pair(NamedTuple):
 class SumOfSquares(Curvature):
     """The Hessian of a sum of squares, or that of Gauss and Newton, J'J, whichever foretold the last slopes better.
 
-    Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt.
+    Dennis, Gay and Welsch, ACM TOMS 7 (1981), section 3, choose so; here the Hessian is computed, not learnt, and only
+    where J'J has foretold the slopes badly: it costs several times as much.
     """
 
     full_hessian = sum_of_squares = True
@@ -194,9 +197,10 @@ class SumOfSquares(Curvature):
         slope, after = before.grad / unit, trial.grad / unit
         off = slope - after + jnp.matmul(memory.matrices, move, precision="highest")
         errors = jnp.sum(off**2, axis=1)
-        informative = jnp.any(move != 0) & jnp.all(jnp.isfinite(errors))
+        informative = jnp.any(move != 0) & jnp.isfinite(errors[0])
         clearly = errors[1] < CLEARLY * errors[0]
         choice = jnp.where(informative, clearly.astype(jnp.int32), memory.choice)
+        badly = informative & (errors[0] > WELL**2 * jnp.sum((after - slope) ** 2))
 
         def learnt() -> Pair:
             # Scaled before it is squared, so that squares stay within the range.
@@ -209,7 +213,11 @@ class SumOfSquares(Curvature):
             rows = triangle(jnp.column_stack([jacobian, residuals])) if len(memory.triangle) else memory.triangle
             half = rows[:, :-1] if len(rows) else jacobian
             square = or_slope(products(half.T, half.T), 1)
-            hessian = balanced(or_slope(problem.hessian(trial.params), trial.norm), scale)
+            hessian = jax.lax.cond(
+                badly | (choice > 0),
+                lambda: balanced(or_slope(problem.hessian(trial.params), trial.norm), scale),
+                lambda: jnp.full_like(square, jnp.nan),
+            )
             most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
             matrices = jnp.stack([square, hessian])
             return Pair(scale=scale, matrices=matrices, triangle=rows, own=own, most=most, choice=choice)
@@ -230,8 +238,9 @@ class SumOfSquares(Curvature):
         chosen = jnp.where(memory.choice == 0, memory.triangle, jnp.nan)
         return Dense(point.grad, memory.scale, memory.matrices[memory.choice], chosen)
 
-    def cost(self, step: Step, moved: jax.Array) -> Any:
-        return 2 * moved * step.move.size  # a Hessian and a Jacobian
+    def cost(self, memory: Pair, step: Step, moved: jax.Array) -> Any:
+        both = jnp.isfinite(memory.matrices[1, 0, 0])
+        return moved * step.move.size * jnp.where(both, 2, 1)  # a Jacobian, and a Hessian
 
 
 class Diagonal(NamedTuple):
@@ -265,8 +274,8 @@ class Products(Curvature):
     def model(self, problem: Problem, memory: Diagonal, point: Point) -> Implicit:
         return Implicit.around(point, memory.scale, lambda vector: self._product(problem, point.params, vector))
 
-    def cost(self, step: Step, moved: jax.Array) -> Any:
-        del moved
+    def cost(self, memory: Diagonal, step: Step, moved: jax.Array) -> Any:
+        del memory, moved
         return step.products
 
     def _product(self, problem: Problem, params: jax.Array, vector: jax.Array) -> jax.Array:

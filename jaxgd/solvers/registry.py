@@ -19,6 +19,9 @@ FEW_DENSE = 300  # parameters for which curvature is worth its cost: as a matrix
 FEW_SAMPLED = 100  # parameters for which the Hessian of a sample of rows is
 PER_PARAM = 40  # rows for each parameter, of which half are a sample that tells the Hessian
 FEW_LINEAR = 2000  # likewise, where the loss is of X @ w and the Hessian one product of matrices
+PRODUCTS = 15  # with the Hessian that a move of Newton's method takes where the params are more
+OVERHEAD = 1 << 16  # operations of a loss that take as long as what a method does with an evaluation
+EVALUATIONS = 5  # that the Hessian of a move may cost: methods that learn it need so many more
 METHODS: dict[str, Callable[[], Any]] = {
     "auto": lambda: None,
     "lbfgs": LBFGS,
@@ -62,11 +65,12 @@ def choose_method(
     sampled: bool = False,
     linear: bool = False,
     rows: int = 0,
+    operations: int = 0,
 ) -> tuple[Solver, str]:
     """Return the solver to use for `size` parameters and what is added to the loss, and what to say of it.
 
     `sampled`: for passes over so many `rows`, 0 if that is not known, where curvature is that of a sample; `linear`:
-    the loss is of X @ w.
+    the loss is of X @ w; `operations`: that it takes.
     """
     curved, forward = derivatives is not Derivatives.FIRST, derivatives in (Derivatives.ALL, Derivatives.FORWARD)
     if method is None:
@@ -74,7 +78,8 @@ def choose_method(
         least_squares = least_squares and (derivatives is Derivatives.ALL or (forward and size <= FEW_DENSE))
         if sampled:
             return _choice_in_passes(size, term, curved=curved, linear=linear, rows=rows)
-        return _choice(size, term, least_squares=least_squares, curved=curved)
+        dear = not linear and _costs_much(size, operations)
+        return _choice(size, term, least_squares=least_squares, curved=curved, dear=dear)
     traits = Traits.of(method)
     name, squares = traits.name or repr(method), traits.sum_of_squares
     if traits.exact_curvature and not (forward if squares else curved):
@@ -109,8 +114,16 @@ def choose_method(
     return method, name
 
 
-def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple[Solver, str]:
-    """Choose: curvature is worth computing for some parameters, or to keep what is added; else it is learnt."""
+def _costs_much(size: int, operations: int) -> bool:
+    """Return whether the Hessian costs more than it saves; a product with it costs as much as two evaluations."""
+    return 2 * min(size, PRODUCTS) * operations > EVALUATIONS * (operations + OVERHEAD)
+
+
+def _choice(size: int, term: Any, *, least_squares: bool, curved: bool, dear: bool = False) -> tuple[Solver, str]:
+    """Choose: curvature is worth computing for some parameters, or to keep what is added; else it is learnt.
+
+    `dear`: the Hessian is not worth its cost.
+    """
     few, joint = size <= FEW_DENSE, holds(term) and not is_separable(term)
     solver: Any = NewtonCG() if few or term is not None else LBFGS()
     why = "many parameters"
@@ -121,8 +134,10 @@ def _choice(size: int, term: Any, *, least_squares: bool, curved: bool) -> tuple
         why = "no second derivatives: the loss holds a `jax.custom_vjp`"
     elif least_squares:
         solver, why = LevenbergMarquardt(products=not few), "a sum of squares"
-    elif size <= FEW or joint:
+    elif joint or (size <= FEW and not dear):
         solver, why = Newton(), "few parameters"
+    elif few and dear:
+        solver, why = BFGS() if term is None else ProjectedLBFGS(), "a Hessian costs many evaluations"
     return solver, f"{solver.name} (chosen: {why})"
 
 

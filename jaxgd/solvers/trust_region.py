@@ -158,7 +158,7 @@ class TrustRegion:
             predicted_remaining=left,
             slope_decrease=verdict.slope_decrease,
             stepsize=length,
-            products=state.products + rule.cost(step, moved),
+            products=state.products + rule.cost(memory, step, moved),
             saddle=step.endless,
             lost=(step.unknown > state.unknown) | jnp.any(gone),
             ahead=jnp.sqrt(jnp.sum(step.newton**2)),

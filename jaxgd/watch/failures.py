@@ -9,6 +9,7 @@ import numpy as np
 from jaxgd.compile import inputs
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
+from jaxgd.core.convergence import AHEAD, Evidence
 from jaxgd.core.numerics import pack, without_derivatives
 from jaxgd.core.scaling import scaling_of, without_influence
 from jaxgd.core.stop import Counts, Status
@@ -38,8 +39,21 @@ def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
     gone = np.asarray(without_influence(after, before, ends, jnp.asarray(answer.loss), term))
     if gone.any():
         return f" Without influence: {', '.join(names[gone])}."
-    moves = np.asarray(before * jnp.abs(end - start))
-    return f" On the way to infinity: {', '.join(names[moves >= moves.max() / 10])}."
+    ways = np.asarray(program.compiled(_free_alone)(given, answer))
+    if not ways.any():
+        moves = np.asarray(before * jnp.abs(end - start))
+        ways = moves >= moves.max() / 10
+    return f" On the way to infinity: {', '.join(names[ways])}."
+
+
+def _free_alone(program: Program, given: Inputs, answer: Answer) -> jax.Array:
+    """Return which params may go on alone, `AHEAD` times as far as they have come, and the loss is hardly higher."""
+    problem, sign = program.bind(given)[0], program.recipe.sign
+    end, seen = problem.layout.flatten(answer.params), Evidence.unpack(jnp.asarray(answer.evidence))
+    ways = AHEAD * (end - problem.start)
+    losses = jax.lax.map(lambda way: problem.value(problem.project(end + way))[0], jnp.diag(ways))
+    hardly = jnp.sqrt(jnp.finfo(end.dtype).eps) * (seen.decrease + jnp.abs(answer.loss))
+    return (ways != 0) & (losses - sign * answer.loss <= hardly)
 
 
 def _curvatures(program: Program, given: Inputs, params: Any) -> jax.Array:
