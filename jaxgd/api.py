@@ -1,8 +1,9 @@
 """The front door: check, adapt, choose, run, report. Start reading here."""
 
 import difflib
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from jaxgd.compile.build import Ask
@@ -13,7 +14,71 @@ from jaxgd.rows.shuffle import Batches
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_DERIVED = "JAX derives it; leave it out"
+_TESTS = "it is one of the tests of `stop=jaxgd.Stop(gtol=..., xtol=..., ftol=...)`; none need be given"
+_STEPS = "no step size need be given; or `method=jaxgd.GradientDescent(0.1)`, `method=optax.adam(0.1)`"
+_PENALTY = "penalties are `l1=` and `l2=`, weights of the sums of absolute values and of half the squares"
+ELSEWHERE = {  # options of other libraries
+    "x0": "the start is `init`",
+    "p0": "the start is `init`",
+    "y0": "the start is `init`",
+    "init_params": "the start is `init`",
+    "fun": "the function is the first argument, `loss`",
+    "fn": "the function is the first argument, `loss`",
+    "func": "the function is the first argument, `loss`",
+    "args": "what the loss gets beside the params is `data`, a tuple of several",
+    "kwargs": "what the loss gets beside the params is `data`, a dict for one",
+    **dict.fromkeys(("jac", "grad", "gradient", "hess", "hessp", "value_and_grad"), _DERIVED),
+    **dict.fromkeys(
+        ("maxiter", "max_iter", "max_steps", "maxfun", "maxfev", "max_nfev", "n_iter", "num_steps", "steps"),
+        "the limit is `max_evals`, of evaluations",
+    ),
+    "options": "each is an option of its own: `max_evals=`, `stop=jaxgd.Stop(...)`",
+    "constraints": "there are `bounds` and `term=jaxgd.Simplex()` or `jaxgd.Ball(1.0)`; add others as penalties",
+    **dict.fromkeys(("gtol", "ftol", "xtol", "rtol", "atol", "eps"), _TESTS),
+    **dict.fromkeys(("lr", "learning_rate", "stepsize", "step_size", "eta"), _STEPS),
+    **dict.fromkeys(("momentum", "nesterov"), "it is `method=jaxgd.GradientDescent(0.1, momentum=0.9)`"),
+    **dict.fromkeys(("optimizer", "solver", "algorithm"), "it is `method`; `method='auto'` need not be given"),
+    **dict.fromkeys(("verbose", "disp", "display", "progress_bar"), "it is `progress=True`"),
+    "epochs": "passes over rows are `batch_size=jaxgd.Batches(size=..., passes=...)`, with `jaxgd.Rows(data)`",
+    **dict.fromkeys(
+        ("seed", "key", "rng", "random_state"), "it is `batch_size=jaxgd.Batches(seed=...)`; all else is fixed"
+    ),
+    **dict.fromkeys(("penalty", "alpha", "C", "lam", "reg", "weight_decay"), _PENALTY),
+    **dict.fromkeys(("sample_weight", "weights"), "it is `jaxgd.Rows(data, weights=...)`, or a factor in the loss"),
+    "n_jobs": "all cores work; `minimize_many` solves many problems at once",
+    "jit": "all is compiled; leave it out",
+    # Of `minimize` alone:
+    "starts": "it begins each of many problems from one start; write `minimize(loss, data, starts=...)` for each",
+    "batch_size": "it is for one problem, a mean over `jaxgd.Rows`",
+}
 
+
+def _other_words(function: F) -> F:
+    """Answer options that the function does not have: by what it is called here, or by the nearest."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        if not options.keys() <= known.keys():
+            _refuse_unknown(function.__name__, options, set(known))
+        return function(*args, **options)
+
+    return cast("F", checked)
+
+
+def _refuse_unknown(caller: str, options: Iterable[str], known: set[str]) -> None:
+    name = next(name for name in options if name not in known)
+    if name in ELSEWHERE:
+        msg = f"{caller}() has no option `{name}`: {ELSEWHERE[name]}."
+        raise TypeError(msg)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    own = sorted(known - {"loss", "residuals", "data", "init", "options"})
+    msg = f"{caller}() has no option `{name}`; the nearest is `{nearest}`. All: {own}."
+    raise TypeError(msg)
+
+
+@_other_words
 def minimize(
     loss: Callable[..., Any],
     data: Any = None,
@@ -26,6 +91,7 @@ def minimize(
     term: Any = None,
     fixed: Any = None,
     tol: float | None = None,
+    max_evals: int | None = None,
     stop: Stop | None = None,
     dtype: Any = None,
     progress: bool = False,
@@ -33,6 +99,7 @@ def minimize(
     has_aux: bool = False,
     starts: int | None = None,
     batch_size: int | Batches | None = None,
+    callback: Callable[..., Any] | None = None,
     watch: Any = None,
     resume: Any = None,
 ) -> Result:
@@ -57,8 +124,9 @@ def minimize(
             loss takes a scalar, else zeros of the one length among the data's trailing dimensions that the loss takes.
             If 0 is not strictly inside the bounds, the start is in their middle, or 1 beyond a single bound.
         method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
-        bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, for no bound. The
-            loss is never evaluated outside; an `init` outside is moved to the nearest point inside.
+        bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, for no bound. Or a
+            dict of pairs, `{"rate": (0, 1)}`, a list of a pair `(low, high)` for each param of one vector, or SciPy's
+            `Bounds`. The loss is never evaluated outside; an `init` outside is moved to the nearest point inside.
         l1: weight of `sum(l1 * |params|)`, which is added to the loss and makes exact zeros. A number, or by leaf.
         l2: weight of `sum(l2 * params**2) / 2`, which is added to the loss. A number, or by leaf.
         term: a constraint on all params together, `Simplex()` or `Ball()`, or a pytree of your own with `value`,
@@ -66,9 +134,12 @@ def minimize(
         fixed: by leaf, true for parameters that stay as they are in `init`.
         tol: how much lower the loss may still get, relative to its last decreases: short for `Stop(tol=tol)`, where it
             is said in full.
+        max_evals: evaluations at most: short for `Stop(max_evals=max_evals)`.
         stop: other tests to stop by, `Stop(gtol=1e-6)` for one.
         dtype: "float64" or "float32": solve in that type, whatever JAX's global setting is, and return NumPy arrays. If
-            absent, the types of `init` and `data` decide, as everywhere in JAX.
+            absent, arrays of JAX in `init` and `data` decide, as everywhere in JAX, and so does JAX inside of `jit` and
+            other transformations, and for rows that are read. Elsewhere it is float64, unless all arrays of floats
+            are narrower: what NumPy, pandas and lists hold is solved as NumPy would.
         progress: show how the solve goes, as `watch=jaxgd.watch.Progress()` does; with one parameter, as the textbook
             prints it.
         trace: keep loss, gradient norm, step size and params of every move in `result.trace`.
@@ -78,6 +149,8 @@ def minimize(
             `result.optima` lists the different minima, and how many starts reached each.
         batch_size: descend by so many rows at a time, with `Rows` and an optax transformation or `GradientDescent`;
             `Batches(size=...)` has more options.
+        callback: function of the best point so far, called between evaluations: short for
+            `watch=jaxgd.watch.Callback(callback)`, where it is said in full.
         watch: what looks in between evaluations, one or a list: `jaxgd.watch.Checkpoint`, `TimeLimit`, `Callback`,
             `Progress`. Ctrl-C ends a watched solve too, and the best point is returned.
         resume: path of a checkpoint, or the result of a watched solve that ended early. The solve carries on bit for
@@ -106,8 +179,9 @@ def minimize(
         TypeError, ValueError: if an argument cannot be used; before anything is compiled.
 
     """
-    ask = Ask(loss, data, init, method, rule(tol, stop), dtype, trace, has_aux, bounds, l1, l2, term, fixed, batch_size)
-    looks = looking(watch, resume, progress=progress)
+    stop = rule(tol, max_evals, stop)
+    ask = Ask(loss, data, init, method, stop, dtype, trace, has_aux, bounds, l1, l2, term, fixed, batch_size)
+    looks = looking(watch, resume, callback, progress=progress)
     return solved(ask, looks) if starts is None else solved_from(ask, starts, looks)
 
 
@@ -129,10 +203,12 @@ class AllOptions(Options, total=False):
     """All options of `minimize`."""
 
     tol: Any
+    max_evals: Any
     stop: Stop | None
     progress: bool
     starts: int | None
     batch_size: int | Batches | None
+    callback: Callable[..., Any] | None
     watch: Any
     resume: Any
 
@@ -147,6 +223,7 @@ def _spelled_out(function: F) -> F:
     return function
 
 
+@_other_words
 @_spelled_out
 def minimize_many(
     loss: Callable[..., Any],
@@ -156,9 +233,11 @@ def minimize_many(
     in_axes: Any = None,
     kind: str = "minimize",
     progress: bool = False,
+    callback: Callable[..., Any] | None = None,
     watch: Any = None,
     resume: Any = None,
     tol: Any = None,
+    max_evals: Any = None,
     stop: Stop | None = None,
     **options: Unpack[Options],
 ) -> Result:
@@ -186,12 +265,14 @@ def minimize_many(
             one start for each problem.
         kind: "minimize", "maximize" or "least_squares".
         progress: show how many problems are done as the solve goes.
-        watch: as for `minimize`.
+        callback: as for `minimize`, and so is `watch`.
+        watch: see `callback`.
         resume: as for `minimize`, but `stop` must be the same.
         tol: as for `minimize`. It may differ by problem, and so may the numbers of `stop`, step sizes, `bounds`, `l1`
             and `l2`: as an array of one number for each problem. By leaf, the problems come before the shape of the
             parameter. Weights as many as there are problems are always read as one for each problem.
-        stop: as for `minimize`.
+        max_evals: as for `minimize`, and so is `stop`.
+        stop: see `max_evals`.
         **options: the other options of `minimize`, but `starts` and `batch_size`.
 
     Returns:
@@ -212,17 +293,11 @@ def minimize_many(
     if kind not in asks:
         msg = f"`kind` must be one of {', '.join(map(repr, asks))}; got {kind!r}."
         raise ValueError(msg)
-    if "starts" in options:
-        msg = (
-            f"`starts={options['starts']!r}` is for one problem; `minimize_many` begins each of many from one start."
-            f" Write `minimize(loss, data, starts={options['starts']!r})` for each."
-        )
-        raise TypeError(msg)
-    ask = Ask(loss, data, init, stop=rule(tol, stop), **asks[kind])
-    ask = _with(minimize_many, ask, cast("dict[str, Any]", options))
-    return solved_many(ask, in_axes, looking(watch, resume, progress=progress))
+    ask = Ask(loss, data, init, stop=rule(tol, max_evals, stop), **asks[kind], **cast("dict[str, Any]", options))
+    return solved_many(ask, in_axes, looking(watch, resume, callback, progress=progress))
 
 
+@_other_words
 @_spelled_out
 def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **options: Unpack[AllOptions]) -> Result:
     """Find the parameters that make `loss(params, data)` largest; the options are those of `minimize`.
@@ -234,9 +309,10 @@ def maximize(loss: Callable[..., Any], data: Any = None, init: Any = None, **opt
     >>> round(float(result.params), 3), round(float(result.loss), 3)
     (2.0, 3.0)
     """
-    return _with_options(maximize, Ask(loss, data, init, sign=-1), cast("dict[str, Any]", options))
+    return _with_options(Ask(loss, data, init, sign=-1), cast("dict[str, Any]", options))
 
 
+@_other_words
 @_spelled_out
 def least_squares(
     residuals: Callable[..., Any], data: Any = None, init: Any = None, **options: Unpack[AllOptions]
@@ -258,24 +334,12 @@ def least_squares(
     >>> round(float(fit.params["height"]), 3), round(float(fit.params["rate"]), 3)
     (2.5, 0.5)
     """
-    return _with_options(least_squares, Ask(residuals, data, init, least_squares=True), cast("dict[str, Any]", options))
+    return _with_options(Ask(residuals, data, init, least_squares=True), cast("dict[str, Any]", options))
 
 
-def _with_options(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Result:
+def _with_options(ask: Ask, options: dict[str, Any]) -> Result:
     starts = options.pop("starts", None)
-    looks = {name: options.pop(name) for name in ("progress", "watch", "resume") if name in options}
-    ask = _with(caller, ask._replace(stop=rule(options.pop("tol", None), options.pop("stop", None))), options)
-    watch = looking(**looks)
-    return solved(ask, watch, level=5) if starts is None else solved_from(ask, starts, watch, level=5)
-
-
-def _with(caller: Callable[..., Any], ask: Ask, options: dict[str, Any]) -> Ask:
-    """Return what is asked for with the options; one that is not there is an error that names the nearest."""
-    known = {"progress", "watch", "resume", "starts", "tol", *Ask._fields}
-    known -= {"loss", "data", "init", "sign", "least_squares"}
-    for name in options:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            msg = f"{caller.__name__}() has no option `{name}`; the nearest is `{nearest}`. All: {sorted(known)}."
-            raise TypeError(msg)
-    return ask._replace(**options)
+    looks = {name: options.pop(name) for name in ("progress", "callback", "watch", "resume") if name in options}
+    stop = rule(*(options.pop(name, None) for name in ("tol", "max_evals", "stop")))
+    ask, watch = ask._replace(stop=stop, **options), looking(**looks)
+    return solved(ask, watch, level=6) if starts is None else solved_from(ask, starts, watch, level=6)

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxgd.compile import inputs
 from jaxgd.compile.build import Ask, prepare
 from jaxgd.compile.cache import clock
+from jaxgd.compile.executables import is_traced
 from jaxgd.compile.frames import Frame, is_table
+from jaxgd.compile.penalties import as_pair
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.numerics import without_derivatives
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
@@ -31,14 +34,15 @@ from jaxgd.uncertainty.request import Many, One
 from jaxgd.watch.bursts import in_loop
 from jaxgd.watch.failures import explained
 from jaxgd.watch.session import Watching
+from jaxgd.watch.watchers import Callback
 
 
-def solved(ask: Ask, watch: Watching, level: int = 4) -> Result:
+def solved(ask: Ask, watch: Watching, level: int = 5) -> Result:
     """Return the result of one problem; a warning names the caller `level` calls above what warns."""
     return _finished(_one, ask, watch, level)
 
 
-def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 4) -> Result:
+def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 5) -> Result:
     """Return the result of many problems, lanes first."""
     _refuse_rows(ask, "`minimize_many`")
     by = tuple(ask.data.names) if isinstance(ask.data, Groups) else ()
@@ -46,7 +50,7 @@ def solved_many(ask: Ask, in_axes: Any, watch: Watching, level: int = 4) -> Resu
     return dataclasses.replace(result, by=by) if by else result
 
 
-def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 4) -> Result:
+def solved_from(ask: Ask, count: Any, watch: Watching, level: int = 5) -> Result:
     """Return the best of the results from several starts."""
     _refuse_rows(ask, f"`starts={count!r}`")
     return _finished(lambda ask, watch: multistart.solve_from_starts(ask, count, watch), ask, watch, level)
@@ -58,6 +62,8 @@ def _finished(
     """Return what a driver has come to as a result: reported, timed, and warned of."""
     began, before, ask = time.perf_counter(), clock.spent, with_columns(ask, lanes=lanes)
     _check_labels(ask.loss, _in_memory(ask.data))
+    ask = ask if ask.dtype is not None else ask._replace(dtype=_of_numpy(ask))
+    ask = ask if ask.bounds is None else ask._replace(bounds=as_pair(ask.bounds, ask.init))
     with _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):
@@ -134,6 +140,14 @@ def with_columns(ask: Ask, *, lanes: bool = False) -> Ask:
         return ask._replace(data=Frame(ask.data).arrays(ask.loss, ask.init, lanes=lanes)) if is_table(ask.data) else ask
 
 
+def _of_numpy(ask: Ask) -> str | None:
+    """Return "float64" where neither JAX nor a narrower array says what type to solve in; None where JAX does."""
+    config: Any = jax.config
+    data = ask.data.data if isinstance(ask.data, Rows | Groups) else ask.data
+    read = isinstance(ask.data, Rows) and data is None
+    return None if config.jax_enable_x64 or is_traced() or read or not inputs.wide(data, ask.init) else "float64"
+
+
 def _in_memory(data: Any) -> Any:
     """Return the data as the user gave them; None where they are read from elsewhere."""
     if isinstance(data, Rows):
@@ -172,8 +186,10 @@ def _warning(result: Result) -> str:
     return f"{result.status.name}: {values.message}"
 
 
-def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) -> Watching:
+def looking(watch: Any = None, resume: Any = None, callback: Any = None, *, progress: bool = False) -> Watching:
     """Return the watchers of a solve, and the run that it resumes."""
+    if callback is not None:
+        watch = [*(watch if isinstance(watch, list | tuple) else () if watch is None else (watch,)), Callback(callback)]
     if isinstance(resume, Result):
         if resume.run is None:
             msg = (
@@ -185,15 +201,16 @@ def looking(watch: Any = None, resume: Any = None, *, progress: bool = False) ->
     return Watching(watch, resume, progress=progress)
 
 
-def rule(tol: Any, stop: Stop | None) -> Stop:
-    """Return the rule to stop by, from the two arguments that may give it."""
+def rule(tol: Any, max_evals: Any, stop: Stop | None) -> Stop:
+    """Return the rule to stop by, from the arguments that may give it."""
+    given = {name: value for name, value in (("tol", tol), ("max_evals", max_evals)) if value is not None}
     if stop is None:
-        return DEFAULT if tol is None else Stop(tol=tol)
+        return Stop(**given) if given else DEFAULT
     if not isinstance(stop, Stop):
         msg = f"`stop` must be a `jaxgd.Stop`; got {stop!r}. Write `tol={stop!r}` or `stop=Stop(gtol=...)`."
         raise TypeError(msg)
-    if tol is not None:
-        msg = f"`tol={tol!r}` and `stop={stop!r}` are both given. Write `stop=Stop(tol=..., ...)`."
+    for name, value in given.items():
+        msg = f"`{name}={value!r}` and `stop={stop!r}` are both given. Write `stop=Stop({name}=..., ...)`."
         raise ValueError(msg)
     return stop
 

@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,26 @@ from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.history import Trace, columns_of, frame
 
 INTERNAL = {"counts", "evidence", "tests", "source"}  # fields that its properties are made from
+
+
+ELSEWHERE = {  # what results have in other libraries
+    "x": "the answer is `params`",
+    "coef_": "the answer is `params`",
+    "value": "the answer is `params`, and the loss there `loss`",
+    "fun": "it is `loss`",
+    "success": "it is `converged`",
+    "jac": "the gradient is `grad`",
+    "hess_inv": "it is `covariance()`, which knows what the loss is",
+    "bse": "it is `stderr()`",
+    "cov_params": "it is `covariance()`",
+    "conf_int": "it is `summary()`",
+    "state": "it is `status`, `evals`, `moves`",
+    "stats": "it is `status`, `evals`, `moves`",
+    "nfevs": "it is `evals`",
+    "njev": "each of the `evals` is of loss and gradient",
+    "cost": "it is `loss`",
+    "redchi": "it is in `summary()`",
+}
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - it is a verdict, as `StopIteration` is
@@ -96,6 +116,16 @@ class Result:
         """Products of vectors with the Hessian, or with a Jacobian; a whole one is as many as there are parameters."""
         return self._count("products")
 
+    @property
+    def nfev(self) -> Any:
+        """The same as `evals`."""
+        return self.evals
+
+    @property
+    def nit(self) -> Any:
+        """The same as `moves`."""
+        return self.moves
+
     def _count(self, name: str) -> Any:
         counts = getattr(Counts.of(self.counts), name)
         return counts if isinstance(counts, Tracer) or np.ndim(counts) else int(counts)
@@ -112,6 +142,14 @@ class Result:
         largest = [jnp.max(jnp.abs(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in jax.tree.leaves(slopes)]
         norm = jnp.max(jnp.stack(largest), axis=0)
         return norm if isinstance(norm, Tracer) or np.ndim(norm) else float(norm)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what is called otherwise in other libraries."""
+            more = f": {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+            msg = f"`Result` has no `{name}`{more}."
+            raise AttributeError(msg)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if not name.startswith("_") and name not in INTERNAL]
@@ -299,7 +337,7 @@ class Result:
                 self.verdict,
                 f"  params     {shown(self.params)}",
                 f"  loss       {float(self.loss):.10g}, largest gradient component {self.grad_norm:.2g}",
-                f"  method     {self.method}",
+                f"  method     {self.method}, in {np.asarray(self.loss).dtype}",
                 f"  cost       {self.evals} evaluations, {self.moves} moves{spent}",
             ]
         )
@@ -309,7 +347,7 @@ class Result:
         useful = "" if not self.slots else f", {evals.sum() / self.slots:.0%} of those made were useful"
         lines = [
             self.verdict,
-            f"  method     {self.method}",
+            f"  method     {self.method}, in {np.asarray(self.loss).dtype}",
             f"  cost       {evals.sum()} evaluations, {evals.mean():.1f} a lane, {evals.max()} at most{useful}{spent}",
         ]
         return "\n".join(lines + [f"  failed     {text}" for text in self._failed()])

@@ -88,8 +88,8 @@ class Chord(Curvature):
         del problem
         return Dense(point.grad, memory.scale, memory.hessian)
 
-    def cost(self, step: Any, moved: jax.Array) -> Any:
-        del step, moved
+    def cost(self, memory: Any, step: Any, moved: jax.Array) -> Any:
+        del memory, step, moved
         return 0
 
 

@@ -155,7 +155,7 @@ OPTIONS = {
     "string evals": (TypeError, ["`max_evals`", "'10'"], lambda: {"stop": Stop(max_evals="10")}),
     "string gtol": (TypeError, ["`gtol`", "'a'"], lambda: {"stop": Stop(gtol="a")}),
     "misspelt": (ValueError, ["`method`", "'lbgfs'", "nearest is 'lbfgs'"], lambda: {"method": "lbgfs"}),
-    "of scipy": (ValueError, ["`method`", "'L-BFGS-B'", "nearest is 'lbfgsb'"], lambda: {"method": "L-BFGS-B"}),
+    "of scipy": (ValueError, ["`method`", "'SLSQP'", "constraints are"], lambda: {"method": "SLSQP"}),
     "optax": (TypeError, ["`method`", "adam", "init", "step", "'auto'"], lambda: {"method": optax.adam}),
     "class": (TypeError, ["`method`", "GradientDescent", "GradientDescent("], lambda: {"method": GradientDescent}),
     "function": (TypeError, ["`method`", "LBFGS", "LBFGS("], lambda: {"method": LBFGS}),

@@ -1,9 +1,14 @@
 """Slips that other libraries let pass, or answer wrongly: each is told its cause and its cure."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.optimize import Bounds
 
-from jaxgd import Groups, Rows, losses, minimize, minimize_many
+from jaxgd import Groups, Rows, least_squares, losses, maximize, minimize, minimize_many
+from jaxgd.solvers.registry import named
 
 X, Y = np.column_stack([np.ones(6), np.arange(6.0)]), np.arange(6.0)
 REGRESSIONS = {
@@ -74,3 +79,139 @@ def test_shares_are_labels_and_what_is_missing_is_named_as_ever():
     assert minimize(losses.logistic, (X, Y > 2), l2=0.1).converged
     with pytest.warns(UserWarning, match=r"Not finite: `data\[1\]`"):
         minimize(losses.logistic, (X, np.array([0, 1, 1, 0, 1, np.nan])))
+
+
+def center(theta, y):
+    return jnp.mean((y - theta) ** 2)
+
+
+KEYWORDS = {
+    "x0": "the start is `init`",
+    "args": "what the loss gets beside the params is `data`",
+    "fun": "the first argument, `loss`",
+    "jac": "JAX derives it",
+    "maxiter": "the limit is `max_evals`",
+    "options": "each is an option of its own",
+    "constraints": "Simplex",
+    "gtol": r"stop=jaxgd.Stop\(gtol",
+    "lr": "no step size need be given",
+    "verbose": "it is `progress=True`",
+    "epochs": "Batches",
+    "seed": r"Batches\(seed=",
+    "penalty": "`l1=` and `l2=`",
+    "tole": "the nearest is `tol`",
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+@pytest.mark.parametrize("solve", [minimize, minimize_many, maximize, least_squares])
+def test_options_of_other_libraries_are_answered(solve, name):
+    with pytest.raises(TypeError, match=rf"{solve.__name__}\(\) has no option `{name}`.*{KEYWORDS[name]}"):
+        solve(center, np.ones((2, 3)), **{name: 1})
+
+
+def test_what_is_of_one_problem_alone():
+    with pytest.raises(TypeError, match=r"write `minimize\(loss, data, starts=...\)` for each"):
+        minimize_many(center, np.ones((2, 3)), starts=3)
+
+
+FITTED = minimize(center, [1.0, 2.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("x", "`params`"), ("fun", "`loss`"), ("success", "`converged`"), ("jac", "`grad`"), ("hess_inv", "covariance")],
+)
+def test_words_of_other_results_are_answered(name, words):
+    with pytest.raises(AttributeError, match=rf"`Result` has no `{name}`: .*{words}"):
+        getattr(FITTED, name)
+    assert not hasattr(FITTED, "nothing")
+    assert (FITTED.nfev, FITTED.nit) == (FITTED.evals, FITTED.moves)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("BFGS", "bfgs"), ("L-BFGS", "lbfgs"), ("L-BFGS-B", "lbfgsb"), ("Newton_CG", "newton-cg")]
+)
+def test_methods_are_known_however_they_are_spelt(name, same):
+    assert named(name) == named(same)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adam", r"optax.adam\(1e-2\)"),
+        ("SGD", "optax.sgd"),
+        ("lm", "jaxgd.least_squares"),
+        ("SLSQP", "constraints are `bounds`"),
+        ("Nelder-Mead", "leave `method` out"),
+        ("differential_evolution", "starts=64"),
+        ("newtn", "the nearest is 'newton'"),
+    ],
+)
+def test_methods_of_other_libraries_are_answered(name, words):
+    with pytest.raises(ValueError, match=rf"`method` '{name}' is unknown: .*{words}"):
+        minimize(center, [1.0, 2.0], method=name)
+
+
+def target(x):
+    return jnp.sum((x - 3) ** 2)
+
+
+THREE = Bounds([0, 0, -np.inf], [1, 2, np.inf])
+
+
+@pytest.mark.parametrize("bounds", [[(0, 1), (None, 2), (0, None)], ((0, 1), (None, 2), (0, None)), THREE])
+def test_bounds_as_in_scipy(bounds):
+    assert minimize(target, init=np.zeros(3), bounds=bounds).params.tolist() == [1, 2, 3]
+
+
+def test_bounds_of_params_by_name():
+    found = minimize(lambda p: target(p["a"]) + target(p["b"]), init={"a": 0.0, "b": 0.0}, bounds={"a": (0, 1)})
+    assert (found.params["a"], found.params["b"]) == (1, 3)
+    with pytest.raises(ValueError, match=r"`bounds\['a'\]` must be a pair \(low, high\)"):
+        minimize(target, init={"a": 0.0}, bounds={"a": 1})
+
+
+def test_two_pairs_for_two_params_may_be_either():
+    with pytest.raises(ValueError, match="may be a pair for each of two params, or the lower and the upper bounds"):
+        minimize(target, init=np.zeros(2), bounds=[(0, 1), (0, 2)])
+    # One of the two readings has no lower bound above its upper.
+    assert minimize(target, init=np.zeros(2), bounds=[(0, 5), (1, 2)]).params.tolist() == [3, 2]
+    assert minimize(target, init=np.zeros(2), bounds=([0, 1], [1, 2])).params.tolist() == [1, 2]
+    params = minimize(lambda p: target(p[0]) + target(p[1]), init=(0.0, 0.0), bounds=((0, 1), (1, 2))).params
+    assert [*map(float, params)] == [1, 2]
+
+
+def test_a_start_passed_as_data_and_params_that_come_last():
+    with pytest.raises(TypeError, match=r"pass the start by name, `init=...`"):
+        minimize(target, np.zeros(3))
+    with pytest.raises(TypeError, match=r"takes `data` first; the params come first: loss\(params, data\)"):
+        minimize(lambda data, theta: center(theta, data), np.ones(3))
+
+
+NUMBERS = [1.0, 2.0, 6.0]
+TYPES = {
+    "a list": (NUMBERS, None, np.float64),
+    "NumPy": (np.array(NUMBERS), None, np.float64),
+    "whole numbers": (np.array([1, 2, 6]), None, np.float64),
+    "pandas": (pd.Series(NUMBERS), None, np.float64),
+    "a number as start": (np.float32(NUMBERS), 0.0, np.float32),
+    "narrow": (np.float32(NUMBERS), None, np.float32),
+    "JAX": (jnp.array(NUMBERS), None, np.float32),
+    "a start of JAX": (np.array(NUMBERS), jnp.zeros(()), np.float32),
+    "a narrow start": (NUMBERS, np.float32(0), np.float32),
+    "rows": (Rows(np.array(NUMBERS)), None, np.float64),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_numbers_of_numpy_are_solved_in_float64_and_those_of_jax_as_they_are(name):
+    data, init, kind = TYPES[name]
+    found = minimize(center, data, init)
+    assert found.params.dtype == found.loss.dtype == kind
+    assert isinstance(found.params, np.ndarray | np.generic) == (kind is np.float64)
+    assert f", in {np.dtype(kind)}\n" in str(found)
+    assert minimize(center, data, init, dtype="float32").params.dtype == np.float32
+    if not isinstance(data, Rows) and kind is np.float64:
+        assert minimize_many(center, np.stack([data, data])).params.dtype == kind
+        assert jax.jit(lambda: minimize(center, np.asarray(data)).params)().dtype == np.float32

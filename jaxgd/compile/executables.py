@@ -44,7 +44,7 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         config: Any = jax.config
         looked_into = config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs
-        if looked_into or get_opaque_trace_state() != _TOP:
+        if looked_into or is_traced():
             return self._jitted(*args)
         device, last = self._last
         if device is config.jax_default_device and last is not None:
@@ -78,6 +78,11 @@ class Compiled:
             found = self._found[key]
         self._last = device, found
         return found, unproven
+
+
+def is_traced() -> bool:
+    """Return whether JAX traces what calls this."""
+    return get_opaque_trace_state() != _TOP
 
 
 def _kind(leaf: Any) -> Hashable:

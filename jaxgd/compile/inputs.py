@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+WIDE = 64  # bits of the type that NumPy computes in
+
 
 def as_arrays(tree: Any, name: str) -> Any:
     """Return the pytree with each array-like turned into an array; a list of numbers is an array.
@@ -92,6 +94,21 @@ def _float_type(types: tuple[np.dtype, ...], *, x64: bool) -> np.dtype:
     if not floats:
         return jax.dtypes.canonicalize_dtype(float)
     return jnp.finfo(jnp.result_type(jnp.float32, *floats)).dtype
+
+
+def wide(*trees: Any) -> bool:
+    """Return whether none of the arrays is JAX's or of narrower floats; Python's numbers are of any type."""
+    leaves = jax.tree.leaves(trees)
+    bits = {jnp.finfo(kind).bits for kind in map(_type_of, leaves) if kind and jnp.issubdtype(kind, jnp.inexact)}
+    return max(bits, default=WIDE) >= WIDE and not any(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+def _type_of(leaf: Any) -> np.dtype | None:
+    """Return the type of an array; None of numbers, and of tables of several columns."""
+    kind = getattr(leaf, "dtype", None)
+    if kind is None or isinstance(kind, np.dtype):
+        return kind
+    return np.asarray(leaf).dtype
 
 
 def not_finite(tree: Any, name: str) -> list[str]:

@@ -70,6 +70,7 @@ class Traced:
         return Derivatives.BACKWARD if _traces(twice, shapes) else Derivatives.FIRST
 
 
+_NAMES_OF_DATA = {"data", "batch", "dataset", "df", "table"}  # of no params
 Loss = Callable[[Any, Any, Any], Any]  # of params, data or None, and the arrays the user's loss closes over
 
 
@@ -90,9 +91,15 @@ def check_callable(loss: Any, *, with_data: bool) -> None:
         signature.bind(*[None] * (1 + with_data))
     except TypeError as error:
         have = "`data` was given" if with_data else "no `data` was given"
-        want = "write loss(params, data)" if with_data else "pass `data`, or write loss(params)"
+        want = "pass `data`, or write loss(params)"
+        if with_data:
+            want = "write loss(params, data), or pass the start by name, `init=...`"
         msg = f"`loss` {name_of(loss)}{signature} does not fit: {have}; {want}."
         raise TypeError(msg) from error
+    first = next(iter(signature.parameters), "")
+    if with_data and first in _NAMES_OF_DATA:
+        msg = f"`loss` {name_of(loss)}{signature} takes `{first}` first; the params come first: loss(params, {first})."
+        raise TypeError(msg)
 
 
 def record(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux: bool) -> Traced:

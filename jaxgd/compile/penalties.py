@@ -12,6 +12,40 @@ from jaxgd.compile.leaf_options import spread
 from jaxgd.core.terms import L1, Box, Terms, Weights, box_of
 
 
+def as_pair(bounds: Any, init: Any) -> Any:
+    """Return bounds as a pair (lower, upper), from that, SciPy's `Bounds`, a list of pairs, or a dict of pairs."""
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        return bounds.lb, bounds.ub
+    if isinstance(bounds, dict):
+        for name, pair in bounds.items():
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):  # noqa: PLR2004 - lower and upper
+                msg = f"`bounds[{name!r}]` must be a pair (low, high), None for no bound; got {pair!r}."
+                raise ValueError(msg)
+        return ({name: pair[0] for name, pair in bounds.items()}, {name: pair[1] for name, pair in bounds.items()})
+    if not (isinstance(bounds, tuple | list) and bounds and all(map(_is_pair, bounds))):
+        return bounds
+    lower, upper = ([pair[end] for pair in bounds] for end in (0, 1))
+    if len(bounds) != 2:  # noqa: PLR2004 - lower and upper
+        return lower, upper
+    if isinstance(init, tuple) or np.ndim(init) != 1 or np.size(init) != len(bounds):
+        return bounds
+    crossed = any(low is not None and high is not None and low > high for low, high in zip(*bounds, strict=True))
+    if crossed:
+        return lower, upper
+    low, high = bounds
+    msg = (
+        f"`bounds={bounds!r}` may be a pair for each of two params, or the lower and the upper bounds. Write"
+        f" `bounds=(np.array({list(low)}), np.array({list(high)}))` for lower and upper, or"
+        f" `bounds=(np.array({lower}), np.array({upper}))` for a pair each."
+    )
+    raise ValueError(msg)
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether it is (low, high) of one number: a tuple, as lists and arrays are bounds of several."""
+    return isinstance(item, tuple) and len(item) == 2 and all(np.ndim(end) == 0 for end in item)  # noqa: PLR2004
+
+
 def as_terms(
     bounds: Any, l1: Any, l2: Any, term: Any, start: Any, fixed: Any = None, lanes: int | None = None
 ) -> tuple[Terms | None, str]:

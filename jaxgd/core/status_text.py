@@ -21,7 +21,7 @@ SENTENCES = {
     Status.PRECISION_FLOOR: "no step lowers the loss{hidden}.",
     Status.MAX_EVALS: (
         "stopped after {r.evals} evaluations, the limit, with the largest gradient component at {r.grad_norm:.2g}."
-        " Raise it with `stop=Stop(max_evals=...)`, or ask for less with `tol`."
+        " Raise it with `max_evals=...`, or ask for less with `tol`."
     ),
     Status.STUCK: (
         "no step of the method lowers the loss any more, though the gradient's largest component is {r.grad_norm:.2g}."

@@ -35,6 +35,22 @@ METHODS: dict[str, Callable[[], Any]] = {
     "bb": BarzilaiBorwein,
     "steepest": SteepestDescent,
 }
+_NO_SLOPES = "it is for losses without slopes; JAX derives them, so leave `method` out"
+_RESIDUALS = "write `jaxgd.least_squares(residuals, data, init)`, which needs no `method`"
+_FROM_OPTAX = "pass optax's transformation with its step size, as `method=optax.{name}(1e-2)`"
+_CONSTRAINED = "constraints are `bounds` and `term=jaxgd.Simplex()` or `jaxgd.Ball(1.0)`; add others as penalties"
+_GLOBAL = "write `starts=64` with `bounds`, which solves from many starts"
+ELSEWHERE = {  # methods of other libraries, as `plain` writes them
+    **dict.fromkeys(("neldermead", "powell", "cobyla", "nmsimplex", "cobyqa"), _NO_SLOPES),
+    **dict.fromkeys(("lm", "trf", "dogbox", "leastsq", "leastsquares", "gaussnewton"), _RESIDUALS),
+    **{name: _FROM_OPTAX.format(name=name) for name in ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lion", "nadam")},
+    **dict.fromkeys(("slsqp", "trustconstr", "ipopt"), _CONSTRAINED),
+    **dict.fromkeys(("differentialevolution", "basinhopping", "dualannealing", "cmaes", "shgo"), _GLOBAL),
+    **dict.fromkeys(("tnc", "trustncg", "trustkrylov", "nonlinearcg"), "the nearest is 'newton-cg' or 'cg'"),
+    **dict.fromkeys(("trustexact", "dogleg", "newtoncholesky", "irls"), "the nearest is 'newton'"),
+    **dict.fromkeys(("gd", "gradientdescent"), "it is `method=jaxgd.GradientDescent(0.1)`, with a step size"),
+    **dict.fromkeys(("sag", "saga", "liblinear"), "leave `method` out; of many rows, pass `jaxgd.Rows(data)`"),
+}
 
 
 def named(method: Any) -> Any:
@@ -48,11 +64,18 @@ def named(method: Any) -> Any:
             msg = f"`method` must be a name or a solver with `init` and `step`; got {method!r}. {remedy}."
             raise TypeError(msg)
         return method
-    if method not in METHODS:
+    names = {plain(name): name for name in METHODS}
+    if (known := names.get(plain(method))) is None:
         nearest = difflib.get_close_matches(method.lower(), METHODS, n=1, cutoff=0.0)[0]
-        msg = f"`method` {method!r} is unknown; the nearest is {nearest!r}. Names: {', '.join(map(repr, METHODS))}."
+        why = ELSEWHERE.get(plain(method), f"the nearest is {nearest!r}")
+        msg = f"`method` {method!r} is unknown: {why}. Names: {', '.join(map(repr, METHODS))}."
         raise ValueError(msg)
-    return METHODS[method]()
+    return METHODS[known]()
+
+
+def plain(name: str) -> str:
+    """Return a name without what its spellings differ in."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def choose_method(
