@@ -25,7 +25,7 @@ WINGS = [
     {"uncertainty"},
     {"dispatch"},
     {"api"},
-    {"plot"},
+    {"plot", "scipy"},
     {"__init__"},
     {"cli"},
     {"__main__"},
