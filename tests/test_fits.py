@@ -340,3 +340,56 @@ def test_the_warning_points_at_the_call():
         with pytest.warns(jaxgd.NotConvergedWarning) as warned:
             call(loss, None, 0.5, stop=jaxgd.Stop(max_evals=1))
         assert warned[0].filename == __file__
+
+
+def model(p, x):
+    return p[0] * jnp.exp(-p[1] * x) + p[2]
+
+
+def off(p, data):
+    x, y = data
+    return y - model(p, x)
+
+
+def length(p, data):
+    residuals = off(p, data)
+    return residuals @ residuals
+
+
+def equations(p, data):
+    del data
+    return jnp.sum(jnp.stack([10 * (p[1] - p[0] ** 2), 1 - p[0], p[2] - 1]) ** 2)
+
+
+CURVED = {
+    "mean": lambda p, d: jnp.mean(off(p, d) ** 2),
+    "half": lambda p, d: jnp.sum(jnp.square(off(p, d))) / 2,
+    "product": length,
+    "weighted": lambda p, d: jnp.average(off(p, d) ** 2, weights=1 + d[0]),
+    "no data": equations,
+}
+OTHERWISE = {
+    "linear": lambda p, d: jnp.mean((d[1] - p[0] - p[1] * d[0] - p[2] * d[0] ** 2) ** 2),
+    "two sums": lambda p, d: jnp.mean(off(p, d) ** 2) + jnp.sum(p**2),
+    "a root": lambda p, d: jnp.sqrt(jnp.mean(off(p, d) ** 2)),
+    "a noise": lambda p, d: jnp.mean(off(p, d) ** 2 / jnp.exp(p[2])) + p[2],
+}
+
+
+@pytest.mark.parametrize("name", [*CURVED, *OTHERWISE])
+def test_a_sum_of_squares_of_a_curved_model_is_solved_as_one(name):
+    x = np.linspace(0, 4, 40)
+    y = 2.5 * np.exp(-1.3 * x) + 0.5 + 0.05 * np.cos(40 * x)
+    loss = (CURVED | OTHERWISE)[name]
+    fit = minimize(loss, (x, y), np.array([1.0, 0.5, 0.3])).check()
+    assert ("Levenberg-Marquardt" in fit.method) == (name in CURVED)
+    newton = minimize(loss, (x, y), fit.params, method="newton").check()
+    assert np.isclose(fit.loss, newton.loss, rtol=1e-9, atol=1e-20)
+    if name in CURVED:
+        ridge = minimize(loss, (x, y), np.array([1.0, 0.5, 0.3]), l2=0.1, bounds=(-1, 3)).check()
+        assert "Levenberg-Marquardt" in ridge.method
+        other = minimize(loss, (x, y), ridge.params, l2=0.1, bounds=(-1, 3), method="newton").check()
+        assert np.isclose(ridge.loss, other.loss, rtol=1e-9)
+        up = jaxgd.maximize(lambda p, d: -loss(p, d), (x, y), np.array([1.0, 0.5, 0.3])).check()
+        assert "Levenberg-Marquardt" in up.method
+        assert np.isclose(up.loss, -fit.loss, rtol=1e-9, atol=1e-20)

@@ -14,7 +14,8 @@ from jax.core import Tracer
 
 from jaxgd.compile import fingerprint
 from jaxgd.compile.executables import LIGHT, Compiled
-from jaxgd.compile.sum_of_squares import as_least_squares
+from jaxgd.compile.loss_jaxpr import Traced
+from jaxgd.compile.sum_of_squares import as_least_squares, is_curved
 from jaxgd.core import implicit
 from jaxgd.core.bound_loss import BoundLoss, Derivatives
 from jaxgd.core.flat import Held, Layout
@@ -22,6 +23,7 @@ from jaxgd.core.lapack import one_by_one
 from jaxgd.core.loop import Minibatches, Run, Track, advance, begin, learn, minibatches
 from jaxgd.core.problem import Point, Problem
 from jaxgd.core.protocol import Solver, Traits
+from jaxgd.core.scaling import FEW
 from jaxgd.core.stop import Stop
 from jaxgd.core.tiles import Tiles
 
@@ -87,6 +89,7 @@ class Program:
         self.dtype = self._whole.dtype
         self._last: tuple[list[Any], list[Any]] = ([], [])
         self.recipe = recipe
+        self._residuals = self._curved_residuals()
         solver, self.method = self._choose(recipe.method, terms.term if terms else None)
         self.traits = Traits.of(solver)
         own, stop = recipe.options.children()
@@ -146,8 +149,20 @@ class Program:
             return None
         other = copy.copy(self)
         other.recipe = replace(recipe, traced=record, least_squares=True, has_aux=False, sign=1)
-        other.lanes, other._others = {}, {}  # noqa: SLF001 - its own kind
+        other.lanes, other._others, other._residuals = {}, {}, None  # noqa: SLF001 - its own kind
         return other
+
+    def _curved_residuals(self) -> Traced | None:
+        """Return the record of the residuals of a loss that is a sum of squares of a model that is curved, or None.
+
+        Where the model is linear in few params, the Hessian of the loss tells as much.
+        """
+        recipe = self.recipe
+        chosen = recipe.method is None and self.size <= FEW and recipe.derivatives is Derivatives.ALL
+        if not chosen or recipe.least_squares or recipe.tile or recipe.sampled:
+            return None
+        record = as_least_squares(recipe.traced, recipe.sign, of_data=False)
+        return record if record is not None and is_curved(record) else None
 
     def on_device(self, numbers: list[Any]) -> list[Any]:
         """Return the numbers as arrays, those of the last call if they are the same: moving one takes microseconds."""
@@ -163,7 +178,8 @@ class Program:
 
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
         recipe, record = self.recipe, self.recipe.traced
-        kind = {"least_squares": recipe.least_squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
+        squares = recipe.least_squares or self._residuals is not None
+        kind = {"least_squares": squares, "derivatives": recipe.derivatives, "sampled": recipe.sampled}
         kind |= {"linear": record.dots is not None, "rows": recipe.rows, "operations": record.operations}
         return recipe.choose(method, self.size, term, **kind)
 
@@ -188,6 +204,8 @@ class Program:
         term, ridge = terms.flatten(layout) if terms else (None, None)
         solver, _ = self._choose(method, term)
 
+        record = self._residuals
+
         def bound(data: Any) -> BoundLoss:
             return BoundLoss(
                 function=lambda params: recipe.traced(params, data, inputs.arrays),
@@ -196,6 +214,7 @@ class Program:
                 derivatives=recipe.derivatives,
                 cut=recipe.traced.cut(data, inputs.arrays),
                 has_aux=recipe.has_aux,
+                squares=record and partial(_residuals, record, data, inputs.arrays),
             )
 
         problem = Problem(
@@ -275,6 +294,11 @@ class Program:
             )
             raise TypeError(msg)
         return self.bind(inputs)[0].reversible()
+
+
+def _residuals(record: Traced, data: Any, arrays: Any, params: Any) -> Any:
+    """Return the residuals of a record of a least-squares loss."""
+    return record(params, data, arrays)[1]
 
 
 def precision() -> tuple[Any, ...]:

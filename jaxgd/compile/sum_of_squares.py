@@ -16,17 +16,17 @@ LINEAR = RESHAPING | {"add", "sub", "mul", "div", "reduce_sum", "dot_general"}
 CALLS = {"jit", "pjit", "closed_call"}  # as versions of JAX call a function that is compiled by itself
 
 
-def as_least_squares(record: Traced, sign: int) -> Traced | None:
+def as_least_squares(record: Traced, sign: int, *, of_data: bool = True) -> Traced | None:
     """Return the record of a least-squares loss, half a sum of squares with the residuals as aux; or None.
 
-    The loss has to be linear in the squares S of residuals r, with weights that know no params, and r a difference of
-    data and something else. With W the derivative of the loss by S, it is half the sum of squares of sqrt(2 W) r, up to
-    a constant.
+    The loss has to be linear in the squares S of residuals r, with weights that know no params. If they must be
+    `of_data`, r is a difference of data and something else. With W the derivative of the loss by S, it is half the sum
+    of squares of sqrt(2 W) r, up to a constant.
     """
     shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
     closed = jax.make_jaxpr(lambda *inputs: _inlined(record.jaxpr, record.constants, inputs))(*shapes)
     jaxpr, params = closed.jaxpr, len(jax.tree.leaves(record.start))
-    square = _Reader.of(jaxpr, params).square()
+    square = _Reader.of(jaxpr, params).square(of_data=of_data)
     if square is None:
         return None
     squares, root = square.outvars[0], square.invars[0]
@@ -47,6 +47,24 @@ def as_least_squares(record: Traced, sign: int) -> Traced | None:
 
     found, (_, aux) = jax.make_jaxpr(call, return_shape=True)(*shapes)
     return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
+
+
+def is_curved(record: Traced) -> bool:
+    """Return whether the residuals of a least-squares loss are not linear in the params."""
+    shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
+    count = len(jax.tree.leaves(record.start))
+
+    def slopes(params: Any, along: Any, rest: Any) -> Any:
+        residuals = lambda *params: jax.core.eval_jaxpr(record.jaxpr, record.constants, *params, *rest)[1:]  # noqa: E731
+        return jax.jvp(residuals, params, along)[1]
+
+    params = tuple(shapes[:count])
+    found = jax.make_jaxpr(slopes)(params, params, shapes[count:]).jaxpr
+    reached = set(map(id, found.invars[:count]))
+    for equation in found.eqns:
+        if any(id(var) in reached for var in equation.invars):
+            reached |= set(map(id, equation.outvars))
+    return any(id(var) in reached for var in found.outvars)
 
 
 def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
@@ -89,12 +107,12 @@ class _Reader:
         makers = {id(var): equation for equation in jaxpr.eqns for var in equation.outvars}
         return cls(jaxpr.outvars[0], makers, own, others)
 
-    def square(self) -> Any:
+    def square(self, *, of_data: bool) -> Any:
         """Return the equation that makes the squares in which the outcome is linear, or None."""
         var = self.outcome
         while (equation := self.makers.get(id(var))) is not None:
             if _squares(equation):
-                return equation if self._is_difference(equation.invars[0]) else None
+                return equation if not of_data or self._is_difference(equation.invars[0]) else None
             var = self._linear_in(equation, LINEAR)
         return None
 

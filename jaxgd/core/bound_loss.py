@@ -32,6 +32,7 @@ class BoundLoss:
     derivatives: Derivatives = Derivatives.ALL
     cut: Cut | None = None  # the function, cut at its products of data and params
     has_aux: bool = False  # the aux of a least-squares loss is a pair, of its residuals and the user's own
+    squares: Callable[[Any], Any] | None = None  # the residuals of a loss that returns none, of the user's pytree
 
     def total(self, of: Callable[["BoundLoss"], Any]) -> Any:
         """Return what `of` returns of it; of a loss in parts it is the sum over these."""
@@ -89,6 +90,8 @@ class BoundLoss:
 
     def residuals(self, params: jax.Array) -> jax.Array:
         """Return the residuals of a sum of squares as one vector, in the sign of the loss."""
+        if self.squares is not None:
+            return as_vector(self.squares(self.layout.unflatten(params)), params.dtype)
         aux = self(params)[1]
         return as_vector(aux[0] if self.has_aux else aux, params.dtype)
 
