@@ -162,6 +162,58 @@ def test_lanes(lanes):
     assert [text.split(":")[0] for text in said(ax)] == ["lane 0", "lane 1000", "lane 2000"]
 
 
+def straight(params, x):
+    return params[0] + params[1] * x
+
+
+def test_data_with_the_curve_and_its_band(line):
+    x = X[:, 1]
+    upper, lower = plot.fit(line, x, Y, straight, width=2)
+    data, curve = upper.lines
+    assert np.array_equal(data.get_xydata(), np.column_stack([x, Y]))
+    assert np.allclose(curve.get_ydata(), straight(line.params, curve.get_xdata()))
+    assert np.allclose(lower.lines[0].get_ydata(), Y - straight(line.params, x))
+    # The textbook's standard error of a line, in its middle.
+    (band,) = upper.collections
+    edges = band.get_paths()[0].vertices
+    near = edges[np.argmin(np.abs(edges[:, 0] - 2.5)), 0]
+    middle = edges[edges[:, 0] == near, 1]
+    noise = np.sqrt(np.sum((Y - straight(line.params, x)) ** 2) / 4)
+    assert np.isclose(np.ptp(middle) / 2, 2 * noise / np.sqrt(6), rtol=0.02)
+    given = plt.subplots(2)[1]
+    assert plot.fit(line, x, Y, straight, ax=given)[0] is given[0]
+
+
+def test_data_of_many_problems_the_best_and_the_worst():
+    x, offsets = np.arange(5.0), np.arange(8.0)
+    y = offsets[:, None] + x + np.arange(8)[:, None] / 10 * np.array([1, -1, 0, -1, 1])
+
+    def loss(params, data):
+        return jnp.mean((data[1] - straight(params, data[0])) ** 2)
+
+    many = jaxgd.minimize_many(loss, (x, y), np.zeros(2), in_axes=(None, (None, 0)))
+    found = plot.fit(many, x, y, straight, count=4)
+    assert [axis.get_title().split(":")[0] for axis in found] == ["lane 0", "lane 1", "lane 6", "lane 7"]
+    assert np.array_equal(found[3].lines[0].get_ydata(), y[7])
+    assert np.allclose(found[3].lines[1].get_ydata()[[0, -1]], straight(many.params[7], x)[[0, -1]])
+
+
+def test_a_model_that_does_not_fit_is_refused(line):
+    x = X[:, 1]
+    with pytest.raises(ValueError, match=r"`model` returns shape \(\) for x of shape \(6,\)"):
+        plot.fit(line, x, Y, lambda params, _: params[0])
+    with pytest.raises(IndexError) as caught:
+        plot.fit(line, x, Y, lambda params, x: straight(params, x[:, 1]))
+    assert "called as model(result.params, x)" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match=r"have shapes \(6, 2\) and \(6,\)"):
+        plot.fit(line, X, Y, straight)
+    with pytest.raises(TypeError, match="`y` must be an array of numbers"):
+        plot.fit(line, x, list("abcdef"), straight)
+    with pytest.warns(jaxgd.NotConvergedWarning):
+        early = jaxgd.minimize(losses.squared, (X, Y), max_evals=1)
+    assert not plot.fit(early, x, Y, straight)[0].collections
+
+
 def test_profile(line):
     axes = plot.profile(line, points=7)
     errors = line.stderr()

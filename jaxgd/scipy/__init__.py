@@ -10,8 +10,8 @@ them. All is computed in float64.
 ([1.0, 1.0], True)
 >>> x = jnp.arange(5.0)
 >>> params, covariance = curve_fit(lambda x, a, b: a + b * x, x, [1.1, 2.9, 5.2, 6.8, 9.0])
->>> params.round(2).tolist(), round(covariance[1, 1] ** 0.5, 3)
-([1.06, 1.97], 0.059)
+>>> params.round(2).tolist(), covariance.diagonal().round(4).tolist()
+([1.06, 1.97], [0.0182, 0.003])
 """
 
 from jaxgd.scipy.curves import curve_fit, least_squares
