@@ -347,7 +347,7 @@ GOOD = (np.ones((4, 6)), np.ones((4, 6)))
         (lambda: minimize_many(line, GOOD, l2=-np.ones(4)), ValueError, "0 or more"),
         (lambda: minimize_many(line, GOOD, kind="minimise"), ValueError, "`kind` must be one of"),
         (lambda: minimize_many(line, GOOD, stpo=1), TypeError, "nearest is `stop`"),
-        (lambda: minimize_many(line, GOOD, starts=3), TypeError, "`starts=3` is for one problem"),
+        (lambda: minimize_many(line, GOOD, starts=3), TypeError, "write `minimize(loss, data, starts=...)` for each"),
         (
             lambda: minimize_many(lambda w, y: jnp.sum((w - y) ** 2), np.ones((4, 4)), np.zeros(4)),
             ValueError,

@@ -211,7 +211,7 @@ def test_jit_and_vmap(solver, problem, monkeypatch):
     # Kernels that are compiled quickly round otherwise, and a user's own `jit` compiles none so.
     cache.clear()
     monkeypatch.setattr(executables, "quick_options", lambda **_: {})
-    method, alone = solver.method(problem), solve(solver, problem, None)
+    method, alone = solver.method(problem), solve(solver, problem, "float32")
     jitted = jax.jit(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(problem.data)
     assert jitted.converged
     assert jitted.evals == alone.evals
@@ -222,7 +222,8 @@ def test_jit_and_vmap(solver, problem, monkeypatch):
     many = jax.vmap(lambda data: jaxgd.minimize(problem.loss, data, problem.init, method=method))(lanes)
     assert np.asarray(many.converged).all()
     for i in range(3):
-        one = jaxgd.minimize(problem.loss, jax.tree.map(lambda leaf, i=i: leaf[i], lanes), problem.init, method=method)
+        data = jax.tree.map(lambda leaf, i=i: leaf[i], lanes)
+        one = jaxgd.minimize(problem.loss, data, problem.init, method=method, dtype="float32")
         assert np.allclose(
             as_vector(jax.tree.map(lambda leaf, i=i: leaf[i], many.params)), as_vector(one.params), atol=2e-3
         )

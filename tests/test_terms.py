@@ -572,8 +572,8 @@ def test_an_inferred_start_is_inside_the_bounds(bounds):
     once = jaxgd.Stop(max_evals=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jaxgd.NotConvergedWarning)
-        result = jaxgd.minimize(lambda x: x + 1 / (x + 7), bounds=bounds, stop=once)
-        given = jaxgd.minimize(lambda x: x + 1 / (x + 7), init=-9.0, bounds=bounds, stop=once)
+        result = jaxgd.minimize(lambda x: x + 1 / (x + 7), bounds=bounds, stop=once, dtype="float32")
+        given = jaxgd.minimize(lambda x: x + 1 / (x + 7), init=-9.0, bounds=bounds, stop=once, dtype="float32")
     assert float(result.params) == pytest.approx(STARTS[bounds], rel=1e-6)
     assert "moved inside" not in result.message
     nearest = np.clip(-9.0, *(None if end is None else np.float32(end) for end in bounds))

@@ -437,7 +437,7 @@ def test_the_start_that_is_bad_is_named():
         "the gradient is not finite at the start: loss 1.0. Pass another `init`."
         " Not finite: the gradient by `init['a']`."
     )
-    beyond = minimize(lambda p: jnp.exp(p) ** 2, None, 80.0).message
+    beyond = minimize(lambda p: jnp.exp(p) ** 2, None, 80.0, dtype="float32").message
     assert "the loss is not finite" in beyond
     assert "dtype='float64'" in beyond
 
@@ -468,7 +468,7 @@ def test_a_tol_below_what_the_type_resolves_is_said():
         return jnp.mean((y - theta) ** 2)
 
     y = np.arange(9.0)
-    assert "`tol` is 1.0e-09: float32 resolves no less than 4.8e-07" in minimize(mse, y, tol=1e-9).message
+    assert "`tol` is 1.0e-09: float32 resolves no less than 4.8e-07" in minimize(mse, np.float32(y), tol=1e-9).message
     assert "resolves" not in minimize(mse, y, tol=1e-6).message
-    assert "resolves" not in minimize(mse, y, tol=1e-9, dtype="float64").message
+    assert "resolves" not in minimize(mse, y, tol=1e-9).message
     assert "resolves" not in minimize(mse, y).message

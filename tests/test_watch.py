@@ -251,7 +251,7 @@ OTHERS = {
     "init": lambda **options: minimize(valley, CENTER, START | {"b": 0.25}, method="lbfgs", **options),
     "method": lambda **options: single(method="bfgs", **options),
     "options": lambda **options: single(method=jaxgd.LBFGS(memory=5), **options),
-    "params": lambda **options: single(method="lbfgs", dtype="float64", **options),
+    "params": lambda **options: single(method="lbfgs", dtype="float32", **options),
     "terms": lambda **options: single(method="lbfgs", l2=0.1, **options),
     "trace": lambda **options: single(method="lbfgs", trace=True, **options),
     "lanes": lambda **options: minimize_many(valley, CENTER[None], START, in_axes=(None, 0), method="lbfgs", **options),

@@ -98,7 +98,7 @@ def _float_type(types: tuple[np.dtype, ...], *, x64: bool) -> np.dtype:
 
 def wide(*trees: Any) -> bool:
     """Return whether none of the arrays is JAX's or of narrower floats; Python's numbers are of any type."""
-    leaves = jax.tree.leaves(trees)
+    leaves = jax.tree.leaves(trees, is_leaf=_is_one_array)
     bits = {jnp.finfo(kind).bits for kind in map(_type_of, leaves) if kind and jnp.issubdtype(kind, jnp.inexact)}
     return max(bits, default=WIDE) >= WIDE and not any(isinstance(leaf, jax.Array) for leaf in leaves)
 

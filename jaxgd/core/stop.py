@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.core.convergence import (
+    FRUITLESS,
     LOOKS,
     MANY,
     Evidence,
@@ -198,6 +199,8 @@ class Stop:
     def _status(self, traits: Traits, size: int, seen: Evidence, facts: Facts, evals: jax.Array) -> jax.Array:
         """Return the status after the evaluation number `evals`, an int32."""
         first, fine, here = evals == 1, facts.trial.finite, facts.point.finite
+        if traits.exact_curvature:  # between two points that differ by rounding it may go to and fro
+            facts = facts._replace(stuck=facts.stuck | (seen.stalled_evals >= FRUITLESS))
         moved, flat = facts.moved & ~first, fine & (facts.point.residual_abs_sum == 0) & ~facts.saddle
         floor = here & (at_floor(seen, facts, exact_curvature=traits.exact_curvature) | pinned(seen, facts, size))
         done = flat | (here & (seen.hidden >= min(traits.tolerance.agree, size + 1)))
