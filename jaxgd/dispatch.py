@@ -25,7 +25,7 @@ from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
 from jaxgd.lanes.groups import Groups
-from jaxgd.lanes.second_look import LEFT_FLAT, left_flat, looked_again_alone, needs_second_look
+from jaxgd.lanes.second_look import LEFT_FLAT, after, left_flat, looked_again_alone, needs_second_look
 from jaxgd.losses import LABELS, LIKELIHOODS
 from jaxgd.result import NotConvergedWarning, Result, Seconds
 from jaxgd.rows import build, full_batch, minibatch
@@ -35,6 +35,8 @@ from jaxgd.watch.bursts import in_loop
 from jaxgd.watch.failures import explained
 from jaxgd.watch.session import Watching
 from jaxgd.watch.watchers import Callback
+
+LED_NOWHERE = (Status.STUCK, Status.NO_INFLUENCE)
 
 
 def solved(ask: Ask, watch: Watching, level: int = 5) -> Result:
@@ -102,7 +104,8 @@ def _one(ask: Ask, watch: Watching) -> Solution:
         if ask.batch_size is not None:
             msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
             raise ValueError(msg)
-        return _in_loop(*prepare(ask), watch)
+        found = _in_loop(*prepare(ask), watch)
+        return found if watch or ask.trace else _by_newton(ask, found, watch)
     if ask.batch_size is not None:
         return minibatch.solve_by_minibatches(ask, rows, watch)
     program, given, note = build.prepare_rows(ask, rows)
@@ -110,6 +113,26 @@ def _one(ask: Ask, watch: Watching) -> Solution:
         return _in_loop(program, given, note, watch)
     found = full_batch.solve_by_passes(program, given, rows, ask.dtype, watch)
     return found._replace(note=note + found.note, source=(program, given))
+
+
+def _by_newton(ask: Ask, found: Solution, watch: Watching) -> Solution:
+    """Return what was found, or what Newton's method finds from the start, where J'J has led nowhere."""
+    counts = Counts.of(found.answer.counts)
+    if not found.program.sees_squares or isinstance(counts.status, Tracer) or counts.status not in LED_NOWHERE:
+        return found
+    program, given, note = prepare(ask._replace(method="newton"))
+    numbers = list(given.numbers)
+    if (left := after(int(numbers[program.limit]), int(counts.evals))) < 1:
+        return found
+    numbers[program.limit] = left
+    other = _in_loop(program, given._replace(numbers=numbers), note, watch)
+    own = Counts.of(other.answer.counts)
+    drop = found.program.recipe.sign * (np.asarray(found.answer.loss) - np.asarray(other.answer.loss))
+    better = other if drop > 0 or succeeded(own.status) else found
+    total = Counts.of(better.answer.counts)._replace(
+        evals=counts.evals + own.evals, moves=counts.moves + own.moves, products=counts.products + own.products
+    )
+    return better._replace(answer=better.answer._replace(counts=total.pack()))
 
 
 def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Solution:

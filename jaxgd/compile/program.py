@@ -120,6 +120,11 @@ class Program:
         return 1 + POOL * sum(len(lanes.widths) for lanes in self.lanes.values()) + len(self._others)
 
     @property
+    def sees_squares(self) -> bool:
+        """Whether it is solved as a sum of squares, though it was not said to be one."""
+        return self._residuals is not None
+
+    @property
     def made(self) -> int:
         """How many numbers an evaluation makes on its way, about; with the Hessian, where the method takes it."""
         if self.recipe.tile:
