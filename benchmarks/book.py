@@ -107,7 +107,7 @@ def defaults(name: str, loss: Any, grad: Any, y: np.ndarray) -> Iterator[tuple[o
         digits = f"{float(theta):.15g}" if np.asarray(theta).dtype == np.float64 else f"{float(theta):.8g}"
         return name, who, digits, f"{float(theta) - best:.1e}", bool(converged), evals
 
-    for who, options in (("jaxgd, float32", {}), ("jaxgd, float64", {"dtype": "float64"})):
+    for who, options in (("jaxgd, float32", {"dtype": "float32"}), ("jaxgd, float64", {"dtype": "float64"})):
         result = jaxgd.minimize(loss, y, **options)
         yield row(who, result.params, result.converged, result.evals)
     try:
@@ -131,16 +131,17 @@ def defaults(name: str, loss: Any, grad: Any, y: np.ndarray) -> Iterator[tuple[o
 
 def warm_calls() -> None:
     """Print the time of a call like one before."""
+    narrow = np.float32(Y)
     on_device = [jax.device_put(np.float32(value)) for value in (0.0, Y, 0.2, 1e-3)]
     floor = "bare jit of the book's loop, NumPy data (the floor)"
     fast = {
         floor: lambda: bare(0.0, Y, 0.2, 1e-3),
         "the same, all arguments on the device": lambda: bare(*on_device),
         "the book's loop in NumPy, gradient by hand": lambda: by_hand(grad_mse, Y, 0.2)[-1],
-        "jaxgd": lambda: jaxgd.minimize(mse, Y).params,
+        "jaxgd": lambda: jaxgd.minimize(mse, narrow).params,
         "jaxgd, data on the device": lambda: jaxgd.minimize(mse, on_device[1]).params,
         "jaxgd GradientDescent": lambda: (
-            jaxgd.minimize(mse, Y, method=jaxgd.GradientDescent(0.2), stop=jaxgd.Stop(xtol=1e-3)).params
+            jaxgd.minimize(mse, narrow, method=jaxgd.GradientDescent(0.2), stop=jaxgd.Stop(xtol=1e-3)).params
         ),
         "jaxgd in the user's own jit": own_jit(lambda y: jaxgd.minimize(mse, y).params),
     }

@@ -260,7 +260,8 @@ def ours(job: Job, method: str, most: int) -> Way:
     """Solve by a method of this library."""
     recorder = Recorder(most)
     began = time.perf_counter()
-    found = jaxgd.minimize(job.loss, job.data, job.start, method=method, watch=recorder)
+    data, start = jax.tree.map(jnp.asarray, (job.data, job.start))  # float32, as for the peers
+    found = jaxgd.minimize(job.loss, data, start, method=method, watch=recorder)
     spent: Any = found.seconds
     seconds = time.perf_counter() - began - spent.trace - spent.compile
     return Way(recorder.evals, recorder.losses, np.asarray(ravel_pytree(found.params)[0]), seconds, found.status.name)

@@ -393,3 +393,22 @@ def test_a_sum_of_squares_of_a_curved_model_is_solved_as_one(name):
         up = jaxgd.maximize(lambda p, d: -loss(p, d), (x, y), np.array([1.0, 0.5, 0.3])).check()
         assert "Levenberg-Marquardt" in up.method
         assert np.isclose(up.loss, -fit.loss, rtol=1e-9, atol=1e-20)
+
+
+def test_a_sum_of_squares_that_leads_nowhere_as_one_is_solved_by_newton():
+    """The model of NIST's MGH17 from its far start: a column of the Jacobian is next to nothing there."""
+    x = np.arange(0, 330, 10.0)
+    y = 0.375 + 1.936 * np.exp(-0.01287 * x) - 1.465 * np.exp(-0.02212 * x)
+
+    def squares(b, data):
+        x, y = data
+        return jnp.sum((b[0] + b[1] * jnp.exp(-x * b[3]) + b[2] * jnp.exp(-x * b[4]) - y) ** 2)
+
+    start = np.array([50.0, 150.0, -100.0, 1.0, 2.0])
+    fit = minimize(squares, (x, y), start).check()
+    assert fit.method == "trust-region Newton"
+    assert fit.loss < 1e-3
+    newton = minimize(squares, (x, y), start, method="newton")
+    assert fit.evals > newton.evals
+    with pytest.warns(jaxgd.NotConvergedWarning):
+        assert minimize(squares, (x, y), start, max_evals=8).evals <= 8
