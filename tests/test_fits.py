@@ -395,6 +395,15 @@ def test_a_sum_of_squares_of_a_curved_model_is_solved_as_one(name):
         assert np.isclose(up.loss, -fit.loss, rtol=1e-9, atol=1e-20)
 
 
+def test_sizes_of_complex_numbers_are_no_residuals():
+    """They have kinks where the numbers are 0, and two directions each."""
+    matrix = np.array([[1.0, 2j], [0.5j, 1.0], [1.0, 1.0]])
+    right = matrix @ np.array([1 + 1j, -2.0])
+    fit = minimize(lambda z, d: jnp.sum(jnp.abs(d[0] @ z - d[1]) ** 2), (matrix, right), np.zeros(2, complex)).check()
+    assert np.allclose(fit.params, [1 + 1j, -2])
+    assert "Newton" in fit.method
+
+
 def test_a_sum_of_squares_that_leads_nowhere_as_one_is_solved_by_newton():
     """The model of NIST's MGH17 from its far start: a column of the Jacobian is next to nothing there."""
     x = np.arange(0, 330, 10.0)

@@ -112,9 +112,16 @@ class _Reader:
         var = self.outcome
         while (equation := self.makers.get(id(var))) is not None:
             if _squares(equation):
-                return equation if not of_data or self._is_difference(equation.invars[0]) else None
+                fits = self._is_difference if of_data else self._is_smooth
+                return equation if fits(equation.invars[0]) else None
             var = self._linear_in(equation, LINEAR)
         return None
+
+    def _is_smooth(self, var: Any) -> bool:
+        """Whether a number is real, and not the size of one that is complex, which has a kink where that is 0."""
+        equation = self.makers.get(id(var))
+        own = var if equation is None or equation.primitive.name != "abs" else equation.invars[0]
+        return jnp.issubdtype(own.aval.dtype, jnp.floating)
 
     def _is_difference(self, var: Any) -> bool:
         """Whether a number is, up to a factor, a sum or difference of data and what depends on the params."""
