@@ -127,8 +127,11 @@ def _by_newton(ask: Ask, found: Solution, watch: Watching) -> Solution:
     numbers[program.limit] = left
     other = _in_loop(program, given._replace(numbers=numbers), note, watch)
     own = Counts.of(other.answer.counts)
-    drop = found.program.recipe.sign * (np.asarray(found.answer.loss) - np.asarray(other.answer.loss))
-    better = other if drop > 0 or succeeded(own.status) else found
+    loss = np.asarray(found.answer.loss)
+    drop = program.recipe.sign * (loss - np.asarray(other.answer.loss))
+    # A success elsewhere is none where a lower loss was seen.
+    level = drop >= -np.sqrt(np.finfo(loss.dtype).eps) * np.abs(loss)
+    better = other if drop > 0 or (level and succeeded(own.status)) else found
     total = Counts.of(better.answer.counts)._replace(
         evals=counts.evals + own.evals, moves=counts.moves + own.moves, products=counts.products + own.products
     )

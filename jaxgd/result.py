@@ -31,7 +31,6 @@ ELSEWHERE = {  # what results have in other libraries
     "conf_int": "it is `summary()`",
     "state": "it is `status`, `evals`, `moves`",
     "stats": "it is `status`, `evals`, `moves`",
-    "nfevs": "it is `evals`",
     "njev": "each of the `evals` is of loss and gradient",
     "cost": "it is `loss`",
     "redchi": "it is in `summary()`",
