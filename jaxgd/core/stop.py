@@ -25,7 +25,7 @@ from jaxgd.core.convergence import (
     weigh,
 )
 from jaxgd.core.numerics import pack, products, safe_norm
-from jaxgd.core.problem import Point
+from jaxgd.core.problem import Point, choose
 from jaxgd.core.protocol import Reported, Traits
 
 
@@ -156,6 +156,10 @@ class Stop:
         moves = counts.moves + (state.moved & (evals > 0))
         traits, reported = Traits.of(solver), Reported.of(state)
         before, point, bare = run.state.point, state.point, len(trial.vectors) == 2  # noqa: PLR2004 - no term
+        if not traits.exact_curvature:
+            # A test step leads from the best point, which may not be the last.
+            pair = choose(old.claims, run.best[:2], before[:2])
+            before = before._replace(vectors=pair[0], scalars=pair[1])
         step = trial.params - before.params
         # The sum of sizes as a product too: XLA on CPU makes three kernels of a long sum.
         rows = pack(before.grad, trial.grad, step, jnp.sign(step))
