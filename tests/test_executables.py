@@ -77,7 +77,7 @@ def decay(b, data):
 
 
 # No method may come to have more: where XLA makes one kernel of what is done with an evaluation, and where not.
-KERNELS = {"gd": (8, 36), "bfgs": (11, 64), "lbfgs": (12, 65), "auto": (9, 90), "lbfgsb": (16, 124)}
+KERNELS = {"gd": (8, 39), "bfgs": (11, 64), "lbfgs": (12, 65), "auto": (9, 90), "lbfgsb": (16, 125)}
 FEWEST = 15  # of few params, where the loop is one of them
 
 

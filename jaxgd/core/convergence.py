@@ -10,7 +10,7 @@ from jaxgd.core.numerics import pack
 from jaxgd.core.problem import Point, Problem, choose, rounding
 
 PATIENCE = 20  # evaluations without measurable progress, as many as a line may take: the rounding floor is suspected
-FRUITLESS = 100  # likewise, after which no more is to come, where curvature is computed
+FRUITLESS = 1000  # likewise, after which no more is to come, where curvature is computed
 ROUGHLY = 4  # how far off what is left may be estimated where curvature is learnt; a test step confirms it
 KINK = 0.01  # the part of a slope beside a minimum, at a test step's length, that is left at one of a smooth loss
 WINDOW = 3  # moves in each of the two sums of decreases that tell the trend
