@@ -208,16 +208,17 @@ class SumOfSquares(Curvature):
             largest = jnp.max(jnp.abs(jacobian), axis=0)
             own = largest * jnp.sqrt(jnp.sum((jacobian / or_one(largest)) ** 2, axis=0))
             own = jnp.where(jnp.isfinite(own), own, jnp.sqrt(trial.norm))
-            scale = rescaled(memory.scale, own, forget=1)
+            hessian = jax.lax.cond(
+                badly | (choice > 0),
+                lambda: or_slope(problem.hessian(trial.params), trial.norm),
+                lambda: jnp.full_like(memory.matrices[1], jnp.nan),
+            )
+            # Both are solved in one scale: in that of J alone, a column next to nothing leaves the Hessian unbalanced.
+            scale = rescaled(memory.scale, jnp.maximum(own, equilibrated(hessian)), forget=1)
             jacobian = jacobian / scale
             rows = triangle(jnp.column_stack([jacobian, residuals])) if len(memory.triangle) else memory.triangle
             half = rows[:, :-1] if len(rows) else jacobian
-            square = or_slope(products(half.T, half.T), 1)
-            hessian = jax.lax.cond(
-                badly | (choice > 0),
-                lambda: balanced(or_slope(problem.hessian(trial.params), trial.norm), scale),
-                lambda: jnp.full_like(square, jnp.nan),
-            )
+            square, hessian = or_slope(products(half.T, half.T), 1), balanced(hessian, scale)
             most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
             matrices = jnp.stack([square, hessian])
             return Pair(scale=scale, matrices=matrices, triangle=rows, own=own, most=most, choice=choice)
