@@ -404,6 +404,20 @@ def test_sizes_of_complex_numbers_are_no_residuals():
     assert "Newton" in fit.method
 
 
+def test_a_height_of_next_to_nothing_is_no_floor():
+    """There a column of the Jacobian is 1e-100, and the Hessian knows more of that param than it."""
+    x = np.linspace(0, 3, 30)
+    y = 1.5 * np.exp(-1.5 * x) + 0.2 * np.cos(7 * x)
+
+    def squares(p, data):
+        return jnp.mean((data[1] - p[0] * jnp.exp(-p[1] * data[0])) ** 2)
+
+    near = minimize(squares, (x, y), np.array([1.0, 1.0])).check()
+    fit = minimize(squares, (x, y), np.array([1e-100, 0.0])).check()
+    assert np.isclose(fit.loss, near.loss, rtol=1e-9)
+    assert fit.evals < 60
+
+
 def test_a_sum_of_squares_that_leads_nowhere_as_one_is_solved_by_newton():
     """The model of NIST's MGH17 from its far start: a column of the Jacobian is next to nothing there."""
     x = np.arange(0, 330, 10.0)

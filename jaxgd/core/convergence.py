@@ -121,7 +121,7 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
-        noise=jnp.maximum(jnp.where(known, noise_seen(facts, drop), 0), old.noise / 2),
+        noise=jnp.maximum(jnp.where(known, jnp.maximum(noise_seen(facts, drop), facts.doubt), 0), old.noise / 2),
         lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(lower, facts.length, 0),
