@@ -234,11 +234,16 @@ def described(value: Any) -> str:
 
 def _depends(jaxpr: Any, count: int) -> bool:
     """Whether the first output is computed from any of the first `count` inputs."""
-    reached = set(map(id, jaxpr.invars[:count]))
+    return id(jaxpr.outvars[0]) in reached(jaxpr, jaxpr.invars[:count])
+
+
+def reached(jaxpr: Any, inputs: Any) -> set[int]:
+    """Return the ids of all variables of a record that are computed from any of these, and of these."""
+    found = set(map(id, inputs))
     for equation in jaxpr.eqns:
-        if any(id(var) in reached for var in equation.invars):
-            reached |= set(map(id, equation.outvars))
-    return id(jaxpr.outvars[0]) in reached
+        if any(id(var) in found for var in equation.invars):
+            found |= set(map(id, equation.outvars))
+    return found
 
 
 def _reads_values(error: Exception, name: str) -> str:

@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxgd.compile.loss_jaxpr import Traced
+from jaxgd.compile.loss_jaxpr import Traced, reached
 
 # Of these primitives the outcome is linear in any one of their operands; in a quotient in the first.
 RESHAPING = {"reshape", "broadcast_in_dim", "convert_element_type", "squeeze", "transpose", "copy", "neg"}
@@ -60,11 +60,8 @@ def is_curved(record: Traced) -> bool:
 
     params = tuple(shapes[:count])
     found = jax.make_jaxpr(slopes)(params, params, shapes[count:]).jaxpr
-    reached = set(map(id, found.invars[:count]))
-    for equation in found.eqns:
-        if any(id(var) in reached for var in equation.invars):
-            reached |= set(map(id, equation.outvars))
-    return any(id(var) in reached for var in found.outvars)
+    of_params = reached(found, found.invars[:count])
+    return any(id(var) in of_params for var in found.outvars)
 
 
 def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
@@ -98,14 +95,9 @@ class _Reader:
 
     @classmethod
     def of(cls, jaxpr: Any, params: int) -> "_Reader":
-        own = set(map(id, jaxpr.invars[:params]))
-        others = set(map(id, (*jaxpr.constvars, *jaxpr.invars[params:])))
-        for equation in jaxpr.eqns:
-            for reached in (own, others):
-                if any(id(var) in reached for var in equation.invars):
-                    reached |= set(map(id, equation.outvars))
+        own, others = jaxpr.invars[:params], (*jaxpr.constvars, *jaxpr.invars[params:])
         makers = {id(var): equation for equation in jaxpr.eqns for var in equation.outvars}
-        return cls(jaxpr.outvars[0], makers, own, others)
+        return cls(jaxpr.outvars[0], makers, reached(jaxpr, own), reached(jaxpr, others))
 
     def square(self, *, of_data: bool) -> Any:
         """Return the equation that makes the squares in which the outcome is linear, or None."""

@@ -4,7 +4,6 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from scipy.optimize import OptimizeResult, OptimizeWarning
 
 from jaxgd import api
 from jaxgd.core.stop import Stop
-from jaxgd.scipy.scalar import as_vector, common, quietly, with_data
+from jaxgd.scipy.scalar import as_vector, common, ends, quietly, with_data
 
 ROBUST: dict[str, Callable[[Any], Any]] = {  # rho(z) of SciPy's manual, of squares z
     "soft_l1": lambda z: 2 * (jnp.sqrt(1 + z) - 1),
@@ -76,8 +75,7 @@ def least_squares(
 
     tests = {name: value for name, value in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol)) if value is not None}
     limit = {} if max_nfev is None else {"max_evals": int(max_nfev)}
-    lower, upper = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
-    start = as_vector(x0)
+    (lower, upper), start = ends(bounds), as_vector(x0)
     free = np.all(np.isneginf(lower)) and np.all(np.isposinf(upper))
     result = quietly(
         *((api.least_squares, residuals) if loss == "linear" else (api.minimize, robust)),
@@ -90,13 +88,13 @@ def least_squares(
     if verbose:
         sys.stdout.write(f"{result}\n")
     x = np.asarray(result.params)
-    vector, jacobian = _linearized(residuals if data is None else partial(_of_params, residuals, data), x)
+    vector, jacobian = _linearized(residuals, x, () if data is None else (data,))
     optimal = result.grad if result.residual is None else result.residual
     return OptimizeResult(
         x=x,
         cost=float(result.loss),
-        fun=np.asarray(vector),
-        jac=np.asarray(jacobian),
+        fun=vector,
+        jac=jacobian,
         grad=np.asarray(result.grad),
         optimality=float(np.max(np.abs(optimal))),
         active_mask=np.where(x <= lower, -1, np.where(x >= upper, 1, 0)),
@@ -185,14 +183,11 @@ def curve_fit(
     return found.x, covariance
 
 
-def _linearized(residuals: Callable[[Any], Any], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _linearized(residuals: Callable[..., Any], x: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return residuals and their Jacobian."""
     with jax.enable_x64(True):
-        return np.asarray(residuals(jnp.asarray(x))), np.asarray(jax.jacfwd(residuals)(jnp.asarray(x)))
-
-
-def _of_params(residuals: Callable[..., Any], data: Any, x: Any) -> Any:
-    return residuals(x, data)
+        at = jnp.asarray(x)
+        return np.asarray(residuals(at, *data)), np.asarray(jax.jacfwd(residuals)(at, *data))
 
 
 def _start(f: Callable[..., Any], p0: Any, bounds: Any) -> np.ndarray:
@@ -203,8 +198,7 @@ def _start(f: Callable[..., Any], p0: Any, bounds: Any) -> np.ndarray:
     if any(param.kind is param.VAR_POSITIONAL for param in params):
         msg = f"`p0` is not given, and {getattr(f, '__name__', f)} does not say how many params it has. Pass `p0`."
         raise ValueError(msg)
-    lower, upper = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
-    low, high = (np.broadcast_to(np.asarray(end, float), len(params)) for end in (lower, upper))
+    low, high = (np.broadcast_to(np.asarray(end, float), len(params)) for end in ends(bounds))
     middle = np.where(np.isfinite(low), low + 1, np.where(np.isfinite(high), high - 1, 1.0))
     both = np.isfinite(low) & np.isfinite(high)
     return np.where(both, np.where(both, low, 0) / 2 + np.where(both, high, 0) / 2, middle)

@@ -137,13 +137,18 @@ def as_arrays(bounds: Any) -> Any:
     if bounds is None:
         return None
     if hasattr(bounds, "lb"):
-        return np.asarray(bounds.lb, float), np.asarray(bounds.ub, float)
+        return tuple(np.asarray(end, float) for end in ends(bounds))
     pairs: Sequence[Any] = [tuple(pair) for pair in bounds]
     if any(len(pair) != 2 for pair in pairs):  # noqa: PLR2004 - low and high
         msg = f"`bounds` must be a sequence of pairs (low, high); got {bounds!r}."
         raise ValueError(msg)
-    ends = (-np.inf, np.inf)
-    return tuple(np.array([ends[i] if pair[i] is None else pair[i] for pair in pairs], float) for i in (0, 1))
+    none = (-np.inf, np.inf)
+    return tuple(np.array([none[i] if pair[i] is None else pair[i] for pair in pairs], float) for i in (0, 1))
+
+
+def ends(bounds: Any) -> tuple[Any, Any]:
+    """Return the lower and the upper bounds, of a pair of them or of `Bounds`."""
+    return (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
 
 
 def _looking_at(callback: Callable[..., Any]) -> Callable[[Any], bool]:
