@@ -38,6 +38,7 @@ class Evidence(NamedTuple):
     model: jax.Array  # the solver's last prediction of the decrease left; inf before there is one
     predicted_remaining: jax.Array  # the decrease estimated to be left; inf where nothing tells it
     noise: jax.Array  # what rounding was seen to do to the loss of late
+    doubt: jax.Array  # what it does to the loss, as far as the method knows
     max_grad_norm: jax.Array  # longest gradient of the later half of the moves
     next_max_grad_norm: jax.Array  # likewise, since the next half has begun
     stalled_evals: jax.Array  # evaluations since the last progress
@@ -121,7 +122,8 @@ def weigh(old: Evidence, facts: Facts, tol: Any, part: float, *, exact_curvature
     lower = moved & (facts.best.loss - facts.point.loss > jnp.maximum(old.noise, rounding(facts.best.loss)))
     seen = _added(old, facts, jnp.where(moved, gain, 0), moved)._replace(
         first=jnp.where(jnp.isfinite(old.first), old.first, facts.point.loss),
-        noise=jnp.maximum(jnp.where(known, jnp.maximum(noise_seen(facts, drop), facts.doubt), 0), old.noise / 2),
+        noise=jnp.maximum(jnp.where(known, noise_seen(facts, drop), 0), old.noise / 2),
+        doubt=jnp.where(known, facts.doubt, 0),
         lowered=old.lowered + lower,
         last=jnp.where(lower, facts.length, old.last),
         path=old.path + jnp.where(lower, facts.length, 0),
@@ -216,7 +218,7 @@ def noise_measured(seen: Evidence, point: Point) -> Any:
     size = jnp.abs(point.loss) + seen.lately
     # What changes the loss by more of its size than half the digits of the type is no rounding, but its shape.
     noise = jnp.minimum(seen.noise, jnp.sqrt(jnp.finfo(size.dtype).eps) * size)
-    return jnp.maximum(noise, hidden_by_rounding(point, seen.decrease))
+    return jnp.maximum(jnp.maximum(noise, seen.doubt), hidden_by_rounding(point, seen.decrease))
 
 
 def claimed_left(seen: Evidence, at_floor: Any) -> jax.Array:

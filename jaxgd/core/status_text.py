@@ -70,7 +70,7 @@ SENTENCES = {
 def wording(loss: Any, params: Any, seen: Evidence) -> dict[str, str]:
     """Return what sentences say of a loss: what is not finite, what a wider type would do, what rounding hides."""
     narrow = np.asarray(loss).dtype == np.float32
-    noise = max(float(seen.noise), float(rounding(loss)))
+    noise = max(float(seen.noise), float(seen.doubt), float(rounding(loss)))
     hidden = (
         f", and what may be left, about {seen.model:.1e}, is hidden by rounding, which was seen to change it by"
         f" {noise:.1e}"

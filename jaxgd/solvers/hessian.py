@@ -218,9 +218,12 @@ class SumOfSquares(Curvature):
             jacobian = jacobian / scale
             rows = triangle(jnp.column_stack([jacobian, residuals])) if len(memory.triangle) else memory.triangle
             half = rows[:, :-1] if len(rows) else jacobian
-            square, hessian = or_slope(products(half.T, half.T), 1), balanced(hessian, scale)
             most = _Foretold(slope, off[memory.choice] + after, move).largest(memory, own, before, trial)
-            matrices = jnp.stack([square, hessian])
+            # A param that has lost its influence is left alone: what curvature it has leads to infinity.
+            gone = without_influence(own, most, trial.vectors, trial.loss, problem.term)
+            apart = (gone[:, None] | gone) & jnp.isfinite(hessian)
+            hessian = jnp.where(apart, jnp.eye(len(gone), dtype=own.dtype), balanced(hessian, scale))
+            matrices = jnp.stack([or_slope(products(half.T, half.T), 1), hessian])
             return Pair(scale=scale, matrices=matrices, triangle=rows, own=own, most=most, choice=choice)
 
         return jax.lax.cond(moved, learnt, lambda: memory._replace(choice=choice))
