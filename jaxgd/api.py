@@ -123,7 +123,7 @@ def minimize(
         init: the start: a pytree of float or complex arrays; integers become floats. If absent, the start is 0 if the
             loss takes a scalar, else zeros of the one length among the data's trailing dimensions that the loss takes.
             If 0 is not strictly inside the bounds, the start is in their middle, or 1 beyond a single bound.
-        method: "auto", another of the names in the README, or a method such as `GradientDescent(stepsize=0.2)`.
+        method: "auto", another of the names in docs/methods.md, or a method such as `GradientDescent(stepsize=0.2)`.
         bounds: pair `(lower, upper)`, each a number or by leaf, see below; -inf and inf, or None, for no bound. Or a
             dict of pairs, `{"rate": (0, 1)}`, a list of a pair `(low, high)` for each param of one vector, or SciPy's
             `Bounds`. The loss is never evaluated outside; an `init` outside is moved to the nearest point inside.

@@ -39,7 +39,7 @@ def minimize(
         fun: returns a number; with `jac=True` a pair, of which the first is taken.
         x0: start, an array; it is made a vector.
         args: what else `fun` takes.
-        method: one of SciPy's names, or of those in the README. Those that need no derivatives, and None, choose.
+        method: one of SciPy's names, or of those in docs/methods.md. Those that need no derivatives, and None, choose.
         jac: not used: JAX derives it.
         hess: likewise.
         hessp: likewise.
