@@ -152,7 +152,7 @@ def minimize(
         callback: function of the best point so far, called between evaluations: short for
             `watch=jaxgd.watch.Callback(callback)`, where it is said in full.
         watch: what looks in between evaluations, one or a list: `jaxgd.watch.Checkpoint`, `TimeLimit`, `Callback`,
-            `Progress`. Ctrl-C ends a watched solve too, and the best point is returned.
+            `Progress`. Ctrl-C ends a watched or a long solve too, and the best point is returned.
         resume: path of a checkpoint, or the result of a watched solve that ended early. The solve carries on bit for
             bit. Loss, data and options must be the same; `stop` may differ.
 

@@ -14,7 +14,7 @@ from rows import LABELS, N, X, batches
 import jaxgd
 from jaxgd import Batches, Groups, Rows, Status, Stop, losses, minimize, minimize_many
 from jaxgd.compile.cache import cache
-from jaxgd.watch import Callback, Checkpoint, Progress, TimeLimit, bursts
+from jaxgd.watch import Callback, Checkpoint, Progress, TimeLimit, bursts, session
 from jaxgd.watch import checkpoint as files
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
@@ -117,6 +117,29 @@ def test_a_watched_solve_is_that_of_a_compiled_loop():
 def test_nothing_looks_in_unasked(monkeypatch):
     monkeypatch.setattr(bursts, "in_bursts", None)
     assert single().converged
+
+
+def test_a_solve_that_may_last_says_so_and_can_be_ended(monkeypatch, caplog, ctrl_c):
+    options = {"method": jaxgd.GradientDescent(0.5), "max_evals": 10**8, "dtype": "float64"}
+    minimize(bowl, (1.0, CENTER), np.zeros(2), **options)  # compiles, and ends before there is a word to say
+    monkeypatch.setattr(session, "PATIENCE", 0.5)
+    assert not caplog.messages
+    ctrl_c(2)
+    result = minimize(bowl, (1e-5, CENTER), np.zeros(2), **options)
+    assert result.status is Status.INTERRUPTED
+    assert result.run is not None
+    (said,) = caplog.messages
+    assert "evaluations in" in said
+    assert "`progress=True`" in said
+
+
+@pytest.mark.parametrize("method", ["auto", "lbfgs"])
+def test_looking_in_unasked_changes_nothing(method, monkeypatch):
+    alone = single(method=method)
+    monkeypatch.setattr(bursts, "LONG", 0)
+    monkeypatch.setattr(bursts, "FIRST", 0)
+    same(single(method=method), alone)
+    assert jax.jit(lambda center: minimize(valley, center, START).loss)(jnp.asarray(CENTER)) < 1e-6
 
 
 def test_another_stop_carries_on(tmp_path):

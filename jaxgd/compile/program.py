@@ -124,6 +124,13 @@ class Program:
         """Whether it is solved as a sum of squares, though it was not said to be one."""
         return self._residuals is not None
 
+    @cached_property
+    def work(self) -> int:
+        """How many arithmetic operations an evaluation takes, about, the Hessian among them where it is computed."""
+        recipe = self.recipe
+        tiles = max(1, recipe.rows // recipe.tile) if recipe.tile else 1
+        return recipe.traced.operations * tiles * (1 + self.size if self.traits.full_hessian else 1)
+
     @property
     def made(self) -> int:
         """How many numbers an evaluation makes on its way, about; with the Hessian, where the method takes it."""
@@ -180,6 +187,11 @@ class Program:
                 return numbers
             self._last = (numbers, arrays)
         return arrays
+
+    def limit_of(self, numbers: Any) -> Any:
+        """Return how many evaluations the numbers allow, without fetching those of the last call from the device."""
+        last, arrays = self._last
+        return (last if numbers is arrays else numbers)[self.limit]
 
     def _choose(self, method: Any, term: Any) -> tuple[Solver, str]:
         recipe, record = self.recipe, self.recipe.traced

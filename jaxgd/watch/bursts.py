@@ -12,10 +12,14 @@ from jax.core import Tracer
 from jaxgd.compile.program import Inputs, Program, Solution, emptied
 from jaxgd.core.loop import Run
 from jaxgd.core.stop import Status, with_status
+from jaxgd.solvers.registry import OVERHEAD
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
 from jaxgd.watch.session import LONGEST, Stage, Watching, resumable
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
+
+LONG = 1 << 35  # operations that all evaluations of a solve may take before it is looked at unasked: half a minute
+FIRST = 1 << 28  # operations of its first burst: less than a second
 
 
 def in_bursts(
@@ -54,7 +58,8 @@ def in_bursts(
         run = ended(run, watch.interrupted())
     watch.look(seen())
     trace = traces and (*_joined(traces), int(run.moves) + 1)
-    held = save() if watch and resumable(Status(int(run.status))) else None
+    status = Status(int(run.status))
+    held = save() if (watch or status is Status.INTERRUPTED) and resumable(status) else None
     return Solution(program, program.answer(given, run), trace, run=held)
 
 
@@ -81,17 +86,30 @@ def ended(run: Run, status: Status) -> Run:
 
 
 def in_loop(program: Program, given: Inputs, watch: Watching) -> Solution:
-    """Solve by the compiled loop, in bursts where something must look in."""
-    if not (watch or program.recipe.trace):
+    """Solve by the compiled loop, in bursts where something must look in, or where it may last.
+
+    Between bursts Ctrl-C is heard.
+    """
+    unasked = not (watch or program.recipe.trace)
+    if unasked and not _may_last(program, given):
         return Solution(program, program.solve(given)[0])
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jnp.zeros(()))):
         watch.refuse_inside()
         answer, trace = program.solve(given)
         return Solution(program, answer, trace and program.trace(given, trace))
+    if unasked:
+        watch.glance(max(1, FIRST // (program.work + OVERHEAD)))
     # Once, not for every burst.
     given = jax.tree.map(jnp.asarray, given)
     stage = watch.stage(partial(about, program, given))
     return in_bursts(program, given, partial(program.begin, given), partial(program.advance, given), watch, stage)
+
+
+def _may_last(program: Program, given: Inputs) -> bool:
+    """Whether a solve may take so long that somebody will want to know how it goes, or to end it."""
+    limit = program.limit_of(given.numbers)
+    alone = jax.process_count() == 1  # several go the same way, without a clock
+    return alone and not isinstance(limit, Tracer) and int(limit) * (program.work + OVERHEAD) > LONG
 
 
 def _joined(traces: list[Any]) -> Any:

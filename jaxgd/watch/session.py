@@ -1,6 +1,7 @@
 """The watchers of a solve together: when they look in, what they end it with, and what it resumes."""
 
 import dataclasses
+import logging
 import os
 import time
 import traceback
@@ -17,7 +18,9 @@ from jaxgd.watch.checkpoint import Saved, differences, read
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
 from jaxgd.watch.watchers import Book, Checkpoint, Progress, says_true
 
+LOG = logging.getLogger("jaxgd")
 GLANCE = 0.5  # seconds between two looks, at most: a burst costs what an evaluation or two do
+PATIENCE = 10.0  # seconds after which a word is said of a solve that nobody watches
 LONGEST = 1 << 30  # evaluations in a burst that nothing asks to end
 
 
@@ -43,6 +46,7 @@ class Watching:
         self._finished, self._count, self._size, self._before = Saved([], {}), 0, 0, (0, 0)
         self._ticks, self._since = 1, time.perf_counter()
         self.frozen: Saved | None = None  # what is saved of a solve that a watcher has ended
+        self._glances, self._silent = False, True  # nobody watches, and nothing was said yet
         self.together = False  # several processes go the same way, evaluation by evaluation
         for watcher in self.watchers:
             getattr(watcher, "begin", bool)()
@@ -55,6 +59,11 @@ class Watching:
     def exact(self) -> bool:
         """Whether the solve must be the same, bit for bit, wherever it is carried on."""
         return self._resume is not None or any(isinstance(watcher, Checkpoint) for watcher in self.watchers)
+
+    def glance(self, ticks: int) -> None:
+        """Look in unasked, first after so many evaluations."""
+        self._glances, self._ticks, self._since = True, ticks, time.perf_counter()
+        self._until = self._since + PATIENCE
 
     def refuse_inside(self) -> None:
         """Refuse to watch what JAX traces, but for showing it, which is left out there."""
@@ -81,7 +90,7 @@ class Watching:
     def ticks(self) -> int:
         """Evaluations that the next burst may take."""
         fewest = [watcher.ticks for watcher in self.watchers if hasattr(watcher, "ticks")]
-        return min([self._ticks, *fewest]) if self else LONGEST
+        return min([self._ticks, *fewest]) if self or self._glances else LONGEST
 
     def look(self, seen: Seen) -> Status:
         """Let all look, and return the status to end with, or `RUNNING`."""
@@ -94,6 +103,12 @@ class Watching:
             status = self._asked_of(watcher, seen)
             if self.status is Status.RUNNING:
                 self.status = status
+        if self._glances and self._silent and now > self._until and not seen.status:
+            self._silent = False
+            LOG.warning(
+                "jaxgd: %d evaluations in %.0f s, the loss is %.6g. `progress=True` shows how it goes; Ctrl-C ends it with"
+                " the best point.", seen.evals, now - self._until + PATIENCE, seen.loss,
+            )  # fmt: skip
         if self.together and self.watchers:
             self.status = _agreed(self.status)
         self._since = time.perf_counter()
