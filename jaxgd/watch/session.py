@@ -105,10 +105,12 @@ class Watching:
                 self.status = status
         if self._glances and self._silent and now > self._until and not seen.status:
             self._silent = False
+            spent = now - self._until + PATIENCE
             LOG.warning(
-                "jaxgd: %d evaluations in %.0f s, the loss is %.6g. `progress=True` shows how it goes; Ctrl-C ends it with"
-                " the best point.", seen.evals, now - self._until + PATIENCE, seen.loss,
-            )  # fmt: skip
+                "jaxgd: %d evaluations in %.0f s, the loss is %.6g. `progress=True` shows how it goes; Ctrl-C ends it"
+                " with the best point.",
+                *(seen.evals, spent, seen.loss),
+            )
         if self.together and self.watchers:
             self.status = _agreed(self.status)
         self._since = time.perf_counter()
