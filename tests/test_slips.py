@@ -28,6 +28,35 @@ def test_a_column_as_y_is_no_regression_on_all_pairs_of_rows(name):
         minimize(REGRESSIONS[name], (X, (Y > 2)[:, None]), np.zeros(2))
 
 
+ROWS = {  # of differences that are all pairs
+    "a column of data": (lambda p, d: jnp.mean((d[1] - p[0] * jnp.exp(-p[1] * d[0])) ** 2), (Y, Y[:, None])),
+    "a column of x": (lambda p, d: jnp.sum((p[0] + p[1] * d[0] - d[1]) ** 2), (Y[:, None], Y)),
+    "any loss": (lambda w, d: jnp.mean(jnp.abs(d[0] @ w - d[1])), (X, Y[:, None])),
+}
+
+
+@pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
+@pytest.mark.parametrize("name", ROWS)
+def test_differences_of_all_pairs_of_rows_are_warned_of(name):
+    loss, data = ROWS[name]
+    with pytest.warns(
+        UserWarning, match=r"all pairs, shape \(6, 6\)\. For one difference a row, pass `y\[:, 0\]`"
+    ) as said:
+        minimize(loss, data, np.ones(2))
+    assert [warning.filename for warning in said if "all pairs" in str(warning.message)] == [__file__]
+
+
+@pytest.mark.filterwarnings("error:.*all pairs")
+def test_all_pairs_that_are_meant_are_not_warned_of():
+    def meant(p, d):
+        distances = d[:, None] - d[None, :]
+        return jnp.mean((distances - (p * d)[:, None] - d[None, :]) ** 2) + jnp.sum(
+            (d[:, None] - (p * d)[None, :]) ** 2
+        )
+
+    minimize(meant, Y, 1.0)
+
+
 SHAPES = {
     "fewer labels": ((X, Y[:4]), None, ValueError, r"must have shapes \(n, d\) and \(n,\); got \(6, 2\) and \(4,\)"),
     "one column": ((X[:, 1], Y), None, ValueError, r"Pass `X\[:, None\]`"),

@@ -1,6 +1,7 @@
 """From what a user passed to a compiled program and what to call it with."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -135,6 +136,12 @@ def _new_program(
     baked = list[Any]()
     try:
         record_of = record(arrays)
+        if rows := loss_jaxpr.all_pairs(record_of):
+            msg = (
+                f"`loss` {name} subtracts shapes ({rows}, 1) and ({rows},): that is all pairs, shape ({rows}, {rows})."
+                " For one difference a row, pass `y[:, 0]`."
+            )
+            warnings.warn(msg, stacklevel=9)
     except loss_jaxpr.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise

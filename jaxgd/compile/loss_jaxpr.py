@@ -232,6 +232,26 @@ def described(value: Any) -> str:
     )
 
 
+def all_pairs(record: Traced) -> int:
+    """Return of how many rows all pairs are subtracted, a column of data from a row of predictions for one; 0 if none.
+
+    Where both were made a column and a row within the loss, that is meant.
+    """
+    jaxpr, found = record.jaxpr, len(jax.tree.leaves(record.start))
+    of_params = reached(jaxpr, jaxpr.invars[:found])
+    made = {id(var): equation.primitive.name for equation in jaxpr.eqns for var in equation.outvars}
+    for equation in jaxpr.eqns:
+        shape = equation.outvars[0].aval.shape
+        if equation.primitive.name not in {"add", "sub"} or len(shape) != 2 or len(set(shape)) > 1 or shape[0] < 2:  # noqa: PLR2004
+            continue
+        sides, rows = equation.invars, shape[0]
+        shapes = {side.aval.shape for side in sides}
+        meant = all(made.get(id(side)) in {"broadcast_in_dim", "reshape"} for side in sides)
+        if shapes == {(rows, 1), (1, rows)} and sum(id(side) in of_params for side in sides) == 1 and not meant:
+            return rows
+    return 0
+
+
 def _depends(jaxpr: Any, count: int) -> bool:
     """Whether the first output is computed from any of the first `count` inputs."""
     return id(jaxpr.outvars[0]) in reached(jaxpr, jaxpr.invars[:count])
