@@ -21,6 +21,7 @@ from jaxgd.compile.frames import Frame, is_table
 from jaxgd.compile.penalties import as_pair
 from jaxgd.compile.program import Inputs, Program, Solution
 from jaxgd.core.numerics import without_derivatives
+from jaxgd.core.settings import own
 from jaxgd.core.stop import DEFAULT, Counts, Status, Stop, succeeded
 from jaxgd.history import Trace
 from jaxgd.lanes import groups, many, multistart
@@ -66,7 +67,7 @@ def _finished(
     _check_labels(ask.loss, _in_memory(ask.data))
     ask = ask if ask.dtype is not None else ask._replace(dtype=_of_numpy(ask))
     ask = ask if ask.bounds is None else ask._replace(bounds=as_pair(ask.bounds, ask.init))
-    with _precision(ask.dtype), clock.announcing(watch.compiling):
+    with own(), _precision(ask.dtype), clock.announcing(watch.compiling):
         found = drive(ask, watch)
         if isinstance(found.answer.counts, Tracer):
             return _report(found, ask.stop)

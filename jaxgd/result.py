@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxgd.core.convergence import Evidence
+from jaxgd.core.settings import own
 from jaxgd.core.status_text import SENTENCES, shown, wording
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.history import Trace, columns_of, frame
@@ -292,7 +293,7 @@ class Result:
             codes, counts = np.unique(np.asarray(self.status), return_counts=True)
             return ", ".join(f"{count} {Status(code).name}" for code, count in zip(codes, counts, strict=True))
         # Evidence of a float64 solve is read in float64, also where JAX has it switched off.
-        with jax.enable_x64(True):
+        with own(), jax.enable_x64(True):
             seen = Evidence.unpack(jnp.asarray(self.evidence))
             words = wording(self.loss, self.params, seen)
             return SENTENCES[self.status].format(r=self, e=seen, s=self.tests, **words) + self.note

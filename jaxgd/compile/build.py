@@ -11,9 +11,10 @@ from jax.core import Tracer
 
 from jaxgd.compile import fingerprint, inputs, loss_jaxpr, penalties
 from jaxgd.compile.cache import cache
-from jaxgd.compile.program import Inputs, Program, Recipe, precision
+from jaxgd.compile.program import Inputs, Program, Recipe
 from jaxgd.compile.row_mean import by_tiles, of_length, row_bytes
 from jaxgd.core.bound_loss import as_vector
+from jaxgd.core.settings import of_user, recorded_under
 from jaxgd.core.stop import DEFAULT, Stop
 from jaxgd.core.tiles import rows_of_tile
 from jaxgd.solvers.registry import choose_method, named
@@ -86,7 +87,19 @@ def find(
     # What is added to the loss is read with the start at hand, which may have to be inferred; it has its shape then.
     absent = tuple(part is None for part in (ask.bounds, ask.l1, ask.l2))
     extra = absent, jax.tree.structure(ask.term), _by_value(ask.fixed)
-    rest = (_signature((init, shapes)), like, options, places, flags, extra, precision(), most, exactly, rows, sampled)
+    rest = (
+        _signature((init, shapes)),
+        like,
+        options,
+        places,
+        flags,
+        extra,
+        recorded_under(),
+        most,
+        exactly,
+        rows,
+        sampled,
+    )
     arrays: list[Any] = []
     key: Hashable = (fingerprint.describe(functions, arrays), rest)
     arrays = inputs.as_jax_has_them(arrays)
@@ -124,7 +137,8 @@ def _new_program(
 
     def call(params: Any, data: Any, arrays: Any) -> Any:
         function = fingerprint.rebuild(recipe.functions, iter(arrays))[0] if arrays else ask.loss
-        out = function(params) if data is None else function(params, data)
+        with of_user():
+            out = function(params) if data is None else function(params, data)
         return half_square(out, name, has_aux=ask.has_aux) if ask.least_squares else out
 
     def record(arrays: list[Any]) -> loss_jaxpr.Traced:

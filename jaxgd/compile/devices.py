@@ -1,8 +1,7 @@
-"""Where pools run: the devices of workers, their memory, and the settings that a thread brings along."""
+"""Where pools run: the devices of workers, and their memory."""
 
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,21 +41,6 @@ def of_all_processes(tree: Any) -> Any:
     from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
 
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree))
-
-
-def settings() -> list[Callable[[], Any]]:
-    """Return contexts that bring this thread's settings of JAX to another."""
-    config: Any = jax.config
-    wide, precision, promotion = (
-        config.jax_enable_x64,
-        config.jax_default_matmul_precision,
-        config.jax_numpy_dtype_promotion,
-    )
-    return [
-        lambda: jax.enable_x64(wide),
-        lambda: jax.default_matmul_precision(precision),
-        lambda: jax.numpy_dtype_promotion(promotion),
-    ]
 
 
 def memory_of(device: Any) -> int:

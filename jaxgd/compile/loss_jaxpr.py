@@ -115,7 +115,7 @@ def record(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux
                 f"`loss` {name} raised this for `init` of {_types(start)}. Pass an `init` of the shape it takes."
             )
             raise
-        outputs.append(out)
+        outputs.append(jax.tree.map(lambda leaf: _shape(leaf) if isinstance(leaf, jax.Array) else leaf, out))
         return out
 
     try:

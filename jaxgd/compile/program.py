@@ -318,12 +318,6 @@ def _residuals(record: Traced, data: Any, arrays: Any, params: Any) -> Any:
     return record(params, data, arrays)[1]
 
 
-def precision() -> tuple[Any, ...]:
-    """Return the settings of JAX that change what a loss's record says."""
-    config: Any = jax.config
-    return (config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_numpy_dtype_promotion)
-
-
 class Solution(NamedTuple):
     """What every driver returns: the answer, and what there is to say and to keep of it."""
 

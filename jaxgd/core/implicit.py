@@ -19,6 +19,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.numerics import irregular
 from jaxgd.core.problem import Point, Problem
+from jaxgd.core.settings import own
 from jaxgd.core.stop import Counts, Status, succeeded
 from jaxgd.core.terms import Box, is_separable
 
@@ -48,7 +49,10 @@ def differentiable(
     wrapped = jax.custom_jvp(solve)
 
     def rule(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-        (inputs,), (along,) = primals, tangents
+        with own():
+            return pushed_forward(*primals, *tangents)
+
+    def pushed_forward(inputs: Any, along: Any) -> tuple[Any, Any]:
         # The solve with its own derivatives: so there are second ones.
         answer, trace = wrapped(inputs)
         still = jax.tree.map(_still, (answer, trace))

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from jaxgd.compile.cache import cache, clock
-from jaxgd.compile.devices import may_block, places, settings
+from jaxgd.compile.devices import may_block, places
 from jaxgd.compile.program import Answer
+from jaxgd.core.settings import of_thread
 from jaxgd.core.stop import Counts, Status, with_status
 from jaxgd.lanes.collect import Answers, Pools, gathered
 from jaxgd.lanes.pool import NARROWEST, Batch, Lanes, Orders, Pool, width_for
@@ -79,7 +80,7 @@ class Solve:
         best = width_for(min(max(needed // REFILLS, min(needed, WORTH)), self.lanes.widest(self.batch, devices[0])))
         self._width = width = self._width or best
         self._most = width // PART
-        contexts = settings()
+        contexts = of_thread()
         shares = self._shares(len(devices), width)
         self._next = [0] * (len(devices) if self._exact else 1)
         self._pools.begin(len(devices))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgd.compile import devices
 from jaxgd.compile.inputs import not_finite_rows
 from jaxgd.compile.program import Inputs, Program
+from jaxgd.core.settings import of_thread
 from jaxgd.core.tiles import Span
 from jaxgd.rows.rows import draw_rows
 
@@ -65,7 +66,7 @@ class RowsInMemory:
 
     def __init__(self, program: Program, given: Inputs, held: list[tuple[Any, Any]]) -> None:
         """Cut what is held, pairs of rows and weights that lie together, into parts."""
-        self._program, self._settings, self._held = program, devices.settings(), held
+        self._program, self._settings, self._held = program, of_thread(), held
         alone = devices.may_block(program.recipe.traced.jaxpr)
         spans = [span_of(data, np.float64) for data in held]
         self.total = float(sum(span.total for span in spans))

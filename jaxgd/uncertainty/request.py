@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgd.compile.devices import settings
 from jaxgd.compile.frames import column_names
 from jaxgd.compile.loss_jaxpr import name_of
 from jaxgd.compile.program import Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
+from jaxgd.core.settings import of_thread
 from jaxgd.core.terms import is_separable
 from jaxgd.history import names_of
 from jaxgd.lanes.pool import Batch, Lanes, Part, blank, put
@@ -34,7 +34,7 @@ class One:
     dtype: Any = None
     likelihood: bool = False  # the loss is known to be a negative log-likelihood
     data: Any = None  # as the user gave them
-    settings: list[Callable[[], Any]] = field(default_factory=settings)
+    settings: list[Callable[[], Any]] = field(default_factory=of_thread)
 
     def covariance(self, result: Result, kind: str | None, rows: Any) -> Covariance:
         with _under(self.settings):
@@ -70,7 +70,7 @@ class Many:
     lanes: Any  # their numbers: an array of them, or one
     likelihood: bool = False  # the loss is known to be a negative log-likelihood
     data: Any = None  # as the user gave them
-    settings: list[Callable[[], Any]] = field(default_factory=settings)
+    settings: list[Callable[[], Any]] = field(default_factory=of_thread)
 
     def picked(self, lane: Any) -> "Many":
         """Return what is kept of these alone."""
