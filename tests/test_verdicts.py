@@ -104,6 +104,21 @@ def test_growth_from_a_far_start(dtype):
         assert np.allclose(fit.params, [2, 0.1], rtol=1e-5)
 
 
+@DTYPES
+@pytest.mark.parametrize("method", ["auto", "lbfgs", "bfgs", "lbfgsb"])
+def test_a_slope_without_end_along_a_kink_is_no_floor(method, dtype):
+    """Far out, rounding of the kink hides the slope, which goes on as far as one looks."""
+    slopes = np.array([[0.8, 0.5, 0.6], [0.4, -1.8, 0.6], [0.0, -1.3, 0.5]])
+
+    def loss(p):
+        wide, kink, slope = slopes @ p
+        return 0.1 * jnp.log1p(wide**2) + 30 * jnp.maximum(0, kink) + 0.08 * slope + 1000
+
+    result = minimize(loss, init=np.array([-0.8, 1.1, 0.6]), method=method, dtype=dtype, max_evals=1000)
+    assert not result.converged
+    assert float(result.loss) < 1000
+
+
 def test_small_units_of_single_params():
     rng = np.random.default_rng(0)
     w = np.linspace(1, 2, 100)

@@ -312,6 +312,15 @@ def flat_ahead(seen: Evidence, facts: Facts) -> Any:
     return facts.trial.finite & level & (jnp.abs(slope) <= GONE * seen.decrease)
 
 
+def falls_on(seen: Evidence, facts: Facts) -> Any:
+    """Return whether the loss is lower far ahead, by more than all that was gained, and falls there as it does here.
+
+    That is no other minimum farther on: at this one it would not fall.
+    """
+    drop, other = facts.best.loss - facts.trial.loss, -2 * facts.trapezoid - facts.slope
+    return facts.trial.finite & (drop > seen.decrease) & (jnp.maximum(facts.slope, other) < -drop / 4)
+
+
 def trend(recent: tuple[jax.Array, ...]) -> jax.Array:
     """Return the decrease left if the moves go on shrinking as they do; inf while unknown or not shrinking.
 

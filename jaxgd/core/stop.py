@@ -17,6 +17,7 @@ from jaxgd.core.convergence import (
     at_floor,
     better,
     claimed_left,
+    falls_on,
     flat_ahead,
     on_a_kink,
     on_a_ray,
@@ -256,6 +257,7 @@ def _confirmed(
     # A few moves with the curvature computed come to rest; one search along a line may go far.
     looks = ends & (learnt | (facts.moves >= MANY)) & (seen.lowered > 0) & clear & more
     claim = jnp.where(beyond & clear & flat_ahead(old, facts), int(Status.NO_INFLUENCE), claim)
+    claim = jnp.where(beyond & clear & falls_on(old, facts), int(Status.UNBOUNDED), claim)
     waits = jnp.where(looks, claim + LOOKS, jnp.where(probes, claim, 0))
     return jnp.where(waits > 0, int(Status.RUNNING), claim).astype(status.dtype), waits
 
