@@ -241,13 +241,13 @@ def all_pairs(record: Traced) -> int:
     of_params = reached(jaxpr, jaxpr.invars[:found])
     made = {id(var): equation.primitive.name for equation in jaxpr.eqns for var in equation.outvars}
     for equation in jaxpr.eqns:
-        shape = equation.outvars[0].aval.shape
-        if equation.primitive.name not in {"add", "sub"} or len(shape) != 2 or len(set(shape)) > 1 or shape[0] < 2:  # noqa: PLR2004
+        if equation.primitive.name not in {"add", "sub"}:
             continue
-        sides, rows = equation.invars, shape[0]
-        shapes = {side.aval.shape for side in sides}
+        sides, shape = equation.invars, equation.outvars[0].aval.shape
+        rows = shape[0] if len(shape) == 2 else 0  # noqa: PLR2004 - a matrix
         meant = all(made.get(id(side)) in {"broadcast_in_dim", "reshape"} for side in sides)
-        if shapes == {(rows, 1), (1, rows)} and sum(id(side) in of_params for side in sides) == 1 and not meant:
+        pairs = rows > 1 and {side.aval.shape for side in sides} == {(rows, 1), (1, rows)}
+        if pairs and sum(id(side) in of_params for side in sides) == 1 and not meant:
             return rows
     return 0
 
