@@ -67,7 +67,7 @@ def shown(result: Any) -> np.ndarray:
     with jax.enable_x64(True):
         seen = jax.vmap(Evidence.unpack)(jnp.asarray(result.evidence, jnp.float64))
         left = np.maximum(np.asarray(seen.predicted_remaining), np.asarray(seen.model))
-        noise = np.asarray(seen.noise) + np.asarray(seen.doubt)
+        noise = np.maximum(np.asarray(seen.noise), np.asarray(seen.doubt))
     slopes = np.sum(np.abs(np.asarray(result.grad, float) * np.asarray(result.params, float)), axis=1)
     eps = np.finfo(np.asarray(result.loss).dtype).eps
     return np.where(np.isfinite(left), left, 0) + noise + 8 * eps * (np.abs(np.asarray(result.loss, float)) + slopes)

@@ -46,7 +46,7 @@ def promised(result):
         blur = float(sum(np.sum(np.abs(g * p)) for g, p in zip(*pair, strict=True)))
         eps = float(jnp.finfo(result.loss.dtype).eps)
         left = [float(part) for part in (seen.predicted_remaining, seen.model) if np.isfinite(part)]
-        noise = float(seen.noise) + float(seen.doubt)
+        noise = max(float(seen.noise), float(seen.doubt))
         return max(left, default=0.0) + noise + 8 * eps * (abs(float(result.loss)) + blur)
 
 
