@@ -185,6 +185,25 @@ def test_flat_directions_far_away_make_no_success(method, dtype):
         assert not result.converged or loss < 1.7476189061874 + 1e-4
 
 
+def test_a_column_too_many_costs_neither_success_nor_evaluations():
+    # A category's columns add up to the constant, so that one direction has no curvature, and of its slope rounding
+    # alone is left: a step along it would lead to and fro.
+    def poisson(w, data):
+        rows, counts = data
+        return jnp.mean(jnp.exp(rows @ w) - counts * (rows @ w))
+
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        kind, x = rng.integers(0, 4, 200), rng.normal(size=200)
+        rows = np.column_stack([np.ones(200), x * 10 ** rng.uniform(-2, 2), np.eye(4)[kind]])
+        counts = rng.poisson(np.exp(0.5 * x + 0.3 * kind)).astype(float)
+        found.append((minimize(poisson, (rows, counts)), minimize(poisson, (rows[:, :-1], counts)).check()))
+    assert all(abs(full.loss - fewer.loss) <= 1e-12 for full, fewer in found)
+    assert np.median([full.evals for full, _ in found]) <= 1.5 * np.median([fewer.evals for _, fewer in found])
+    assert np.mean([full.converged for full, _ in found]) >= 0.75  # noqa: PLR2004
+
+
 def test_directions_without_curvature_cost_no_patience():
     rng = np.random.default_rng(0)
     features, labels = rng.standard_normal((500, 9)), rng.integers(0, 10, 500)

@@ -128,7 +128,7 @@ class Exact(Curvature):
 
     def model(self, problem: Problem, memory: Matrix, point: Point) -> Dense:
         del problem
-        return Dense(point.grad, memory.scale, memory.hessian)
+        return Dense.around(point, memory.scale, memory.hessian)
 
     def cost(self, memory: Matrix, step: Step, moved: jax.Array) -> Any:
         del memory
@@ -240,7 +240,7 @@ class SumOfSquares(Curvature):
     def model(self, problem: Problem, memory: Pair, point: Point) -> Dense:
         del problem
         chosen = jnp.where(memory.choice == 0, memory.triangle, jnp.nan)
-        return Dense(point.grad, memory.scale, memory.matrices[memory.choice], chosen)
+        return Dense.around(point, memory.scale, memory.matrices[memory.choice], chosen)
 
     def cost(self, memory: Pair, step: Step, moved: jax.Array) -> Any:
         both = jnp.isfinite(memory.matrices[1, 0, 0])

@@ -9,10 +9,12 @@ from jax.custom_batching import custom_vmap
 from jaxgd.core import numerics
 from jaxgd.core.lapack import one_by_one
 from jaxgd.core.numerics import CLOSED, expand_to, pack, products
+from jaxgd.core.problem import Point, rounding
 from jaxgd.core.scaling import NOISY
 from jaxgd.solvers.subproblem import Step, inward, limits
 
 BLOCK = 32  # lanes whose spectra are found together
+FLAT = 4  # times what rounding hides, that a slope must bring to be followed where there is no curvature
 ROUNDS = 16  # of Newton's method for the multiplier; it converges quadratically
 
 spectrum = one_by_one(numerics.spectrum)
@@ -27,6 +29,12 @@ class Dense(NamedTuple):
     hessian: jax.Array  # shape (p, p), scaled
     # Of a sum of squares, shape (p, p + 1): R and Q'r, with R'R = H and R'Q'r = g, scaled; NaN where H is another.
     triangle: jax.Array | None = None
+    params: Any = 0  # where it is made
+    hidden: Any = 0  # changes of the loss that rounding hides
+
+    @classmethod
+    def around(cls, point: Point, scale: jax.Array, hessian: jax.Array, triangle: jax.Array | None = None) -> "Dense":
+        return cls(point.grad, scale, hessian, triangle, point.params, rounding(point.loss))
 
     def matvec(self, steps: jax.Array) -> jax.Array:
         return self.scale * products(self.scale * steps, self.hessian)
@@ -35,12 +43,14 @@ class Dense(NamedTuple):
         # What is held, or what nothing depends on, has a curvature of 1 and no slope, so that it stays.
         free = free * ((grad != 0) | jnp.any(self.hessian != 0, axis=0))
         matrix = jnp.where(free[:, None] * free > 0, self.hessian, jnp.eye(free.size, dtype=grad.dtype))
+        size = _Size(jnp.broadcast_to(self.scale * self.params, grad.shape), jnp.asarray(self.hidden, grad.dtype))
         if self.triangle is None or not len(self.triangle):
-            step = _minimized(matrix, free * grad / self.scale, radius)
+            step = _minimized(matrix, free * grad / self.scale, radius, size)
         else:
             # What the slopes are beside those of the triangle, where the step so far has changed them.
             rows = self.triangle * jnp.append(free, 1)
-            step = _minimized(matrix, free * grad / self.scale, radius, rows, free * (grad - self.grad) / self.scale)
+            beyond = free * (grad - self.grad) / self.scale
+            step = _minimized(matrix, free * grad / self.scale, radius, size, rows, beyond)
         unknown = jnp.maximum(step.unknown - jnp.sum(1 - free), 0)
         return step._replace(
             move=free * step.move / self.scale, newton=free * step.newton / self.scale, unknown=unknown
@@ -53,17 +63,24 @@ class Dense(NamedTuple):
         turned = jnp.matmul(shifted, inner, precision="highest")
         square = jnp.sum(inner * turned) + jnp.sum(inner**2)
         mixed = normal[:, None] * (turned - square / 2 * normal)
-        return Dense(self.grad, self.scale, shifted - mixed - mixed.T)
+        return self._replace(hessian=shifted - mixed - mixed.T, triangle=None)
+
+
+class _Size(NamedTuple):
+    """How large what a model is made of is."""
+
+    params: jax.Array  # scaled
+    hidden: jax.Array  # changes of the loss that rounding hides
 
 
 @custom_vmap
-def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array, *squares: jax.Array) -> Step:
+def _minimized(matrix: jax.Array, slopes: jax.Array, radius: jax.Array, size: _Size, *squares: jax.Array) -> Step:
     """Return the minimizer of slopes's + s'matrix s / 2 over |s| <= radius.
 
     Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3; Newton's method for the multiplier is their
     algorithm 7.3.1.
     """
-    return _by_spectrum(_spectrum(matrix, slopes, *squares), radius)
+    return _by_spectrum(_spectrum(matrix, slopes, *squares), radius, size)
 
 
 class _Spectrum(NamedTuple):
@@ -104,9 +121,14 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
     return jax.lax.cond(jnp.all(jnp.isfinite(rows)), of_squares, plain)
 
 
-def _by_spectrum(model: _Spectrum, radius: jax.Array) -> Step:
+def _by_spectrum(model: _Spectrum, radius: jax.Array, size: _Size) -> Step:
     curvatures, basis, slopes, noise, unknown = model
     eps, largest = jnp.finfo(slopes.dtype).eps, jnp.max(jnp.abs(curvatures))
+    # Where the curvature is rounding, so is a slope that brings next to nothing: it would lead to and fro.
+    brings = slopes**2 / jnp.where(noise > 0, 2 * noise, 1)
+    farther = jnp.abs(slopes * jnp.matmul(size.params, basis, precision="highest"))  # by all the size of the params
+    hidden = (brings <= FLAT * size.hidden) & (farther <= NOISY * size.hidden)
+    slopes = jnp.where((jnp.abs(curvatures) <= noise) & hidden, 0, slopes)
     newton = slopes / jnp.maximum(jnp.abs(curvatures), noise)
     far = _length(slopes / jnp.maximum(jnp.abs(curvatures), jnp.sqrt(eps) * largest))
     curved = (far > 0) & (largest > 0)
@@ -154,10 +176,12 @@ def _length(vector: jax.Array) -> jax.Array:
 
 
 @_minimized.def_vmap
-def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, Any]:
+def _of_lanes(lanes: int, batched: list[Any], *args: Any) -> tuple[Step, Any]:
     """Solve by elimination where the minimum of the model is near, as it mostly is, and by the spectrum elsewhere."""
-    full = [arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)) for arg, own in zip(args, batched, strict=True)]
-    matrices, slopes, radii, *squares = full
+    full = jax.tree.map(
+        lambda arg, own: arg if own else jnp.broadcast_to(arg, (lanes, *arg.shape)), list(args), batched
+    )
+    matrices, slopes, radii, _, *squares = full
     step, sure = _by_elimination(matrices, slopes, radii)
     step = step if squares else step._replace(unknown=step.unknown + jnp.nan)
     step = jax.lax.platform_dependent(step, sure, *full, cpu=_by_blocks, default=_together)
@@ -165,7 +189,7 @@ def _of_lanes(lanes: int, batched: list[bool], *args: jax.Array) -> tuple[Step, 
 
 
 def _by_blocks(
-    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, *squares: Any
+    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, sizes: _Size, *squares: Any
 ) -> Step:
     """Solve by the spectrum where the step is not sure, some lanes at a time.
 
@@ -176,7 +200,8 @@ def _by_blocks(
     def onwards(carry: tuple[jax.Array, Step]) -> tuple[jax.Array, Step]:
         unsure, step = carry
         block = jnp.nonzero(unsure, size=min(BLOCK, lanes), fill_value=lanes)[0]
-        radius, *own = (leaf.at[block].get(mode="clip") for leaf in (radii, matrices, slopes, *squares))
+        leaves = (radii, sizes, matrices, slopes, *squares)
+        radius, large, *own = jax.tree.map(lambda leaf: leaf.at[block].get(mode="clip"), leaves)
 
         def find(at: jax.Array, found: _Spectrum) -> _Spectrum:
             return jax.tree.map(lambda rows, row: rows.at[at].set(row), found, _spectrum(*(leaf[at] for leaf in own)))
@@ -186,7 +211,7 @@ def _by_blocks(
         count = jnp.minimum(jnp.sum(unsure), len(block))
         closed = size <= CLOSED and not squares
         spectra = jax.vmap(_spectrum)(*own) if closed else jax.lax.fori_loop(0, count, find, blank)
-        solved = jax.vmap(_by_spectrum)(spectra, radius)
+        solved = jax.vmap(_by_spectrum)(spectra, radius, large)
         step = jax.tree.map(lambda rows, new: rows.at[block].set(new, mode="drop"), step, solved)
         return unsure.at[block].set(False, mode="drop"), step
 
@@ -194,12 +219,12 @@ def _by_blocks(
 
 
 def _together(
-    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, *squares: Any
+    step: Step, sure: jax.Array, matrices: jax.Array, slopes: jax.Array, radii: jax.Array, sizes: _Size, *squares: Any
 ) -> Step:
     """Solve by the spectrum, all lanes if any is not sure."""
 
     def again() -> Step:
-        other = jax.vmap(_by_spectrum)(jax.vmap(_spectrum)(matrices, slopes, *squares), radii)
+        other = jax.vmap(_by_spectrum)(jax.vmap(_spectrum)(matrices, slopes, *squares), radii, sizes)
         return jax.tree.map(lambda a, b: jnp.where(expand_to(sure, a), a, b), step, other)
 
     return jax.lax.cond(jnp.all(sure), lambda: step, again)

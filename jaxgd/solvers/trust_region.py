@@ -190,7 +190,7 @@ def newton_step(problem: Problem, point: Point, hessian: jax.Array) -> tuple[jax
     """
     hessian = or_slope(hessian, point.norm)
     scale = or_one(equilibrated(hessian))
-    model = Dense(point.grad, scale, balanced(hessian, scale))
+    model = Dense.around(point, scale, balanced(hessian, scale))
     far = REACH * jnp.sqrt(jnp.sum((scale * point.params) ** 2))
     step, aim, _ = _aimed(problem, model, point, jnp.where(far > 0, far, jnp.inf), jnp.zeros_like(point.params))
     return step.predicted_remaining, aim
