@@ -201,7 +201,7 @@ def test_a_column_too_many_costs_neither_success_nor_evaluations():
         found.append((minimize(poisson, (rows, counts)), minimize(poisson, (rows[:, :-1], counts)).check()))
     assert all(abs(full.loss - fewer.loss) <= 1e-12 for full, fewer in found)
     assert np.median([full.evals for full, _ in found]) <= 1.5 * np.median([fewer.evals for _, fewer in found])
-    assert np.mean([full.converged for full, _ in found]) >= 0.75  # noqa: PLR2004
+    assert np.mean([full.converged for full, _ in found]) >= 0.75
 
 
 def test_directions_without_curvature_cost_no_patience():

@@ -70,7 +70,7 @@ def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[A
         return None
     arrays, same = found
     shapes = jax.eval_shape(program.begin, given)
-    run = together("run", arrays, shapes)
+    run = together("run", arrays, shapes, exact=True)
     status = Status(int(run.status))
     if status in ENDED_FROM_OUTSIDE or not same:
         run = ended(run, Status.RUNNING)

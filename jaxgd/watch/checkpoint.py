@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,10 +12,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-FORMAT = 5  # of the file; another one is refused
+FORMAT = 6  # of the file; another one is refused
 WHOLE = 64 << 20  # bytes of an array that are looked at: all of a smaller one, and as many of a larger one, in pieces
 PIECES = 64
 CLOSE = 1e-4  # relative difference of numbers that other devices may round apart
+# What reading a file raises that is none, was cut short, or is spoilt anywhere.
+SPOILT = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 
 
 class Saved(NamedTuple):
@@ -26,7 +42,7 @@ class Saved(NamedTuple):
 
 def write(path: Path, saved: Saved, draft: Path) -> None:
     """Save so that the file is whole at every moment: a draft is written, brought to disk, and renamed."""
-    about = json.dumps({"format": FORMAT, "parts": saved.parts}).encode()
+    about = json.dumps({"format": FORMAT, "names": sorted(saved.arrays), "parts": saved.parts}).encode()
     try:
         with draft.open("wb") as file:
             np.savez(file, about=np.frombuffer(about, np.uint8), **saved.arrays)  # type: ignore[arg-type]
@@ -63,16 +79,12 @@ def read(path: Path) -> Saved:
             arrays = {name: found[name] for name in found.files}
         about = json.loads(arrays.pop("about").tobytes())
         version, parts = about["format"], about["parts"]
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+        # A zip file guards what is in its members, not what they are called.
+        if version == FORMAT and about["names"] != sorted(arrays):
+            msg = "the names in it are not those that were written"
+            raise ValueError(msg)
+        parts = [dict(part) for part in parts]
+    except SPOILT as error:
         msg = f"`resume`: {str(path)!r} is no checkpoint, or it was cut short: {error}. Begin anew, without `resume`."
         raise ValueError(msg) from error
     if version != FORMAT:

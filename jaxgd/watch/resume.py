@@ -48,10 +48,13 @@ def taken_apart(name: str, tree: Any) -> dict[str, np.ndarray]:
     return {f"{name}.{at}": _on_host(leaf) for at, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def together(name: str, arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Return the pytree that was taken apart; `like` has its structure, and the types of its leaves."""
+def together(name: str, arrays: dict[str, np.ndarray], like: Any, *, exact: bool = False) -> Any:
+    """Return the pytree that was taken apart; `like` has its structure, and the types of its leaves.
+
+    Unless it is `exact`, lanes come before their axes, and the first may have another length, as a trace has.
+    """
     leaves, structure = jax.tree.flatten(like)
-    return structure.unflatten([_typed(arrays[f"{name}.{at}"], leaf) for at, leaf in enumerate(leaves)])
+    return structure.unflatten([_typed(arrays.get(f"{name}.{at}"), leaf, exact) for at, leaf in enumerate(leaves)])
 
 
 def _on_host(leaf: Any) -> np.ndarray:
@@ -60,8 +63,22 @@ def _on_host(leaf: Any) -> np.ndarray:
     return np.array(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def _typed(array: np.ndarray, like: Any) -> Any:
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+def _typed(array: np.ndarray | None, like: Any, exact: bool) -> Any:  # noqa: FBT001 - fixed by position
+    if array is not None and jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
     # Types that NumPy does not have itself come back without their names.
-    return array.view(like.dtype) if array.dtype.kind == "V" else array
+    if array is not None and array.dtype.kind == "V" and array.dtype.itemsize == like.dtype.itemsize:
+        array = array.view(like.dtype)
+    inner = like.shape if exact else like.shape[1:]
+    if (
+        array is None
+        or array.dtype != like.dtype
+        or array.shape[0 if exact else max(0, array.ndim - len(inner)) :] != inner
+    ):
+        found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+        msg = (
+            f"`resume`: where {like.dtype} of shape {like.shape} must be, {found} was saved: the file is not as it was"
+            " written. Begin anew, without `resume`."
+        )
+        raise ValueError(msg)
+    return array
