@@ -185,6 +185,16 @@ def test_flat_directions_far_away_make_no_success(method, dtype):
         assert not result.converged or loss < 1.7476189061874 + 1e-4
 
 
+@DTYPES
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_steps_too_short_to_change_a_param_end(momentum, dtype):
+    method = jaxgd.GradientDescent(1e-20, momentum=momentum)
+    result = minimize(lambda p, y: jnp.mean((y - p) ** 2), np.arange(4.0), 1e3, method=method, dtype=dtype)
+    assert result.status is Status.STUCK
+    assert "step size too short" in result.message
+    assert result.evals == 2
+
+
 def test_a_column_too_many_costs_neither_success_nor_evaluations():
     # A category's columns add up to the constant, so that one direction has no curvature, and of its slope rounding
     # alone is left: a step along it would lead to and fro.

@@ -244,7 +244,7 @@ def resting(seen: Evidence, drop: jax.Array, noise: Any) -> Any:
 def pinned(seen: Evidence, facts: Facts, size: int) -> Any:
     """Return whether refused trials have closed in on the minimum over one parameter from both sides."""
     fine = facts.trial.finite & jnp.isfinite(facts.norm**2)
-    return facts.stuck & (size == 1) & (seen.stalled_evals > 1) & fine
+    return facts.stuck & ~facts.moved & (size == 1) & (seen.stalled_evals > 1) & fine
 
 
 def refuted(seen: Evidence, left: jax.Array, facts: Facts) -> Any:

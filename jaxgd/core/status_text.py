@@ -25,8 +25,8 @@ SENTENCES = {
     ),
     Status.STUCK: (
         "no step of the method lowers the loss any more, though the gradient's largest component is {r.grad_norm:.2g}."
-        " The loss may not be smooth here (a kink, a custom derivative){coarse}; or try another method from"
-        " `init=result.params`."
+        " The loss may not be smooth here (a kink, a custom derivative), or a step size too short to change any"
+        " param{coarse}; or try another method from `init=result.params`."
     ),
     Status.DIVERGED: (
         "the steps led to where the loss is not finite, or above that at the start, after {r.evals} evaluations; the"

@@ -257,7 +257,9 @@ def _confirmed(
     # A few moves with the curvature computed come to rest; one search along a line may go far.
     looks = ends & (learnt | (facts.moves >= MANY)) & (seen.lowered > 0) & clear & more
     claim = jnp.where(beyond & clear & flat_ahead(old, facts), int(Status.NO_INFLUENCE), claim)
-    claim = jnp.where(beyond & clear & falls_on(old, facts), int(Status.UNBOUNDED), claim)
+    # Where a solve is stuck on a slope, it falls on ahead whatever lies there.
+    endless = (claim != Status.STUCK) & falls_on(old, facts)
+    claim = jnp.where(beyond & clear & endless, int(Status.UNBOUNDED), claim)
     waits = jnp.where(looks, claim + LOOKS, jnp.where(probes, claim, 0))
     return jnp.where(waits > 0, int(Status.RUNNING), claim).astype(status.dtype), waits
 

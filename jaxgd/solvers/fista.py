@@ -73,7 +73,7 @@ class FISTA:
         ahead = choose(here, point, choose(state.looking & fine, trial, state.ahead))
         down = problem.prox(ahead.params - ahead.grad / curvature, 1 / curvature)
         aim = jnp.where(look, problem.project(point.params + lead * change), down)
-        gain, left = along(problem, state.point, trial)
+        gain, left, _ = along(problem, state.point, trial)
         stuck = ~look & jnp.all(aim == ahead.params) & jnp.all(aim == point.params)
         # What a step by the curvature of the last trial would bring, were the params not rounded.
         left = jnp.where(moved & ~first, left, jnp.where(stuck, point.norm**2 / (2 * state.curvature), UNTOLD))

@@ -99,12 +99,14 @@ class GradientDescent:
         else:
             place = problem.prox(aim, size)
             aim = problem.project(place + self.momentum * (place - state.place))
-        gain, left = along(problem, state.point, trial)
+        gain, left, length = along(problem, state.point, trial)
+        # A step of one size that changed no param, to rounding, is made for ever.
+        still = state.point.evaluated & (length == 0) if place is None and not callable(self.stepsize) else False
         return GradientState(
             point=trial,
             trial=aim,
             moved=state.point.evaluated,
-            stuck=~trial.finite,
+            stuck=~trial.finite | still,
             predicted_remaining=jnp.maximum(size * trial.norm**2 / 2, left),
             slope_decrease=gain,
             stepsize=state.upcoming,
@@ -114,8 +116,10 @@ class GradientDescent:
         )
 
 
-def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.Array]:
-    """Return the decrease from the point to the trial as the slopes tell it, and the decrease left after it.
+def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the decrease from the point to the trial as the slopes tell it, the decrease left after it, and the way.
+
+    The way is a sum of absolute changes.
 
     What is left is told by the curvature along the move. A move that is lost in rounding of the params leaves it
     `UNTOLD`; any other that is too short has met hardly any curvature, and leaves much.
@@ -132,7 +136,7 @@ def along(problem: Problem, point: Point, trial: Point) -> tuple[jax.Array, jax.
     unclear = jnp.where(lost, UNTOLD, jnp.abs(before) / (8 * eps))
     # The quotient first: squares of far places overflow.
     left = jnp.where(clear, trial.norm**2 * (square / jnp.where(clear, curvature, 1)) / 2, unclear)
-    return gain, left
+    return gain, left, size
 
 
 def _check_number(value: Any, name: str, kind: str) -> None:

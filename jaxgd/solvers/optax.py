@@ -55,7 +55,7 @@ class Optax:
         updates, inner = self._update(
             grad, state.inner, params, trial.loss, lambda tree: problem.value(flatten(tree))[0]
         )
-        gain, left = along(problem, state.point, trial)
+        gain, left, _ = along(problem, state.point, trial)
         return OptaxState(
             point=trial,
             trial=trial.params + flatten(updates),
