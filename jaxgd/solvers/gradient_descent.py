@@ -101,7 +101,7 @@ class GradientDescent:
             aim = problem.project(place + self.momentum * (place - state.place))
         gain, left, length = along(problem, state.point, trial)
         # A step of one size that changed no param, to rounding, is made for ever.
-        still = state.point.evaluated & (length == 0) if place is None and not callable(self.stepsize) else False
+        still = (state.steps > 0) & (length == 0) if place is None and not callable(self.stepsize) else False
         return GradientState(
             point=trial,
             trial=aim,
