@@ -259,7 +259,7 @@ class Result:
         >>> import jaxgd
         >>> print(jaxgd.minimize(jaxgd.losses.mse, [1.0, 2.0, 3.0, 6.0], dtype="float64").summary())
         Converged (CONVERGED): ...
-          loss 3.5; standard errors of least squares; 4 residuals, 3 degrees of freedom
+          loss 3.5; R² 0.0000; standard errors of least squares; 4 residuals, 3 degrees of freedom
                   value      t     95 % interval
           params  3.0 ± 1.1  2.78  -0.4 to 6.4
 

@@ -49,7 +49,8 @@ def test_a_likelihood_has_z():
 def test_it_prints_as_people_write_numbers():
     said = str(LINE.summary())
     assert said.startswith("Converged (CONVERGED): ")
-    assert f"loss {LINE.loss:.10g}; standard errors of least squares; 80 residuals, 77 degrees of freedom" in said
+    start = f"loss {LINE.loss:.10g}; R² {PEER.rsquared:.4f}; "
+    assert f"{start}standard errors of least squares; 80 residuals, 77 degrees of freedom" in said
     low, high = PEER.conf_int().loc["one"]
     row = next(line.split(maxsplit=1) for line in said.splitlines() if line.split()[0] == "one")
     assert row[1].split("  ")[0] == f"{PEER.params['one']:.2f} ± {PEER.bse['one']:.2f}"
@@ -106,6 +107,56 @@ def test_of_lanes_and_groups():
     many = minimize_many(losses.mse, RNG.normal(size=(12, 5)))
     assert "and 2 more" in str(many.summary())
     assert len(many.summary().table()) == 12
+
+
+X, WEIGHTS = TABLE.to_numpy(), RNG.uniform(0.5, 2, N)
+
+
+def by_terms(params, data):
+    X, y, weights = data
+    return jnp.average((params["a"] * X[:, 1] - (y - params["b"] * X[:, 2]) + params["c"]) ** 2, weights=weights)
+
+
+R_SQUARED = {  # the fit, and the weights
+    "ready-made": lambda: (LINE, 1),
+    "of rows": lambda: (minimize(losses.squared, jaxgd.Rows((X, Y))), 1),
+    "halved, in float32": lambda: (
+        minimize(lambda w, d: jnp.mean((d[0] @ w - d[1]) ** 2) / 2, (X, Y), dtype="float32"), 1
+    ),
+    "weighted, term by term": lambda: (minimize(by_terms, (X, Y, WEIGHTS), dict.fromkeys("abc", 0.0)), WEIGHTS),
+    "by residuals": lambda: (
+        jaxgd.least_squares(lambda w, d: (d[1] - d[0] @ w) * jnp.sqrt(d[2]), (X, Y, WEIGHTS), np.zeros(3)), WEIGHTS
+    ),
+    "with aux": lambda: (
+        jaxgd.least_squares(lambda w, d: (d[0] @ w - d[1], w), (X, Y), np.zeros(3), has_aux=True), 1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", R_SQUARED)
+def test_r_squared_as_statsmodels(name):
+    fit, weights = R_SQUARED[name]()
+    peer = sm.WLS(Y, X, weights=np.broadcast_to(weights, N)).fit()
+    assert fit.summary().r_squared == pytest.approx(peer.rsquared, rel=1e-4 if "32" in name else 1e-10)
+
+
+def test_r_squared_of_each_group_and_lane():
+    by = np.repeat(["cat", "dog"], [30, 50])
+    groups = minimize_many(losses.squared, Groups((X, Y), by=by), dtype="float64").summary()
+    peers = [sm.OLS(Y[by == name], X[by == name]).fit().rsquared for name in ("cat", "dog")]
+    np.testing.assert_allclose(groups.r_squared, peers, rtol=1e-9)
+    lanes = minimize_many(lambda w, y: jnp.mean((y - X @ w) ** 2), np.stack([Y, Y**2]), np.zeros(3)).summary()
+    np.testing.assert_allclose(lanes.r_squared, [PEER.rsquared, sm.OLS(Y**2, X).fit().rsquared], rtol=1e-9)
+
+
+def test_what_has_no_r_squared():
+    table = minimize(lambda w, data: jnp.mean((data[1] - data[0] @ w) ** 2), (X, np.c_[Y, Y**2]), np.zeros((3, 2)))
+    likelihood = minimize(losses.poisson, (X, np.round(abs(Y))))
+    alike = minimize(losses.squared, (X[:, 1:], np.full(N, 2.0)))
+    rows_alike = minimize(losses.squared, jaxgd.Rows((np.float32(X), np.float32(1e4 + Y))))
+    for fit in (table, likelihood, alike, rows_alike):
+        assert fit.summary().r_squared is None
+        assert "R²" not in str(fit.summary())
 
 
 def test_in_a_notebook_it_is_a_table():

@@ -49,6 +49,30 @@ def as_least_squares(record: Traced, sign: int, *, of_data: bool = True) -> Trac
     return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
 
 
+def at_other_observations(record: Traced, residuals: Any) -> Traced | None:
+    """Return the record of a least-squares loss with its residuals at observations of 0 and of 1 as aux; or None.
+
+    Residuals that are a difference of observations y and a model f, r = w (y - f), tell by these two what y and w are.
+    `residuals`: their shapes, of which but one axis may be longer than 1: of a table of them what is alike is not told.
+    """
+    leaves = jax.tree.leaves(residuals)
+    if len(leaves) != 1 or sum(length > 1 for length in leaves[0].shape) > 1:
+        return None
+    shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
+    closed = jax.make_jaxpr(lambda *inputs: _inlined(record.jaxpr, record.constants, inputs))(*shapes)
+    jaxpr = closed.jaxpr
+    where = _Reader.of(jaxpr, len(jax.tree.leaves(record.start))).observations(jaxpr.outvars[1])
+    if where is None:
+        return None
+
+    def call(*inputs: Any) -> tuple[Any, list[Any]]:
+        found = [_inlined(jaxpr, closed.consts, inputs, (*where, fill)) for fill in (0, 1)]
+        return found[0][0], [residuals for _, residuals, *_ in found]
+
+    found, (_, aux) = jax.make_jaxpr(call, return_shape=True)(*shapes)
+    return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
+
+
 def is_curved(record: Traced) -> bool:
     """Return whether the residuals of a least-squares loss are not linear in the params."""
     shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
@@ -64,8 +88,12 @@ def is_curved(record: Traced) -> bool:
     return any(id(var) in of_params for var in found.outvars)
 
 
-def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
-    """Evaluate a record with the functions it calls evaluated in their places."""
+def _inlined(jaxpr: Any, constants: Any, inputs: Any, instead: Any = (None, None, 0)) -> list[Any]:
+    """Evaluate a record with the functions it calls evaluated in their places.
+
+    `instead`: an equation, a number that it takes, and what all entries of this are there, whatever they are elsewhere.
+    """
+    at, other, fill = instead
     known: dict[int, Any] = dict(zip(map(id, (*jaxpr.constvars, *jaxpr.invars)), (*constants, *inputs), strict=True))
 
     def value(var: Any) -> Any:
@@ -79,7 +107,8 @@ def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
             own = list(dict.fromkeys(var for var in equation.invars if not isinstance(var, Literal)))
             names = jaxpr.debug_info.with_unknown_names()
             alone = jaxpr.replace(constvars=[], invars=own, eqns=[equation], outvars=equation.outvars, debug_info=names)
-            made = jax.core.eval_jaxpr(alone, (), *map(value, own))
+            given = [jnp.full_like(value(var), fill) if equation is at and var is other else value(var) for var in own]
+            made = jax.core.eval_jaxpr(alone, (), *given)
         known |= dict(zip(map(id, equation.outvars), made, strict=True))
     return list(map(value, jaxpr.outvars))
 
@@ -104,8 +133,9 @@ class _Reader:
         var = self.outcome
         while (equation := self.makers.get(id(var))) is not None:
             if _squares(equation):
-                fits = self._is_difference if of_data else self._is_smooth
-                return equation if fits(equation.invars[0]) else None
+                root = equation.invars[0]
+                fits = self.observations(root) is not None if of_data else self._is_smooth(root)
+                return equation if fits else None
             var = self._linear_in(equation, LINEAR)
         return None
 
@@ -115,17 +145,21 @@ class _Reader:
         own = var if equation is None or equation.primitive.name != "abs" else equation.invars[0]
         return jnp.issubdtype(own.aval.dtype, jnp.floating)
 
-    def _is_difference(self, var: Any) -> bool:
-        """Whether a number is, up to a factor, a sum or difference of data and what depends on the params."""
+    def observations(self, var: Any) -> tuple[Any, Any] | None:
+        """Return the data of which a number is, up to a factor, a sum or difference with what depends on the params.
+
+        With them the equation that takes them; None where it is none.
+        """
         equation = self.makers.get(id(var))
         if equation is None or not jnp.issubdtype(var.aval.dtype, jnp.floating):
-            return False
+            return None
         if equation.primitive.name in {"add", "sub"}:
-            return any(
-                self._is_difference(term) if id(term) in self.of_params else id(term) in self.of_data
-                for term in equation.invars
-            )
-        return self._is_difference(self._linear_in(equation, RESHAPING | {"mul", "div", "abs"}))
+            for term in equation.invars:
+                if id(term) not in self.of_params and id(term) in self.of_data:
+                    return equation, term
+            found = [self.observations(term) for term in equation.invars if id(term) in self.of_params]
+            return next((each for each in found if each is not None), None)
+        return self.observations(self._linear_in(equation, RESHAPING | {"mul", "div", "abs"}))
 
     def _linear_in(self, equation: Any, names: set[str]) -> Any:
         """Return the one operand that depends on the params, where the outcome is linear in it; else None."""

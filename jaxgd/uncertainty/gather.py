@@ -55,7 +55,9 @@ def in_passes(
     hessian = own(flat, program.compiled(information.curvature))
     hessian = hessian if problem.ridge is None else hessian + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(information.products_of_rows)) * own.total if outer else np.zeros(())
-    found = _on_host(Moments(hessian, sums, np.zeros(()), held, information.size_of(flat)), first=True)
+    found = _on_host(
+        Moments(hessian, sums, np.zeros(()), held, information.size_of(flat), np.full((), np.nan)), first=True
+    )
     return Known(found, np.full(1, own.total if count is None else count, np.float64), np.full(1, own.total))
 
 

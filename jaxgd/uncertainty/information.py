@@ -10,10 +10,14 @@ import numpy as np
 
 from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
+from jaxgd.compile.sum_of_squares import at_other_observations
+from jaxgd.core.bound_loss import as_vector
 from jaxgd.core.numerics import nudge
 from jaxgd.core.problem import Problem
 from jaxgd.core.tiles import Span, Tiles, rows_of_tile
 from jaxgd.lanes.pool import Lanes
+
+DIGITS = 1e3  # three at least of observations' spread: where they hardly differ nothing is left but rounding
 
 
 class Moments(NamedTuple):
@@ -24,6 +28,7 @@ class Moments(NamedTuple):
     squares: Any  # the sum of the squares of the residuals, or 0
     held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
     size: Any  # shape (p,): of the params, at least 1: what a change by it changes tells whether they matter
+    spread: Any  # the sum of the squares that the best constant in place of the model leaves; NaN where it is not told
 
 
 def size_of(flat: Any) -> Any:
@@ -39,9 +44,9 @@ def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Momen
     if program.recipe.least_squares and program.recipe.tile:
         return of_normal_equations(normal_equations(program, inputs, flat), problem.ridge, flat, held)
     if program.recipe.least_squares:
-        return _of_squares(problem, flat, held)
+        return _of_squares(problem, flat, held, _observations(program, inputs, flat)(inputs.data))
     sums = products_of_rows(program, inputs, flat) if outer else jnp.zeros(())
-    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held, size_of(flat))
+    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held, size_of(flat), jnp.nan)
 
 
 def of_lanes(program: Program, outer: bool, lanes: Lanes, shared: Any, given: Any, params: Any) -> Moments:  # noqa: FBT001
@@ -60,21 +65,44 @@ def curvature(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
 
 
 def normal_equations(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
-    """Return [J r]'[J r] of the rows at hand, J the Jacobian of the residuals r, shape (p + 1, p + 1)."""
+    """Return M'M of the rows at hand, M = [J r y w]: the Jacobian of the residuals, these, and observations if told."""
+    tiles: Any = program.bind(inputs)[0].loss
+    observed = _observations(program, inputs, flat)
 
-    def of_tile(loss: Any) -> jax.Array:
-        jacobian, residuals = jax.jacfwd(lambda x: (loss.residuals(x),) * 2, has_aux=True)(flat)
-        both = jnp.column_stack([jacobian, residuals])
+    def of_tile(tile: Any) -> jax.Array:
+        jacobian, residuals = jax.jacfwd(lambda x: (tiles.bind(tile).residuals(x),) * 2, has_aux=True)(flat)
+        both = jnp.column_stack([jacobian, residuals, *observed(tile)])
         return jnp.matmul(both.T, both, precision="highest")
 
-    return program.bind(inputs)[0].loss.total(of_tile)
+    return replace(tiles, bind=lambda tile: tile).total(of_tile)
 
 
 def of_normal_equations(found: Any, ridge: Any, flat: Any, held: Any) -> Moments:
     """Return the moments of a sum of squares over tiles, from its normal equations."""
-    hessian = found[:-1, :-1]
-    hessian = hessian if ridge is None else hessian + ridge * np.eye(flat.size, dtype=flat.dtype)
-    return Moments(hessian, np.zeros(()), found[-1, -1], held, size_of(flat))
+    size = flat.size
+    hessian, spread = found[:size, :size], np.full((), np.nan)
+    hessian = hessian if ridge is None else hessian + ridge * np.eye(size, dtype=flat.dtype)
+    if found.shape[0] > size + 1:
+        (squares, cross), (_, weights) = found[-2:, -2:]
+        spread = squares - cross**2 / weights
+        spread = jnp.where(spread > DIGITS * jnp.finfo(flat.dtype).eps * squares, spread, jnp.nan)
+    return Moments(hessian, np.zeros(()), found[size, size], held, size_of(flat), spread)
+
+
+def _observations(program: Program, inputs: Inputs, flat: jax.Array) -> Callable[[Any], list[jax.Array]]:
+    """Return the function of data that tells w y and w of residuals r = w (y - f), shape (n,); nothing if unknown."""
+    recipe = program.recipe
+    aux, params = recipe.traced.aux, program.layout(inputs.init).unflatten(flat)
+    record = at_other_observations(recipe.traced, aux[0] if recipe.has_aux else aux)
+
+    def observed(data: Any) -> list[jax.Array]:
+        if record is None:
+            return []
+        at_0, at_1 = (as_vector(found, flat.dtype) for found in record(params, data, inputs.arrays)[1])
+        here = recipe.traced(params, data, inputs.arrays)[1]
+        return [as_vector(here[0] if recipe.has_aux else here, flat.dtype) - at_0, at_1 - at_0]
+
+    return observed
 
 
 def products_of_rows(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
@@ -117,7 +145,7 @@ def _held(term: Any, flat: jax.Array) -> jax.Array:
     return jnp.zeros(flat.shape, bool) if term is None else term.held(flat)
 
 
-def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
+def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array, observed: list[jax.Array]) -> Moments:
     """Return the moments of a sum of squares, whose Hessian is taken as J'J."""
     jacobian, residuals = problem.linearized(flat)
     numbers = observations(problem.aux[0] if problem.loss.has_aux else problem.aux)
@@ -127,7 +155,13 @@ def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array) -> Moments:
     # What is held is determined by itself.
     rows = jnp.concatenate([jnp.where(held, 0, jacobian), jnp.diag(held.astype(flat.dtype))])
     outer = jnp.matmul(slopes.T, slopes, precision="highest")
-    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat))
+    spread = jnp.nan
+    if observed:
+        of_data, weights = observed
+        spread = jnp.sum((of_data - weights * (of_data @ weights) / (weights @ weights)) ** 2)
+        rounding = (DIGITS * jnp.finfo(flat.dtype).eps) ** 2 * (of_data @ of_data)
+        spread = jnp.where(spread > rounding, spread, jnp.nan)
+    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat), spread)
 
 
 def observations(residuals: Any) -> np.ndarray:

@@ -197,7 +197,9 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
         warnings.warn(msg, stacklevel=4)
     count = None if np.isnan(known.count[0]) else float(known.count[0])
     dof = float(count - rank[0]) if kind == "least_squares" and count is not None else None
-    return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof)
+    explained = float(_r_squared(known)[0])
+    r_squared = None if np.isnan(explained) or kind != "least_squares" else explained
+    return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof, r_squared=r_squared)
 
 
 def _together(
@@ -217,8 +219,15 @@ def _together(
     if any(said.values()):
         summary = ", ".join(f"{count} {what}" for what, count in said.items() if count)
         warnings.warn(f"Of {len(converged)} problems {summary}.", stacklevel=4)
-    dof = known.count - rank if kind == "least_squares" else None
-    return Covariance(matrix, kind, names, directions, labels, known.count, dof)
+    squared = kind == "least_squares"
+    dof, r_squared = (known.count - rank, np.where(converged, _r_squared(known), np.nan)) if squared else (None, None)
+    return Covariance(matrix, kind, names, directions, labels, known.count, dof, r_squared)
+
+
+def _r_squared(known: Known) -> np.ndarray:
+    """Return 1 less the squares of the residuals over those that the best constant leaves, NaN where there is none."""
+    with np.errstate(all="ignore"):
+        return np.where(known.moments.spread > 0, 1 - known.moments.squares / known.moments.spread, np.nan)
 
 
 def _finished(
@@ -227,7 +236,7 @@ def _finished(
     """Return the covariances of all params, lanes first, the directions that are not determined, and the ranks."""
     free, squared, eps = program.free, program.recipe.least_squares, float(np.finfo(program.dtype).eps)
     root = squared and not program.recipe.tile
-    found = covariances(*known.moments, known.rows, eps, kind, squared=squared, root=root)
+    found = covariances(*known.moments[:-1], known.rows, eps, kind, squared=squared, root=root)
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
 

@@ -36,6 +36,7 @@ class Summary:
     high: np.ndarray
     level: float  # of the interval, such as 0.95
     ratio: str  # "t" or "z": what `value / stderr` is judged by
+    r_squared: Any = None  # the part of the spread of the observations that the model explains, see `Covariance`
 
     def table(self) -> Any:
         """Return a pandas `DataFrame`, a row a param; of many problems a row a lane and param."""
@@ -96,9 +97,11 @@ def summary(result: Result, found: Covariance | None, why: str, level: float, na
     width = error * (widths[:, None] if many else widths)
     with np.errstate(invalid="ignore"):
         low, high = value - width, value + width
-    said = f"standard errors {KINDS[found.kind]}" + _counted(found, many=many) + (why and f"\n  {why}")
+    said = "" if many or found.r_squared is None else f"R² {round(found.r_squared, 4) + 0.0:.4f}; "
+    said += f"standard errors {KINDS[found.kind]}" + _counted(found, many=many) + (why and f"\n  {why}")
     said = _report(result, said)
-    return Summary(said, names, _lanes(result), value, error, low, high, level, "t" if exact else "z")
+    ratio = "t" if exact else "z"
+    return Summary(said, names, _lanes(result), value, error, low, high, level, ratio, found.r_squared)
 
 
 def check_level(level: Any) -> None:
