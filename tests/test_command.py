@@ -12,6 +12,8 @@ from importlib import resources
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from matplotlib.figure import Figure
 from pyarrow import csv, feather, parquet
 
 from jaxgd import losses
@@ -192,9 +194,48 @@ def test_a_run_is_saved_resumed_and_drawn(run, folder):
     status, found = answer(run(*words, "--resume", "saved", "--checkpoint", "saved"))
     assert (status, found["params"], found["evals"]) == (0, whole["params"], whole["evals"])
     assert "another one" in run("mse", "tips.csv", "--columns", "tip", "--resume", "saved")[2]
-    pytest.importorskip("matplotlib")
     assert run(*words, "--plot", "drawn.png")[0] == 0
     assert (folder / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_errors_as_statsmodels(run):
+    words = ("tips.csv", "--columns", "total_bill:tip", "--intercept", "--summary")
+    table = csv.read_csv(resources.files("jaxgd").joinpath("cli/tips.csv")).to_pandas()
+    peer = sm.OLS(table["tip"], sm.add_constant(table["total_bill"])).fit()
+    found = answer(run("squared", *words, "--json"))[1]["summary"]
+    assert [each["param"] for each in found] == ["intercept", "total_bill"]
+    np.testing.assert_allclose([each["stderr"] for each in found], peer.bse, rtol=1e-9)
+    np.testing.assert_allclose([(each["low"], each["high"]) for each in found], peer.conf_int(), rtol=1e-9)
+    lines = run("squared", *words)[1].splitlines()
+    assert f"R² {peer.rsquared:.4f}" in lines[1]
+    assert re.fullmatch(r"  total_bill +0\.1050 ± 0\.0074 +14\.26 +0\.0905 to 0\.1195", lines[-1])
+    groups = answer(run("mse", "tips.csv", "--columns", "tip", "--by", "day", "--summary", "--json"))[1]["groups"]
+    errors = table.groupby("day")["tip"].sem()
+    np.testing.assert_allclose([group["summary"][0]["stderr"] for group in groups], errors, rtol=1e-9)
+    assert "Sun" in run("mse", "tips.csv", "--columns", "tip", "--by", "day", "--summary")[1]
+    status, out, _ = run("huber_regression", *words, "--max-evals", "1")
+    assert (status, "no standard errors" in out, "±" in out) == (1, True, False)
+    assert "`--max-evals`" in out
+    status, found = answer(run("huber_regression", *words, "--max-evals", "1", "--json"))
+    assert (status, found["summary"][0]["stderr"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "axes"),
+    [
+        ("squared --columns total_bill:tip --intercept", ["tip", "y - curve"]),
+        ("poisson --columns total_bill:size", ["size", "y - curve"]),
+        ("squared --columns total_bill,size:tip", None),
+        ("squared --columns total_bill:tip --stream", None),
+        ("mse --columns tip", None),
+    ],
+)
+def test_plots_show_the_fit_where_there_is_a_curve(run, monkeypatch, words, axes):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, _: drawn.append([ax.get_ylabel() for ax in self.axes]))
+    loss, *options = words.split()
+    assert run(loss, "tips.csv", *options, "--plot", "drawn.png")[0] == 0
+    assert (drawn[0] == axes) if axes else (len(drawn[0]) == 3)
 
 
 def test_large_files_are_read_in_passes(run, monkeypatch):

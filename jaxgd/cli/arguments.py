@@ -20,7 +20,7 @@ LOSS is ready-made, or a function of your own:
 
 examples:
   jaxgd huber:1.5 tips.csv --columns tip
-  jaxgd squared tips.csv --columns total_bill,size:tip --intercept
+  jaxgd squared tips.csv --columns total_bill:tip --intercept --summary --plot tips.png
   jaxgd mse tips.csv --columns tip --by day
   jaxgd fit.py:loss rows.parquet --init '{{"w": [0, 0], "b": 0}}' --json > fit.json
   jaxgd fit.py:loss rows.parquet --init fit.json --checkpoint run --plot fit.png
@@ -123,7 +123,9 @@ def _add_saving(parser: Parser) -> None:
 def _add_output(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print one JSON object; NaN and infinity are null")
-    add("--plot", metavar="FILE", help="draw loss, gradient and step against moves: .png, .pdf or .svg")
+    add("--summary", action="store_true", help="say how sure each param is: standard errors and intervals")
+    add("--plot", metavar="FILE", help="draw a .png, .pdf or .svg: of a ready-made regression on one column the"
+        " data and the fitted curve with its error; of all else loss, gradient and step against moves")  # fmt: skip
     add("--progress", action=argparse.BooleanOptionalAction, help="show the solve on stderr; by default on a terminal")
     add("--traceback", action="store_true", help="show Python's whole traceback with an error")
 

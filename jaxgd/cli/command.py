@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     stdout = sys.stdout
     try:
         with _only_results_on_stdout():
-            result, names = _solved(asked)
-            _print(report.as_json(result) if asked.json else report.for_people(result, names), stdout)
+            result, names, curve = _solved(asked)
+            _print((report.as_json if asked.json else report.for_people)(result, names, errors=asked.summary), stdout)
             if asked.plot:
-                outputs.draw(result, asked.plot)
+                outputs.draw(result, asked.plot, curve)
     except KeyboardInterrupt:
         print("jaxgd: interrupted before anything was found.", file=sys.stderr)
         return INTERRUPTED
@@ -47,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return CONVERGED if np.all(result.converged) else NOT_CONVERGED
 
 
-def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str]]:
-    """Return the result, and what the params are called; all that can be refused at once is refused first."""
+def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str], outputs.Curve | None]:
+    """Return the result, what the params are called, and what is to be drawn beside the moves.
+
+    All that can be refused at once is refused first.
+    """
     tests = {name: getattr(asked, name) for name in ("tol", "max_evals") if getattr(asked, name) is not None}
     options: dict[str, Any] = {"method": asked.method, "dtype": asked.dtype, "stop": jaxgd.Stop(**tests)}
     named(asked.method)
@@ -59,8 +62,9 @@ def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str]]:
     data = opened(asked, loss, init)
     init = start_and_bounds.fitting(init, loss, data)
     options |= start_and_bounds.penalties(asked, loss, data.names, init)
+    curve = outputs.curve(asked, loss, data) if asked.plot else None
     try:
-        return _solve(asked, loss, data, init, options), data.names
+        return _solve(asked, loss, data, init, options, trace=bool(asked.plot) and curve is None), data.names, curve
     except Exception as error:
         known = blamed(error, loss, data)
         if known is error:
@@ -68,11 +72,12 @@ def _solved(asked: argparse.Namespace) -> tuple[Result, Sequence[str]]:
         raise known from known.__cause__
 
 
-def _solve(asked: argparse.Namespace, loss: Loaded, data: Opened, init: Any, options: dict[str, Any]) -> Result:
+def _solve(
+    asked: argparse.Namespace, loss: Loaded, data: Opened, init: Any, options: dict[str, Any], *, trace: bool
+) -> Result:
     if asked.by is not None:
         groups = jaxgd.Groups(data.data, by=data.labels)
         return jaxgd.minimize_many(loss.function, groups, init, kind=asked.kind, **options)
-    trace = asked.plot is not None
     return arguments.KINDS[asked.kind](loss.function, data.data, init, trace=trace, **options)
 
 

@@ -10,16 +10,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxgd import losses
 
 
 class Ready(NamedTuple):
-    """A ready-made loss: what data it takes, and its number, by name, default, and what it must be below."""
+    """A ready-made loss: the data it takes; its number, by name, default, and what it must be below; what it fits."""
 
     regression: bool
     number: str = ""
     default: float | None = None
     below: float = float("inf")
+    mean: Callable[[Any], Any] | None = None  # of y, told by X w
 
 
 class Loaded(NamedTuple):
@@ -35,12 +39,12 @@ READY = {
     "mae": Ready(regression=False),
     "huber": Ready(regression=False, number="delta", default=1.0),
     "quantile": Ready(regression=False, number="q", below=1.0),
-    "squared": Ready(regression=True),
-    "huber_regression": Ready(regression=True, number="delta", default=1.0),
-    "logistic": Ready(regression=True),
+    "squared": Ready(regression=True, mean=lambda linear: linear),
+    "huber_regression": Ready(regression=True, number="delta", default=1.0, mean=lambda linear: linear),
+    "logistic": Ready(regression=True, mean=jax.nn.sigmoid),
     "softmax": Ready(regression=True),
     "hinge": Ready(regression=True),
-    "poisson": Ready(regression=True),
+    "poisson": Ready(regression=True, mean=jnp.exp),
 }
 
 

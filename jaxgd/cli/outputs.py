@@ -4,10 +4,14 @@ import argparse
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxgd import plot
+from jaxgd.cli.data import Opened
+from jaxgd.cli.loss import Loaded
+from jaxgd.rows.rows import Rows
 from jaxgd.watch.checkpoint import Saved, read
 from jaxgd.watch.watchers import Checkpoint
 
@@ -72,10 +76,37 @@ def check_writable(option: str, path: Path, asked: argparse.Namespace) -> None:
         raise type(error)(error.errno, f"{option} {str(path)!r} cannot be written: {error.strerror}") from error
 
 
-def draw(result: Any, path: str) -> None:
-    """Draw loss, gradient and step against moves."""
+class Curve(NamedTuple):
+    """What is drawn of a regression on one column."""
+
+    x: Any
+    y: Any
+    model: Callable[[Any, Any], Any]  # of the params and x
+    names: tuple[str, str]  # of x and y
+
+
+def curve(asked: argparse.Namespace, loss: Loaded, data: Opened) -> Curve | None:
+    """Return the curve that a ready-made loss fits, where it is one of a single column that is at hand."""
+    mean = loss.ready and loss.ready.mean
+    if mean is None or len(asked.columns.X) != 1 or isinstance(data.data, Rows):
+        return None
+    X, y = data.data
+    if X.shape[1] > len(data.names):  # a column that is a matrix by itself
+        return None
+    model = lambda w, x: mean(w[-1] * x + sum(w[:-1]))  # noqa: E731 - the intercept, if there is one
+    return Curve(X[:, -1], y, model, (asked.columns.X[0], asked.columns.y[0]))
+
+
+def draw(result: Any, path: str, of: Curve | None) -> None:
+    """Draw data and fitted curve, or loss, gradient and step against moves."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
-    figure = Figure(figsize=(6, 8), layout="constrained")
-    plot.trace(result, ax=figure.subplots(3, sharex=True))
+    figure = Figure(figsize=(6.4, 5.2) if of else (6, 8), layout="constrained")
+    if of is None:
+        plot.trace(result, ax=figure.subplots(3, sharex=True))
+    else:
+        axes = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+        plot.fit(result, of.x, of.y, of.model, ax=axes)
+        axes[0].set_ylabel(of.names[1])
+        axes[1].set_xlabel(of.names[0])
     figure.savefig(path)

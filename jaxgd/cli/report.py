@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jaxgd.core.status_text import shown
 from jaxgd.core.stop import Status
 from jaxgd.result import Result
+from jaxgd.uncertainty.summary import Summary
 
 MOST = 20  # groups that are printed
 OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every|by"
@@ -19,7 +21,7 @@ OPTIONS = "columns|init|method|tol|dtype|bounds|l1|l2|resume|kind|every|by"
 
 def at_shell(message: str) -> str:
     """Return a message in which the arguments of `minimize` are the options of the command line."""
-    message = message.replace("`stop=Stop(max_evals=...)`", "`--max-evals`").replace("`max_evals`", "`--max-evals`")
+    message = re.sub(r"`(stop=Stop\()?max_evals(=\.\.\.)?\)?`", "`--max-evals`", message)
     message = message.replace("`seconds`", "`--time-limit`")
     message = message.replace("Pass `has_aux=True` if it returns (value, aux)", "Return the value alone")
     message = re.sub(
@@ -31,8 +33,10 @@ def at_shell(message: str) -> str:
     return message.replace("`data`", "DATA").replace("`loss`", "LOSS")
 
 
-def for_people(result: Result, names: Sequence[str]) -> str:
+def for_people(result: Result, names: Sequence[str], *, errors: bool) -> str:
     """Return what is shown of a result; `names` are those of its params, where they are known."""
+    if errors:
+        return at_shell(str(_summary(result, names)))
     if result.labels is not None:
         return f"{at_shell(str(result))}\n{_table(result, names)}"
     lines, params = at_shell(str(result)).splitlines(), result.params
@@ -61,18 +65,22 @@ def _table(result: Result, names: Sequence[str]) -> str:
     return "\n".join([*lines, f"and {more} more, all by --json"] if more else lines)
 
 
-def as_json(result: Result) -> str:
+def as_json(result: Result, names: Sequence[str], *, errors: bool) -> str:
     """Return one JSON object; NaN and infinity are null in it."""
-    about = {"method": result.method, "seconds": None if result.seconds is None else result.seconds._asdict()}
+    seconds = None if result.seconds is None else result.seconds._asdict()
+    about: dict[str, Any] = {"method": result.method, "seconds": seconds}
+    tables = _tables(result, names) if errors else []
     if result.labels is None:
         found = {"status": result.status.name, "converged": bool(result.converged), "message": at_shell(result.message)}
-        return json.dumps(_plain(found | _numbers(result) | about), allow_nan=False)
+        found |= _numbers(result) | about | ({"summary": tables[0]} if errors else {})
+        return json.dumps(_plain(found), allow_nan=False)
     arrays = jax.tree.map(np.asarray, {name: getattr(result, name) for name in NUMBERS} | {"params": result.params})
     codes, groups = np.asarray(result.status), []
     for lane, label in enumerate(result.labels.tolist()):
         own = {"label": label if isinstance(label, str | int | float) else str(label)}
         status = Status(int(codes[lane]))
         own |= {"status": status.name, "converged": status.converged}
+        own |= {"summary": tables[lane]} if errors else {}
         groups.append(own | jax.tree.map(lambda leaf, at=lane: leaf[at], arrays))
     found = {
         "converged": bool(np.all(result.converged)),
@@ -81,6 +89,22 @@ def as_json(result: Result) -> str:
         "groups": groups,
     }
     return json.dumps(_plain(found), allow_nan=False)
+
+
+def _tables(result: Result, names: Sequence[str]) -> list[Any]:
+    """Return the summary of each problem: what is known of each param."""
+    found, heads = _summary(result, names), ("value", "stderr", "low", "high")
+    lanes = np.stack([np.atleast_2d(getattr(found, head)) for head in heads], axis=-1)
+    return [
+        [{"param": name, **dict(zip(heads, row, strict=True))} for name, row in zip(found.names, lane, strict=True)]
+        for lane in lanes
+    ]
+
+
+def _summary(result: Result, names: Sequence[str]) -> Summary:
+    """Return the summary, with the params called by their columns."""
+    found: Summary = result.summary()
+    return replace(found, names=list(names)) if len(names) == len(found.names) else found
 
 
 NUMBERS = ("loss", "grad_norm", "evals", "moves")
