@@ -1,5 +1,8 @@
 """Minimize a loss written in `jax.numpy`: `jaxgd.minimize(loss, data)`."""
 
+import difflib
+from typing import Any
+
 from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
 from jaxgd.compile.disk import config
@@ -50,6 +53,29 @@ __all__ = [
     "plot",
     "watch",
 ]
+
+
+_ELSEWHERE = {  # what other libraries have at their top
+    "curve_fit": "write `from jaxgd.scipy import curve_fit`, or use `least_squares(residuals, data)`",
+    "scipy": "write `import jaxgd.scipy`",
+    **dict.fromkeys(("fit", "fmin", "minimize_scalar", "optimize", "solve"), "it is `minimize(loss, data)`"),
+    **dict.fromkeys(("vmap", "batch", "minimize_batch"), "many problems are `minimize_many(loss, data)`"),
+    **dict.fromkeys(("root", "fsolve", "root_find"), "where residuals can be 0, `least_squares` finds it"),
+    **dict.fromkeys(("adam", "Adam", "SGD", "sgd", "OptaxSolver"), "any optimizer of optax is a `method`"),
+    **dict.fromkeys(("Bounds", "LinearConstraint"), "bounds are `minimize(..., bounds=(lower, upper))`"),
+    **dict.fromkeys(("GaussNewton", "NonlinearLeastSquares", "Dogleg"), "it is `least_squares(residuals, data)`"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Say what is called otherwise in other libraries, and what is misspelt."""
+    if name in _ELSEWHERE:
+        more = f": {_ELSEWHERE[name]}."
+    else:
+        near = difflib.get_close_matches(name, __all__, n=1)
+        more = f"; the nearest is {near[0]}." if near and not name.startswith("_") else "."
+    msg = f"jaxgd has no `{name}`{more}"
+    raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

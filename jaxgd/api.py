@@ -55,11 +55,18 @@ ELSEWHERE = {  # options of other libraries
 
 
 def _other_words(function: F) -> F:
-    """Answer options that the function does not have: by what it is called here, or by the nearest."""
+    """Answer options that the function does not have, by what it is called here or by the nearest, and arguments."""
     known = inspect.signature(function).parameters
+    in_order = [name for name, each in known.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
+        if len(args) > len(in_order):
+            msg = (
+                f"{function.__name__}() takes {', '.join(in_order)} in this order, and got {len(args)} arguments. What"
+                " `loss` gets beside the params is one `data`, such as a tuple (X, y); options go by name."
+            )
+            raise TypeError(msg)
         if not options.keys() <= known.keys():
             _refuse_unknown(function.__name__, options, set(known))
         return function(*args, **options)

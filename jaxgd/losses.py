@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -26,7 +27,8 @@ def mae(theta: Any, y: Any) -> jax.Array:
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """Return the mean Huber loss: squared within `delta` of the data, absolute beyond (Huber 1964)."""
+    """Return the mean Huber loss: squared within `delta` > 0 of the data, absolute beyond (Huber 1964)."""
+    _check_between("delta", delta, np.inf)
 
     def loss(theta: Any, y: Any) -> jax.Array:
         return jnp.mean(_huber(y - theta, delta))
@@ -36,6 +38,7 @@ def huber(delta: float = 1.0) -> Loss:
 
 def quantile(q: float) -> Loss:
     """Return the mean pinball loss; its minimizer is the quantile of level `q`, between 0 and 1."""
+    _check_between("q", q, 1)
 
     def loss(theta: Any, y: Any) -> jax.Array:
         return jnp.mean(jnp.maximum(q * (y - theta), (q - 1) * (y - theta)))
@@ -50,7 +53,8 @@ def squared(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
 
 
 def huber_regression(delta: float = 1.0) -> Loss:
-    """Return the mean Huber loss of a linear regression's residuals."""
+    """Return the mean Huber loss of a linear regression's residuals, `delta` > 0."""
+    _check_between("delta", delta, np.inf)
 
     def loss(w: jax.Array, data: tuple[Any, Any]) -> jax.Array:
         X, y = _regression(w, data)
@@ -104,6 +108,13 @@ def _regression(w: Any, data: Any) -> tuple[Any, Any]:
         )
         raise ValueError(msg)
     return X, y
+
+
+def _check_between(name: str, value: Any, upper: float) -> None:
+    """Refuse a number that makes the loss fall without end; one that JAX traces cannot be looked at."""
+    if not isinstance(value, Tracer) and not 0 < value < upper:
+        msg = f"`{name}` must be above 0{'' if upper == np.inf else f' and below {upper:g}'}; got {value!r}."
+        raise ValueError(msg)
 
 
 def _huber(residual: jax.Array, delta: float) -> jax.Array:

@@ -35,6 +35,13 @@ ELSEWHERE = {  # what results have in other libraries
     "njev": "each of the `evals` is of loss and gradient",
     "cost": "it is `loss`",
     "redchi": "it is in `summary()`",
+    **dict.fromkeys(("best_values", "x_", "beta", "theta", "argmin"), "the answer is `params`"),
+    **dict.fromkeys(("fit_report", "pvalues", "tvalues"), "it is `summary()`, whose `table()` has a row a param"),
+    **dict.fromkeys(("rsquared", "r2", "r_squared", "score"), "it is `summary().r_squared`"),
+    **dict.fromkeys(("cov", "covar", "covariance_", "pcov"), "it is `covariance()`"),
+    **dict.fromkeys(("predict", "eval", "best_fit", "fittedvalues"), "call your model with `params`"),
+    **dict.fromkeys(("residuals", "resid", "residual_"), "call your model with `params`"),
+    **dict.fromkeys(("n_iter_", "iterations", "iter_num", "num_steps"), "it is `moves`"),
 }
 
 
@@ -160,7 +167,7 @@ class Result:
 
     def __len__(self) -> int:
         if np.ndim(self.counts) < 2:  # noqa: PLR2004 - lanes and counts
-            msg = "This is the result of one problem; it has no lanes."
+            msg = "This is the result of one problem: it has no lanes, and is no tuple. The answer is `params`."
             raise TypeError(msg)
         return len(self.counts)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import Bounds
+from scipy.sparse import csr_matrix
 
+import jaxgd
 from jaxgd import Groups, Rows, least_squares, losses, maximize, minimize, minimize_many
 from jaxgd.solvers.registry import named
 
@@ -149,13 +151,88 @@ FITTED = minimize(center, [1.0, 2.0, 6.0])
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("x", "`params`"), ("fun", "`loss`"), ("success", "`converged`"), ("jac", "`grad`"), ("hess_inv", "covariance")],
+    [
+        ("x", "`params`"),
+        ("fun", "`loss`"),
+        ("success", "`converged`"),
+        ("jac", "`grad`"),
+        ("hess_inv", "covariance"),
+        ("best_values", "`params`"),
+        ("fit_report", "`summary"),
+        ("pvalues", "`summary"),
+        ("rsquared", r"summary\(\).r_squared"),
+        ("pcov", "`covariance"),
+        ("predict", "call your model"),
+        ("resid", "call your model"),
+        ("n_iter_", "`moves`"),
+    ],
 )
 def test_words_of_other_results_are_answered(name, words):
     with pytest.raises(AttributeError, match=rf"`Result` has no `{name}`: .*{words}"):
         getattr(FITTED, name)
     assert not hasattr(FITTED, "nothing")
     assert (FITTED.nfev, FITTED.nit) == (FITTED.evals, FITTED.moves)
+
+
+@pytest.mark.parametrize("use", [lambda: FITTED["x"], lambda: FITTED[0], lambda: print(*FITTED)])
+def test_a_result_is_no_tuple(use):
+    with pytest.raises(TypeError, match="The answer is `params`"):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("curve_fit", "from jaxgd.scipy import curve_fit"),
+        ("root", "`least_squares` finds it"),
+        ("adam", "any optimizer of optax"),
+        ("LevenbergMarquart", "the nearest is LevenbergMarquardt"),
+        ("nothing_like_it", r"jaxgd has no `nothing_like_it`\.$"),
+    ],
+)
+def test_names_of_other_libraries_are_answered(name, words):
+    with pytest.raises(AttributeError, match=words):
+        getattr(jaxgd, name)
+
+
+SLIPS = {  # what is called, the error, and what it says
+    "X and y apart, with a start": (
+        lambda: minimize(losses.squared, X, Y, np.zeros(2)), TypeError, "takes loss, data, init in this order"
+    ),
+    "a file's name": (lambda: minimize(losses.mse, "tips.csv"), TypeError, "Read the file first"),
+    "a sparse matrix": (lambda: minimize(losses.squared, (csr_matrix(X), Y)), TypeError, r"Pass its `toarray\(\)`"),
+    "groups": (lambda: minimize(losses.mse, Groups(Y, by=Y > 0)), TypeError, "by `jaxgd.minimize_many`"),
+    "names to hold": (
+        lambda: minimize(lambda p, y: jnp.mean((y - p["a"]) ** 2), Y, {"a": 0.0}, fixed=["a"]),
+        TypeError, "write `fixed={'name': True}`",
+    ),
+    "residuals": (lambda: minimize(lambda p, y: y - p, Y, 0.0), TypeError, "of residuals, use `jaxgd.least_squares`"),
+    "a factory": (lambda: minimize(losses.huber, Y), TypeError, r"make it first, as losses.huber\(...\) does"),
+    "a percentage": (lambda: losses.quantile(90), ValueError, "`q` must be above 0 and below 1; got 90"),
+    "a negative delta": (lambda: losses.huber(-1), ValueError, "`delta` must be above 0; got -1"),
+    "of a regression": (lambda: losses.huber_regression(0), ValueError, "`delta` must be above 0; got 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_told_cause_and_cure(name):
+    call, error, words = SLIPS[name]
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_what_a_loss_raised_is_shown_with_all_it_got():
+    with pytest.raises(KeyError) as raised:
+        minimize(lambda p, table: jnp.mean((table["tips"] - p) ** 2), {"tip": Y}, 0.0)
+    assert "`init` of float64[] and `data` of {tip: float64[6]}" in raised.value.__notes__[0]
+
+
+def test_a_loss_as_residuals_is_warned_of():
+    words = "`residuals` center returns one number for all of `data`. Is it a loss?"
+    with pytest.warns(jaxgd.NotConvergedWarning), pytest.warns(UserWarning, match=words):
+        least_squares(center, [1.0, 2.0, 6.0])
+    root = least_squares(lambda x: x**2 - 2, init=1.0)
+    assert float(root.params) == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize(

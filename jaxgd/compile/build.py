@@ -156,6 +156,12 @@ def _new_program(
                 " For one difference a row, pass `y[:, 0]`."
             )
             warnings.warn(msg, stacklevel=9)
+        if ask.least_squares and _is_a_loss(record_of.aux[0] if ask.has_aux else record_of.aux, data):
+            msg = (
+                f"`residuals` {name} returns one number for all of `data`. Is it a loss? Then use `minimize`; for"
+                " `least_squares` return y - model(params, x), one residual for each observation."
+            )
+            warnings.warn(msg, stacklevel=9)
     except loss_jaxpr.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise
@@ -209,6 +215,11 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
         raise loss_jaxpr.LossError(msg)
     vector = as_vector(residuals, jax.numpy.result_type(np.float32, *(leaf.real.dtype for leaf in leaves)))
     return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
+
+
+def _is_a_loss(residuals: Any, data: Any) -> bool:
+    """Return whether residuals are a single number, where data hold more."""
+    return sum(leaf.size for leaf in jax.tree.leaves(residuals)) == 1 < max([0, *map(np.size, jax.tree.leaves(data))])
 
 
 def _refuse_arrays(*options: Any) -> None:

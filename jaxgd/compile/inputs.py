@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -169,7 +170,16 @@ def _as_array(leaf: Any, name: str) -> Any:
 
 
 def _remedy(given: Any) -> str:
-    return "Pass a list of its items" if isinstance(given, Iterator | set) else "Encode or drop them first"
+    """Say what to pass in place of what holds no numbers."""
+    for kind, remedy in (
+        ((Iterator, set), "Pass a list of its items"),
+        ((str, Path), "Read the file first, as `pandas.read_csv` does; large ones by `jaxgd.Rows.open`"),
+    ):
+        if isinstance(given, kind):
+            return remedy
+    if hasattr(given, "toarray"):  # sparse
+        return "Pass its `toarray()`"
+    return getattr(given, "instead", "Encode or drop them first")
 
 
 def refuse_traced(tree: Any, what: str) -> None:

@@ -13,6 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgd import losses
 from jaxgd.compile.work import operations
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.linear_products import Cut, Dots
@@ -94,6 +95,8 @@ def check_callable(loss: Any, *, with_data: bool) -> None:
         want = "pass `data`, or write loss(params)"
         if with_data:
             want = "write loss(params, data), or pass the start by name, `init=...`"
+            if getattr(loss, "__module__", "") == losses.__name__:
+                want = f"make it first, as losses.{name_of(loss)}(...) does"
         msg = f"`loss` {name_of(loss)}{signature} does not fit: {have}; {want}."
         raise TypeError(msg) from error
     first = next(iter(signature.parameters), "")
@@ -111,9 +114,9 @@ def record(loss: Loss, name: str, start: Any, data: Any, arrays: Any, *, has_aux
         try:
             out = loss(start, data, arrays)
         except Exception as error:
-            error.add_note(
-                f"`loss` {name} raised this for `init` of {_types(start)}. Pass an `init` of the shape it takes."
-            )
+            given = "" if data is None else f" and `data` of {_types(data)}"
+            remedy = "Pass an `init`, and data, as it takes them"
+            error.add_note(f"`loss` {name} raised this for `init` of {_types(start)}{given}. {remedy}.")
             raise
         outputs.append(jax.tree.map(lambda leaf: _shape(leaf) if isinstance(leaf, jax.Array) else leaf, out))
         return out
@@ -208,7 +211,7 @@ def _check_output(out: Any, name: str, *, has_aux: bool) -> None:
     if value.shape != ():
         msg = (
             f"`loss` {name} must return one number; it returns an array of shape {value.shape}."
-            " Take its mean or sum; for many problems at once, `jaxgd.minimize_many`."
+            " Take its mean or sum; of residuals, use `jaxgd.least_squares`; for many problems, `jaxgd.minimize_many`."
         )
         raise LossError(msg)
     if not jnp.issubdtype(value.dtype, jnp.floating):

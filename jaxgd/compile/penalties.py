@@ -123,7 +123,8 @@ def as_mask(fixed: Any, start: Any) -> np.ndarray | None:
     for path, leaf, like in spread(fixed, start, "fixed", missing=False):
         mask = np.asarray(leaf)
         if mask.dtype != bool:
-            msg = f"`fixed{path}` must be true or false, or an array of these; got {leaf!r}."
+            remedy = "To hold a param by its name write `fixed={'name': True}`"
+            msg = f"`fixed{path}` must be true or false, or an array of these; got {leaf!r}. {remedy}."
             raise TypeError(msg)
         part = np.broadcast_to(mask, like.shape).ravel()
         parts += [part] * (2 if jnp.issubdtype(like.dtype, jnp.complexfloating) else 1)

@@ -50,6 +50,8 @@ class Groups:
     data: Any
     by: Any
 
+    instead = "Solve one problem for each group by `jaxgd.minimize_many`"  # where `minimize` is given groups
+
     def __repr__(self) -> str:
         return f"Groups(by={self.by!r})" if self.names else f"Groups({np.size(self.by)} rows)"
 
