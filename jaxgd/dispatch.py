@@ -105,13 +105,13 @@ def _one(ask: Ask, watch: Watching) -> Solution:
         if ask.batch_size is not None:
             msg = f"`batch_size={ask.batch_size!r}` is for a mean over rows: pass `jaxgd.Rows(data)`."
             raise ValueError(msg)
-        found = _in_loop(*prepare(ask), watch)
+        found = _in_loop(ask.data, *prepare(ask), watch)
         return found if watch or ask.trace else _by_newton(ask, found, watch)
     if ask.batch_size is not None:
         return minibatch.solve_by_minibatches(ask, rows, watch)
     program, given, note = build.prepare_rows(ask, rows)
     if not program.recipe.sampled:
-        return _in_loop(program, given, note, watch)
+        return _in_loop(None, program, given, note, watch)
     found = full_batch.solve_by_passes(program, given, rows, ask.dtype, watch)
     return found._replace(note=note + found.note, source=(program, given))
 
@@ -126,7 +126,7 @@ def _by_newton(ask: Ask, found: Solution, watch: Watching) -> Solution:
     if (left := after(int(numbers[program.limit]), int(counts.evals))) < 1:
         return found
     numbers[program.limit] = left
-    other = _in_loop(program, given._replace(numbers=numbers), note, watch)
+    other = _in_loop(ask.data, program, given._replace(numbers=numbers), note, watch)
     own = Counts.of(other.answer.counts)
     loss = np.asarray(found.answer.loss)
     drop = program.recipe.sign * (loss - np.asarray(other.answer.loss))
@@ -139,7 +139,7 @@ def _by_newton(ask: Ask, found: Solution, watch: Watching) -> Solution:
     return better._replace(answer=better.answer._replace(counts=total.pack()))
 
 
-def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Solution:
+def _in_loop(data: Any, program: Program, given: Inputs, note: str, watch: Watching) -> Solution:
     found = in_loop(program, given, watch)._replace(note=note, source=(program, given))
     if isinstance(found.answer.counts, Tracer):
         return found
@@ -148,7 +148,7 @@ def _in_loop(program: Program, given: Inputs, note: str, watch: Watching) -> Sol
     if needs_second_look(program, answer):
         before, answer = answer.counts, looked_again_alone(program, given, answer)
         note += LEFT_FLAT if left_flat(before, answer.counts) else ""
-    more = "" if succeeded(Counts.of(answer.counts).status) else explained(program, given, answer)
+    more = "" if succeeded(Counts.of(answer.counts).status) else explained(program, given, answer, data)
     return found._replace(answer=answer, note=note + more)
 
 

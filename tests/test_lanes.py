@@ -482,3 +482,21 @@ def test_lanes_that_begin_on_a_plateau_end_as_single_solves_do():
     singles = [quiet(lambda target=target: minimize(hill, target, 0.0)) for target in y]
     assert list(lanes.status) == [one.status for one in singles]
     assert list(lanes.status[2:]) == [Status.ZERO_GRADIENT] * 2
+
+
+def test_a_penalty_of_some_params_for_each_lane():
+    """One number for each problem, of a param of several: it weighs them all alike."""
+    X, y, weights = RNG.normal(size=(20, 3)), RNG.normal(size=20), np.geomspace(0.01, 1, 5)
+
+    def loss(p, data):
+        return jnp.mean((data[1] - p["b"] - data[0] @ p["w"]) ** 2)
+
+    start = {"b": 0.0, "w": np.zeros(3)}
+    for name in ("l1", "l2"):
+        path = minimize_many(loss, (X, y), start, in_axes=(None, None), **{name: {"w": weights}})
+        each = [minimize(loss, (X, y), start, **{name: {"w": weight}}) for weight in weights]
+        np.testing.assert_allclose(path.params["w"], [one.params["w"] for one in each], rtol=1e-8, atol=1e-12)
+        both = minimize_many(
+            loss, (X[None] * np.ones((5, 1, 1)), y[None] * np.ones((5, 1))), start, **{name: {"w": weights}}
+        )
+        np.testing.assert_allclose(both.params["w"], path.params["w"], rtol=1e-8, atol=1e-12)

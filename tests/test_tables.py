@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import jaxgd
-from jaxgd import Groups, Rows, minimize, minimize_many
+from jaxgd import Groups, Rows, losses, minimize, minimize_many
 from jaxgd.compile.frames import Frame, is_table
 
 RNG = np.random.default_rng(0)
@@ -224,3 +224,13 @@ def test_tables_need_narwhals(monkeypatch):
     monkeypatch.setitem(sys.modules, "narwhals", None)
     with pytest.raises(ImportError, match=r"jaxgd\[tables\]"):
         minimize(by_name, pd.DataFrame(COLUMNS), INIT)
+
+
+def test_a_failure_names_the_columns_of_a_table():
+    table = pd.DataFrame({"one": np.ones(30), "age": np.linspace(-1, 1, 30), "fare": np.arange(30.0) % 7})
+    gaps = table.copy()
+    gaps.loc[3, "fare"], gaps.loc[5, "age"] = np.nan, np.inf
+    with pytest.warns(jaxgd.NotConvergedWarning, match=r"Not finite: `data\[0\]` in 'age', 'fare'; drop or fill"):
+        minimize(losses.logistic, (gaps, (table["fare"] > 2) * 1.0))
+    with pytest.warns(jaxgd.NotConvergedWarning, match="On the way to infinity: age"):
+        minimize(losses.logistic, (table, (table["age"] > 0) * 1.0))

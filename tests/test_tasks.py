@@ -211,7 +211,7 @@ def test_ridge_as_scikit_learn():
     peer = linear_model.Ridge(alpha=len(y) / 2 * got["penalties"][chosen], solver="cholesky").fit(X, y)
     agree((got["path"][chosen].params, None), [peer.intercept_, peer.coef_])
     shrunk = jaxgd.minimize_many(
-        got["loss"], got["train"], got["start"], in_axes=(None, None), l1={"slopes": got["weights"]["slopes"]}
+        got["loss"], got["train"], got["start"], in_axes=(None, None), l1={"slopes": got["penalties"]}
     )
     # scikit-learn halves the mean square.
     lasso = linear_model.Lasso(alpha=got["penalties"][chosen] / 2, tol=1e-12, max_iter=10**6).fit(X, y)
@@ -222,20 +222,19 @@ def test_ridge_as_scikit_learn():
 
 def test_huber():
     got = page("huber")
-    flats, fit = got["flats"], got["fit"]
-    X, y = flats[["intercept", "area"]].to_numpy(), flats["price"].to_numpy()
+    X, y = np.column_stack([np.ones(80), got["area"]]), got["price"]
     peer = optimize.least_squares(
         lambda w: y - X @ w, np.zeros(2), lambda _: -X, loss="huber", f_scale=40, xtol=1e-15, ftol=1e-15, gtol=1e-15
     )
-    command = "jaxgd huber_regression:40 flats.csv --columns area:price --intercept --json"
+    command = "jaxgd huber_regression:40 flats.csv --columns area:price --intercept --summary --json"
     from_shell = json.loads(got["shell"](command))
-    agree((from_shell["params"], None), peer.x)
     assert from_shell["loss"] == pytest.approx(peer.cost / 80, rel=CLOSE)
     # The M-estimator's errors (Huber 1967), from what its loss is within and beyond the size.
     residuals = y - X @ peer.x
     inverse = np.linalg.inv(X.T @ (X * (np.abs(residuals) <= 40)[:, None]))
     clipped = X * np.clip(residuals, -40, 40)[:, None]
-    agree(fit, peer.x, np.sqrt(np.diag(inverse @ clipped.T @ clipped @ inverse)))
+    found = [[each[name] for each in from_shell["summary"]] for name in ("value", "stderr")]
+    agree(found, peer.x, np.sqrt(np.diag(inverse @ clipped.T @ clipped @ inverse)))
 
 
 def test_resume():

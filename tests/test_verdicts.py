@@ -1,5 +1,6 @@
 """What a verdict must hold for: any start, unit and loss. Right values are SciPy's in float64, or closed forms."""
 
+import re
 import warnings
 
 import jax
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import jaxgd
-from jaxgd import Status, least_squares, minimize
+from jaxgd import Status, least_squares, minimize, minimize_many
 from jaxgd.core.convergence import Evidence
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -517,3 +518,24 @@ def test_a_tol_below_what_the_type_resolves_is_said():
     assert "resolves" not in minimize(mse, y, tol=1e-6).message
     assert "resolves" not in minimize(mse, y, tol=1e-9).message
     assert "resolves" not in minimize(mse, y).message
+
+
+@DTYPES
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_bound_that_takes_all_influence_leaves_a_finite_estimate(lanes, dtype):
+    """At a height of 0 nothing depends on the others: a model without curvature has a step of 0, not of NaN."""
+    t = np.linspace(0, 20, 160)
+    y = 2 * np.exp(-0.15 * t) * np.cos(3 * t + 0.5)
+
+    def loss(p, y):
+        curve = p["height"] * jnp.exp(-p["damping"] * t) * jnp.cos(p["omega"] * t + p["phase"])
+        return jnp.mean((y - curve) ** 2)
+
+    start = {"height": 1.0, "damping": 0.1, "omega": 1.5, "phase": 0.0}
+    bounds = {"height": (0, None), "damping": (0, None), "omega": (1, 6)}
+    solve, data = (minimize_many, y[None]) if lanes else (minimize, y)
+    result = solve(loss, data, start, bounds=bounds, dtype=dtype)
+    result = result[0] if lanes else result
+    assert result.params["height"] == 0
+    assert result.converged
+    assert re.search(r"by an estimated -?0\.0e\+00 at most", result.message)

@@ -1,7 +1,7 @@
 """What users pass as data and start: array-likes in, arrays out, or an error that names the leaf."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,17 @@ def _type_of(leaf: Any) -> np.dtype | None:
     return np.asarray(leaf).dtype
 
 
-def not_finite(tree: Any, name: str) -> list[str]:
-    """Return the paths of the leaves that hold NaN or infinity."""
+def not_finite(tree: Any, name: str, columns: Sequence[str] = ()) -> list[str]:
+    """Return the paths of the leaves that hold NaN or infinity, of a table with the names of the `columns` that do."""
     found: list[str] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
-            found.append(f"`{name}{jax.tree_util.keystr(path)}`")
+            where = f"`{name}{jax.tree_util.keystr(path)}`"
+            if array.ndim == 2 and array.shape[1] == len(columns):  # noqa: PLR2004 - rows and columns
+                bad = set(np.nonzero(~np.isfinite(array))[1].tolist())
+                where += f" in {', '.join(repr(columns[at]) for at in sorted(bad))}"
+            found.append(where)
     return found
 
 

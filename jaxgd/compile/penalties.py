@@ -51,8 +51,8 @@ def as_terms(
 ) -> tuple[Terms | None, str]:
     """Return what is added to the loss, or None, and what the user should know; `start` gives the shape of params.
 
-    With `lanes`, an array of shape `(lanes,)` is a weight for each lane, and a bound or weight with `lanes` before the
-    shape of its parameter stands for numbers that differ by lane.
+    With `lanes`, an array of shape `(lanes,)` is a weight for each lane, also of one leaf whose parameter has another
+    shape, and a bound or weight with `lanes` before the shape of its parameter stands for numbers that differ by lane.
     """
     if bounds is None and l1 is None and l2 is None and term is None:
         return None, ""
@@ -139,6 +139,16 @@ def is_row(weight: Any) -> bool:
     """Whether a weight is numbers in a row, which may be one for each lane."""
     numbers = isinstance(weight, list) and all(isinstance(item, int | float | np.number) for item in weight)
     return numbers or (isinstance(weight, np.ndarray | jax.Array) and weight.ndim == 1)
+
+
+def rows(weights: dict[str, Any], init: Any) -> dict[str, int]:
+    """Return how many numbers the weights have that are no weights of a param's entries: one for each lane."""
+    found = {name: len(weight) for name, weight in weights.items() if is_row(weight)}
+    for name, weight in weights.items() if init is not None else ():
+        leaves = () if weight is None or is_row(weight) else spread(weight, init, name, missing=0)
+        own = [(path, leaf) for path, leaf, like in leaves if is_row(leaf) and np.shape(leaf) != np.shape(like)[-1:]]
+        found |= {name + path: len(leaf) for path, leaf in own}
+    return found
 
 
 def for_all(weight: Any) -> Any:
@@ -242,7 +252,9 @@ def _in_shape(path: str, leaf: Any, like: Any, name: str, lanes: int | None) -> 
     if np.shape(leaf) != shape and np.ndim(leaf):
         # As NumPy does, but for an axis of 1: more likely that was meant for params of another length.
         fits = np.ndim(leaf) <= len(shape) and np.shape(leaf) == shape[len(shape) - np.ndim(leaf) :]
-        if not fits:
+        if not fits and lanes is not None and np.shape(leaf) == (lanes,):
+            shape, leaf = (lanes, *like.shape), jnp.reshape(leaf, (lanes, *[1] * len(like.shape)))
+        elif not fits:
             each = "" if lanes is None else f", or one of these for each of the {lanes} problems"
             msg = (
                 f"`{name}{path}` has shape {np.shape(leaf)}; the parameter there has shape {like.shape}."

@@ -23,7 +23,7 @@ def axes_of(ask: Ask, in_axes: Any, init: Any, data: Any, options: Any) -> tuple
     sizes = _sizes(init, axes[0], "init") | _sizes(data, axes[1], "data") | _option_sizes(options)
     if not sizes:
         # Nothing else differs: a row of weights has one for each problem.
-        sizes = {name: len(row) for name, row in (("l1", ask.l1), ("l2", ask.l2)) if penalties.is_row(row)}
+        sizes = penalties.rows({"l1": ask.l1, "l2": ask.l2}, init)
     if not sizes:
         # Nothing but the bounds and weights can: they have an axis more than the params, which are vectors at most.
         added_ = jax.tree.leaves((ask.bounds, ask.l1, ask.l2))

@@ -98,9 +98,10 @@ def _spectrum(matrix: jax.Array, slopes: jax.Array, *squares: jax.Array) -> _Spe
     eps, tiny, size = jnp.finfo(slopes.dtype).eps, jnp.finfo(slopes.dtype).tiny, slopes.size
 
     def found(curvatures: jax.Array, basis: jax.Array, along: jax.Array, part: Any) -> _Spectrum:
-        largest = jnp.maximum(jnp.max(jnp.abs(curvatures)), tiny / eps)
+        largest = jnp.max(jnp.abs(curvatures))
         unknown = jnp.full_like(largest, jnp.nan)
-        return _Spectrum(curvatures=curvatures, basis=basis, slopes=along, noise=part * largest, unknown=unknown)
+        noise = jnp.maximum(part * largest, tiny)
+        return _Spectrum(curvatures=curvatures, basis=basis, slopes=along, noise=noise, unknown=unknown)
 
     def plain() -> _Spectrum:
         curvatures, basis = spectrum(matrix)
@@ -125,7 +126,7 @@ def _by_spectrum(model: _Spectrum, radius: jax.Array, size: _Size) -> Step:
     curvatures, basis, slopes, noise, unknown = model
     eps, largest = jnp.finfo(slopes.dtype).eps, jnp.max(jnp.abs(curvatures))
     # Where the curvature is rounding, so is a slope that brings next to nothing: it would lead to and fro.
-    brings = slopes**2 / jnp.where(noise > 0, 2 * noise, 1)
+    brings = slopes**2 / (2 * noise)
     farther = jnp.abs(slopes * jnp.matmul(size.params, basis, precision="highest"))  # by all the size of the params
     hidden = (brings <= FLAT * size.hidden) & (farther <= NOISY * size.hidden)
     slopes = jnp.where((jnp.abs(curvatures) <= noise) & hidden, 0, slopes)

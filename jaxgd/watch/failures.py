@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgd.compile import inputs
+from jaxgd.compile.frames import column_names
 from jaxgd.compile.program import Answer, Inputs, Program
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.convergence import AHEAD, Evidence
@@ -17,23 +18,28 @@ from jaxgd.core.tiles import Span
 from jaxgd.history import names_of
 
 
-def explained(program: Program, given: Inputs, answer: Answer) -> str:
-    """Return what else there is to say of a failure at the start, or of params without influence."""
+def explained(program: Program, given: Inputs, answer: Answer, asked: Any) -> str:
+    """Return what else there is to say of a failure at the start, or of params without influence.
+
+    `asked`: the data as they were passed, of which a table has names.
+    """
     status = Counts.of(np.asarray(answer.counts)).status
-    given = without_derivatives(given)
+    given, columns = without_derivatives(given), column_names(asked)
     if status == Status.BAD_START:
         data = given.data
-        found = inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data")
+        found = (
+            inputs.not_finite_rows(data.rows) if isinstance(data, Span) else inputs.not_finite(data, "data", columns)
+        )
         return where_not_finite(given, found, answer)
-    return _where_to(program, given, answer) if status == Status.NO_INFLUENCE else ""
+    return _where_to(program, given, answer, columns) if status == Status.NO_INFLUENCE else ""
 
 
-def _where_to(program: Program, given: Inputs, answer: Answer) -> str:
+def _where_to(program: Program, given: Inputs, answer: Answer, columns: list[str]) -> str:
     """Say which params have lost their influence, or along which the solve ran on, where few and curvatures known."""
     if not scaling_of(program.size) or program.recipe.derivatives is Derivatives.FIRST:
         return ""
     layout, roots = program.layout(given.init), program.compiled(_curvatures)
-    names, term = np.array(names_of(answer.params))[program.free], program.bind(given)[0].term
+    names, term = np.array(names_of(answer.params, columns))[program.free], program.bind(given)[0].term
     (before, start), (after, end) = ((roots(given, at), layout.flatten(at)) for at in (given.init, answer.params))
     ends = pack(end, layout.flatten(answer.grad))
     gone = np.asarray(without_influence(after, before, ends, jnp.asarray(answer.loss), term))
