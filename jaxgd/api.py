@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
+from jaxgd.compile import devices
 from jaxgd.compile.build import Ask
 from jaxgd.core.stop import Stop
 from jaxgd.dispatch import looking, rule, solved, solved_from, solved_many
@@ -69,6 +70,7 @@ def _other_words(function: F) -> F:
             raise TypeError(msg)
         if not options.keys() <= known.keys():
             _refuse_unknown(function.__name__, options, set(known))
+        devices.refuse_forked()
         return function(*args, **options)
 
     return cast("F", checked)

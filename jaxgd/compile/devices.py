@@ -36,6 +36,20 @@ def places(*, alone: bool) -> list[Any]:
     return (devices * each)[: max(len(devices), MOST_WORKERS)]
 
 
+_used: set[int] = set()  # the processes that have computed, of this one and those it was forked from
+
+
+def refuse_forked() -> None:
+    """Refuse to compute in a process that was forked from one that has: it would wait for threads it does not have."""
+    if _used - {os.getpid()}:
+        msg = (
+            "this process was forked from one in which jaxgd has computed, and JAX would wait for ever in it. Start"
+            " processes by `multiprocessing.get_context('spawn')`, or fork them before the first solve."
+        )
+        raise RuntimeError(msg)
+    _used.add(os.getpid())
+
+
 def of_all_processes(tree: Any) -> Any:
     """Return arrays of all processes on each of them, the processes first."""
     from jax.experimental import multihost_utils  # noqa: PLC0415 - for several processes alone
