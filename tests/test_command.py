@@ -21,7 +21,8 @@ from jaxgd.cli import arguments
 from jaxgd.cli import arrays as shell_arrays
 from jaxgd.cli import columns as shell_columns
 from jaxgd.cli.command import main
-from jaxgd.cli.loss import READY
+from jaxgd.cli.data import opened
+from jaxgd.cli.loss import READY, loaded
 
 OWN = """
 import jax.numpy as jnp
@@ -196,6 +197,35 @@ def test_a_run_is_saved_resumed_and_drawn(run, folder):
     assert "another one" in run("mse", "tips.csv", "--columns", "tip", "--resume", "saved")[2]
     assert run(*words, "--plot", "drawn.png")[0] == 0
     assert (folder / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".arrow", ".npy", ".npz"])
+def test_damaged_files_are_read_or_refused_by_name(folder, monkeypatch, suffix):
+    """Bits flipped, pieces cut off, put in and written over: what comes is data, or an error that names the file."""
+    monkeypatch.chdir(folder)
+    whole, draw = (folder / f"{'two' if suffix == '.npy' else 'tips'}{suffix}").read_bytes(), np.random.default_rng(0)
+    columns = [] if suffix == ".npy" else ["--columns", "y" if suffix == ".npz" else "tip"]
+    asked = arguments.parse(["mse", f"damaged{suffix}", *columns])
+    refused = 0
+    (folder / f"damaged{suffix}").write_bytes(whole)
+    opened(asked, loaded("mse"), None)
+    for change in range(200):
+        at, length = int(draw.integers(len(whole))), int(draw.choice([1, 8, 64]))
+        other = draw.bytes(length)
+        flipped = bytes([whole[at] ^ (1 << int(draw.integers(8)))])
+        damaged = (
+            whole[:at] + flipped + whole[at + 1 :],
+            whole[:at],
+            whole[:at] + other + whole[at:],
+            whole[:at] + other + whole[at + length :],
+        )[change % 4]
+        (folder / f"damaged{suffix}").write_bytes(damaged)
+        try:
+            opened(asked, loaded("mse"), None)
+        except (ValueError, TypeError) as error:
+            assert f"damaged{suffix}" in str(error) or "there is no" in str(error), (error, change)  # noqa: PT017
+            refused += 1
+    assert 0 < refused < 200
 
 
 def test_errors_as_statsmodels(run):

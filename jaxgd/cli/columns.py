@@ -33,7 +33,7 @@ class Table:
                 f"DATA {path} has one column, {self.names[0]!r}. They are apart by commas in .csv, tabs in .tsv files."
             )
             raise ValueError(msg)
-        if not (suffix in CSV and self._stream) and not self._dataset.count_rows():
+        if not (suffix in CSV and self._stream) and not self._reading(self._dataset.count_rows):
             raise ValueError(f"DATA {path} has no rows; a loss of nothing has no minimum.")
 
     def _open(self) -> Any:
@@ -87,7 +87,7 @@ class Table:
         if self._stream is not None:
             return self._stream
         plan = self._planned({name: name for name in names})
-        return plan is not None and self._dataset.count_rows() * plan.row_bytes > LARGE
+        return plan is not None and self._reading(self._dataset.count_rows) * plan.row_bytes > LARGE
 
     def _all(self, names: list[str]) -> list[str]:
         """Read these columns, those that are not at hand yet."""

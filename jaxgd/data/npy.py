@@ -106,7 +106,7 @@ def header(path: str) -> Npy:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
-        except ValueError as error:
+        except Exception as error:  # whatever NumPy, or the parser of the header, raises
             msg = f"{path} is no .npy file: {error}. Write it with numpy.save."
             raise ValueError(msg) from error
         offset, length = file.tell(), os.fstat(file.fileno()).st_size
