@@ -63,7 +63,7 @@ def write_formula(translator: Any, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers show unaided, with no space beside the bars of a length."""
     block = isinstance(node, nodes.math_block)
     formula = tex2mathml(node.astext(), as_block=block)
-    formula = formula.replace('stretchy="false">|', 'stretchy="false" lspace="0" rspace="0">|')
+    formula = formula.replace(">|</mo>", ' lspace="0" rspace="0">|</mo>')
     translator.body.append(f'<div class="math">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
