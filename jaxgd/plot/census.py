@@ -111,7 +111,7 @@ def worst(result: Any, count: int = 5, *, ax: Any = None) -> Any:
         ax: matplotlib Axes to draw on. Absent: a new figure.
 
     Returns:
-        The Axes: each loss above the lowest of its own problem, on a log scale.
+        The Axes, with each loss above the lowest of its own problem, on a log scale.
 
     Raises:
         ValueError: for a result without a trace.

@@ -33,7 +33,7 @@ def fit(
         ax: matplotlib Axes: two for one problem, or as many as problems are drawn. Absent: a new figure.
 
     Returns:
-        An array of Axes: of one problem two, that of the data and that of the residuals.
+        An array of Axes. Of one problem there are two, that of the data and that of the residuals.
 
     Raises:
         TypeError, ValueError: for data of other shapes, and a model that does not fit them.

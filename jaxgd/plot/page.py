@@ -77,7 +77,7 @@ def explore(
         **options: of `minimize`, what makes up the loss: `has_aux`, `bounds`, `l1`, `l2`, `term`, `fixed`.
 
     Returns:
-        A `Page`: `save(path)`, `open()`, and its text as `html`.
+        A `Page` with `save(path)`, `open()`, and its text as `html`.
 
     Raises:
         TypeError, ValueError: for a loss of more params, and where the loss is finite nowhere in the window.

@@ -87,7 +87,7 @@ class Rows:
         14.5
 
         Args:
-            where: path of a `.npy`, Parquet or Arrow file, of a folder of them, or a list of paths; a pytree of `.npy`
+            where: path of a .npy, Parquet or Arrow file, of a folder of them, or a list of paths; a pytree of .npy
                 paths, read in step; a pyarrow `Dataset` or `Table`; or a function that returns an iterator of batches,
                 pytrees of arrays of any number of rows, the same rows each time it is called.
             columns: of Parquet and Arrow alone: what the loss gets, as a pytree of names, in which a list of names is a

@@ -53,7 +53,7 @@ def least_squares(
     derives the Jacobian, and the scale is found.
 
     Returns:
-        An `OptimizeResult`: `x`, `cost`, `fun` (residuals), `jac` (their Jacobian), `grad`, `optimality`,
+        An `OptimizeResult` with `x`, `cost`, `fun` (residuals), `jac` (their Jacobian), `grad`, `optimality`,
         `active_mask`, `nfev`, `njev`, `nit`, `success`, `status` (a `jaxgd.Status`), `message`.
 
     Raises:

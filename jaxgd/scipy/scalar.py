@@ -50,7 +50,7 @@ def minimize(
         options: `maxiter` limits the evaluations; `gtol`, `xtol` and `ftol` are those of `jaxgd.Stop`; `disp` prints.
 
     Returns:
-        An `OptimizeResult`: `x`, `fun`, `jac`, `nfev`, `njev`, `nit`, `success`, `status` (a `jaxgd.Status`),
+        An `OptimizeResult` with `x`, `fun`, `jac`, `nfev`, `njev`, `nit`, `success`, `status` (a `jaxgd.Status`),
         `message`.
 
     Raises:

@@ -130,7 +130,7 @@ class Book:
 class Checkpoint:
     """Save the whole run to `path` now and then, and at the end; `resume=path` carries it on, bit for bit.
 
-    The file is whole at every moment: it is written beside, brought to disk, and renamed. It is an `.npz` without
+    The file is whole at every moment: it is written beside, brought to disk, and renamed. It is an .npz file without
     pickles, safe to load. It remembers what it was made for, so that another problem is refused. Where saving fails,
     of a full disk for one, a warning says so, and the solve goes on.
 
