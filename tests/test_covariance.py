@@ -374,7 +374,7 @@ REFUSED = {
     "rows": (lambda: PLAIN.covariance(rows=0), "`rows` must be a positive number"),
     "shape": (lambda: PLAIN.covariance(rows=[1, 2]), "`rows` must be a positive number"),
     "counted": (lambda: least_squares(residuals, (X, NOISY)).covariance(rows=3), "residuals are counted"),
-    "few": (lambda: least_squares(residuals, (X[:4], NOISY[:4])).covariance(), "`residuals` are 4 for 4 params"),
+    "few": (lambda: least_squares(residuals, (X[:4], NOISY[:4])).covariance(), "There are 4 residuals for 4 params"),
     "term": (lambda: minimize(losses.logistic, (X, LABELS), term=Simplex(), method=STEPS).covariance(), "Simplex"),
     "vmap": (
         lambda: jax.vmap(lambda y: minimize(losses.mse, y, method=STEPS))(np.ones((2, 3))).covariance(),
@@ -509,7 +509,7 @@ def test_groups_of_least_squares():
             own = lane == GROUP
             close(found.matrix[lane], of_peer(kind, sm.OLS, NOISY[own], X[own]))
         assert np.isnan(found.matrix[3]).all()
-    with pytest.raises(ValueError, match="`residuals` are 4 for 4 params"):
+    with pytest.raises(ValueError, match="There are 4 residuals for 4 params"):
         many[3].covariance()
 
 

@@ -188,7 +188,8 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
     names = names_of(params, columns)
     matrix, directions, rank = _finished(program, known, kind, names)
     if program.recipe.least_squares and known.rows[0] <= rank[0]:
-        msg = f"There are {int(known.rows[0])} residuals for {len(names)} params: none is left for the noise. Give more."
+        counts = f"{int(known.rows[0])} residuals for {len(names)} params"
+        msg = f"There are {counts}: none is left to tell the noise. Give more."
         raise ValueError(msg)
     if directions[0]:
         said = "; ".join(each.words for each in directions[0][:3])
