@@ -33,9 +33,7 @@ class Covariance:
     labels: Any = None  # of groups: what each lane is called
     count: Any = None  # of rows, or of residuals, where it is known; of many problems shape (lanes,)
     dof: Any = None  # degrees of freedom: residuals less the rank of their Jacobian; None where there are none
-    r_squared: Any = (
-        None  # of squared residuals w (y - f), y one number each: 1 - sum r² / sum w² (y - mean)²; else None
-    )
+    r_squared: Any = None  # 1 less the squared residuals over the squares about the mean; None where they are none
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.array(self.matrix, dtype, copy=copy)
