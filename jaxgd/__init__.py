@@ -1,7 +1,7 @@
 """Minimize a loss written in `jax.numpy`: `jaxgd.minimize(loss, data)`."""
 
-import difflib
-from typing import TYPE_CHECKING, Any
+import difflib as _difflib
+import typing as _typing
 
 from jaxgd import losses, plot, watch
 from jaxgd.api import least_squares, maximize, minimize, minimize_many
@@ -67,14 +67,14 @@ _ELSEWHERE = {  # what other libraries have at their top
 }
 
 
-if not TYPE_CHECKING:  # for a type checker there is nothing but what is written above
+if not _typing.TYPE_CHECKING:  # for a type checker there is nothing but what is written above
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> _typing.Any:
         """Say what is called otherwise in other libraries, and what is misspelt."""
         if name in _ELSEWHERE:
             more = f": {_ELSEWHERE[name]}."
         else:
-            near = difflib.get_close_matches(name, __all__, n=1)
+            near = _difflib.get_close_matches(name, __all__, n=1)
             more = f"; the nearest is {near[0]}." if near and not name.startswith("_") else "."
         msg = f"jaxgd has no `{name}`{more}"
         raise AttributeError(msg)

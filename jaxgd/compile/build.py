@@ -150,18 +150,7 @@ def _new_program(
     baked = list[Any]()
     try:
         record_of = record(arrays)
-        if rows := loss_jaxpr.all_pairs(record_of):
-            msg = (
-                f"`loss` {name} subtracts shapes ({rows}, 1) and ({rows},): that is all pairs, shape ({rows}, {rows})."
-                " For one difference a row, pass `y[:, 0]`."
-            )
-            warnings.warn(msg, stacklevel=9)
-        if ask.least_squares and _is_a_loss(record_of.aux[0] if ask.has_aux else record_of.aux, data):
-            msg = (
-                f"`residuals` {name} returns one number for all of `data`. Is it a loss? Then use `minimize`; for"
-                " `least_squares` return y - model(params, x), one residual for each observation."
-            )
-            warnings.warn(msg, stacklevel=9)
+        _warn_of(record_of, ask, name, data)
     except loss_jaxpr.ReadsValuesError:
         if not arrays or any(isinstance(array, Tracer) for array in arrays):
             raise
@@ -217,9 +206,22 @@ def half_square(out: Any, name: str, *, has_aux: bool) -> tuple[jax.Array, Any]:
     return (vector @ vector) / 2, (residuals, aux) if has_aux else residuals
 
 
-def _is_a_loss(residuals: Any, data: Any) -> bool:
-    """Return whether residuals are a single number, where data hold more."""
-    return sum(leaf.size for leaf in jax.tree.leaves(residuals)) == 1 < max([0, *map(np.size, jax.tree.leaves(data))])
+def _warn_of(record: loss_jaxpr.Traced, ask: Ask, name: str, data: Any) -> None:
+    """Warn of what is a loss but hardly the one that was meant."""
+    if rows := loss_jaxpr.all_pairs(record):
+        msg = (
+            f"`loss` {name} subtracts shapes ({rows}, 1) and ({rows},): that is all pairs, shape ({rows}, {rows})."
+            " For one difference a row, pass `y[:, 0]`."
+        )
+        warnings.warn(msg, stacklevel=10)
+    residuals = jax.tree.leaves(record.aux[0] if ask.has_aux else record.aux) if ask.least_squares else []
+    rows = max([0, *(leaf.shape[0] for leaf in jax.tree.leaves(data) if np.ndim(leaf))])
+    if ask.least_squares and sum(leaf.size for leaf in residuals) == 1 < rows:
+        msg = (
+            f"`residuals` {name} returns one number for all of `data`. Is it a loss? Then use `minimize`; for"
+            " `least_squares` return y - model(params, x), one residual for each observation."
+        )
+        warnings.warn(msg, stacklevel=10)
 
 
 def _refuse_arrays(*options: Any) -> None:

@@ -13,7 +13,6 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgd import losses
 from jaxgd.compile.work import operations
 from jaxgd.core.bound_loss import Derivatives
 from jaxgd.core.linear_products import Cut, Dots
@@ -95,7 +94,7 @@ def check_callable(loss: Any, *, with_data: bool) -> None:
         want = "pass `data`, or write loss(params)"
         if with_data:
             want = "write loss(params, data), or pass the start by name, `init=...`"
-            if getattr(loss, "__module__", "") == losses.__name__:
+            if getattr(loss, "__module__", "") == "jaxgd.losses":
                 want = f"make it first, as losses.{name_of(loss)}(...) does"
         msg = f"`loss` {name_of(loss)}{signature} does not fit: {have}; {want}."
         raise TypeError(msg) from error

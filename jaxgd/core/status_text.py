@@ -33,9 +33,7 @@ SENTENCES = {
         " best point seen is returned."
         " Use a smaller step size, or `method='auto'`, which needs none."
     ),
-    Status.BAD_START: (
-        "{bad} not finite at the start: loss {r.loss}. Pass another `init`{range}, or finite data where some are not."
-    ),
+    Status.BAD_START: "{bad} not finite at the start: loss {r.loss}. Pass another `init`{range}.",
     Status.UNBOUNDED: (
         "the loss falls without end, as the parameters grow or beside a pole: it has no minimum. The best point seen,"
         " of loss {r.loss:.2g}, is returned. Add what bounds it from below: a penalty, or bounds on the parameters."
