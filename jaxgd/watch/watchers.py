@@ -81,7 +81,9 @@ def _words(seen: Seen) -> str:
 
 def _bar(total: int | None) -> Any:
     try:
-        from tqdm.auto import tqdm  # noqa: PLC0415 - an extra
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # in a notebook without widgets it says so, and shows a line of text
+            from tqdm.auto import tqdm  # noqa: PLC0415 - an extra
     except ImportError:
         return _Lines(total)
     unit = " evals" if total is None else " problems"
