@@ -159,7 +159,7 @@ def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array, observed: li
     if observed:
         of_data, weights = observed
         spread = jnp.sum((of_data - weights * (of_data @ weights) / (weights @ weights)) ** 2)
-        rounding = (DIGITS * jnp.finfo(flat.dtype).eps) ** 2 * (of_data @ of_data)
+        rounding = DIGITS * jnp.finfo(flat.dtype).eps * (of_data @ of_data)  # the weights are differences too
         spread = jnp.where(spread > rounding, spread, jnp.nan)
     return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat), spread)
 
