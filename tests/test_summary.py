@@ -127,6 +127,10 @@ R_SQUARED = {  # the fit, and the weights
     "by residuals": lambda: (
         jaxgd.least_squares(lambda w, d: (d[1] - d[0] @ w) * jnp.sqrt(d[2]), (X, Y, WEIGHTS), np.zeros(3)), WEIGHTS
     ),
+    "far from 0": lambda: (minimize(lambda w, d: jnp.mean((d[0] @ w - d[1] - 1e8) ** 2), (X, Y)), 1),
+    "far from 0, as given": lambda: (minimize(losses.squared, (X, Y + 1e9)), 1),
+    "far from 0, lanes": lambda: (minimize_many(losses.squared, (X[None], Y[None] + 1e8))[0], 1),
+    "absolute, far from 0": lambda: (minimize(lambda w, d: jnp.mean(abs(d[1] - d[0] @ w) ** 2), (X, Y + 1e3)), 1),
     "with aux": lambda: (
         jaxgd.least_squares(lambda w, d: (d[0] @ w - d[1], w), (X, Y), np.zeros(3), has_aux=True), 1
     ),
@@ -137,7 +141,9 @@ R_SQUARED = {  # the fit, and the weights
 def test_r_squared_as_statsmodels(name):
     fit, weights = R_SQUARED[name]()
     peer = sm.WLS(Y, X, weights=np.broadcast_to(weights, N)).fit()
-    assert fit.summary().r_squared == pytest.approx(peer.rsquared, rel=1e-4 if "32" in name else 1e-10)
+    assert fit.summary().r_squared == pytest.approx(
+        peer.rsquared, rel=1e-4 if "32" in name else 1e-6 if "far" in name else 1e-10
+    )
 
 
 def test_r_squared_of_each_group_and_lane():
@@ -154,9 +160,22 @@ def test_what_has_no_r_squared():
     likelihood = minimize(losses.poisson, (X, np.round(abs(Y))))
     alike = minimize(losses.squared, (X[:, 1:], np.full(N, 2.0)))
     rows_alike = minimize(losses.squared, jaxgd.Rows((np.float32(X), np.float32(1e4 + Y))))
-    for fit in (table, likelihood, alike, rows_alike):
+    by_two = minimize(lambda w, d: jnp.mean((d[1] / d[2] - d[0] @ w / d[2]) ** 2), (X, Y, WEIGHTS))
+    moved = minimize(lambda w, d: jnp.mean((d[1] - d[2] - d[0] @ w) ** 2), (X, Y, WEIGHTS))
+    for fit in (table, likelihood, alike, rows_alike, by_two, moved):
         assert fit.summary().r_squared is None
         assert "R²" not in str(fit.summary())
+
+
+def test_a_perfect_fit_is_not_held():
+    start, data = np.array([0.0, 0.0, 3.0]), (X, X @ [1.0, 2.0, 3.0])
+    fit = minimize(losses.squared, data, start, fixed=[False, False, True])
+    lines = str(fit.summary()).splitlines()[-3:]
+    assert [line.endswith("(held)") for line in lines] == [False, False, True]
+    assert all("±" in line for line in lines[:2])
+    alike = minimize_many(lambda p, y: jnp.mean((y - p) ** 2), np.ones((2, 4)), 0.0).summary()
+    assert "1 ± 0" in str(alike)
+    assert "held" not in str(alike)
 
 
 def test_in_a_notebook_it_is_a_table():

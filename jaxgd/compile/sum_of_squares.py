@@ -49,10 +49,10 @@ def as_least_squares(record: Traced, sign: int, *, of_data: bool = True) -> Trac
     return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
 
 
-def at_other_observations(record: Traced, residuals: Any) -> Traced | None:
-    """Return the record of a least-squares loss with its residuals at observations of 0 and of 1 as aux; or None.
+def of_observations(record: Traced, residuals: Any) -> Traced | None:
+    """Return the record of a least-squares loss with w y and w as aux, where its residuals are w (y - f); or None.
 
-    Residuals that are a difference of observations y and a model f, r = w (y - f), tell by these two what y and w are.
+    With d the difference in which y stands, w is the derivative of the residuals by d, and w y the one along y.
     `residuals`: their shapes, of which but one axis may be longer than 1: of a table of them what is alike is not told.
     """
     leaves = jax.tree.leaves(residuals)
@@ -61,16 +61,23 @@ def at_other_observations(record: Traced, residuals: Any) -> Traced | None:
     shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in record.jaxpr.invars]
     closed = jax.make_jaxpr(lambda *inputs: _inlined(record.jaxpr, record.constants, inputs))(*shapes)
     jaxpr = closed.jaxpr
-    where = _Reader.of(jaxpr, len(jax.tree.leaves(record.start))).observations(jaxpr.outvars[1])
-    if where is None or any(equation.primitive.name == "abs" for equation in jaxpr.eqns):  # not linear in y
+    reader = _Reader.of(jaxpr, len(jax.tree.leaves(record.start)))
+    found = reader.observations(jaxpr.outvars[1])
+    if found is None or not reader.is_one_array(found[1]):
         return None
+    difference, names = found[0].outvars[0], jaxpr.debug_info.with_unknown_names()
+    upto = jaxpr.replace(outvars=[jaxpr.outvars[0], difference, found[1]], debug_info=names)
+    others = [equation for equation in jaxpr.eqns if equation is not found[0]]
+    invars, outvars = [*jaxpr.invars, difference], [jaxpr.outvars[1]]
+    after = jaxpr.replace(eqns=others, invars=invars, outvars=outvars, debug_info=names)
 
     def call(*inputs: Any) -> tuple[Any, list[Any]]:
-        found = [_inlined(jaxpr, closed.consts, inputs, (*where, fill)) for fill in (0, 1)]
-        return found[0][0], [residuals for _, residuals, *_ in found]
+        loss, at, y = jax.core.eval_jaxpr(upto, closed.consts, *inputs)
+        slopes = jax.linearize(lambda d: jax.core.eval_jaxpr(after, closed.consts, *inputs, d)[0], at)[1]
+        return loss, [slopes(y), slopes(jnp.ones_like(y))]
 
-    found, (_, aux) = jax.make_jaxpr(call, return_shape=True)(*shapes)
-    return Traced(record.start, aux, found.jaxpr, tuple(found.consts))
+    made, (_, aux) = jax.make_jaxpr(call, return_shape=True)(*shapes)
+    return Traced(record.start, aux, made.jaxpr, tuple(made.consts))
 
 
 def is_curved(record: Traced) -> bool:
@@ -88,12 +95,8 @@ def is_curved(record: Traced) -> bool:
     return any(id(var) in of_params for var in found.outvars)
 
 
-def _inlined(jaxpr: Any, constants: Any, inputs: Any, instead: Any = (None, None, 0)) -> list[Any]:
-    """Evaluate a record with the functions it calls evaluated in their places.
-
-    `instead`: an equation, a number that it takes, and what all entries of this are there, whatever they are elsewhere.
-    """
-    at, other, fill = instead
+def _inlined(jaxpr: Any, constants: Any, inputs: Any) -> list[Any]:
+    """Evaluate a record with the functions it calls evaluated in their places."""
     known: dict[int, Any] = dict(zip(map(id, (*jaxpr.constvars, *jaxpr.invars)), (*constants, *inputs), strict=True))
 
     def value(var: Any) -> Any:
@@ -107,8 +110,7 @@ def _inlined(jaxpr: Any, constants: Any, inputs: Any, instead: Any = (None, None
             own = list(dict.fromkeys(var for var in equation.invars if not isinstance(var, Literal)))
             names = jaxpr.debug_info.with_unknown_names()
             alone = jaxpr.replace(constvars=[], invars=own, eqns=[equation], outvars=equation.outvars, debug_info=names)
-            given = [jnp.full_like(value(var), fill) if equation is at and var is other else value(var) for var in own]
-            made = jax.core.eval_jaxpr(alone, (), *given)
+            made = jax.core.eval_jaxpr(alone, (), *map(value, own))
         known |= dict(zip(map(id, equation.outvars), made, strict=True))
     return list(map(value, jaxpr.outvars))
 
@@ -146,9 +148,9 @@ class _Reader:
         return jnp.issubdtype(own.aval.dtype, jnp.floating)
 
     def observations(self, var: Any) -> tuple[Any, Any] | None:
-        """Return the data of which a number is, up to a factor, a sum or difference with what depends on the params.
+        """Return the equation where data and what depends on the params make a number, up to a factor, and these data.
 
-        With them the equation that takes them; None where it is none.
+        They are added or subtracted there; None where the number is made otherwise.
         """
         equation = self.makers.get(id(var))
         if equation is None or not jnp.issubdtype(var.aval.dtype, jnp.floating):
@@ -160,6 +162,16 @@ class _Reader:
             found = [self.observations(term) for term in equation.invars if id(term) in self.of_params]
             return next((each for each in found if each is not None), None)
         return self.observations(self._linear_in(equation, RESHAPING | {"mul", "div", "abs"}))
+
+    def is_one_array(self, var: Any) -> bool:
+        """Whether data are made of no several arrays: of y / s or y - z, what was observed is not told."""
+        equation = self.makers.get(id(var))
+        if equation is None:
+            return True
+        arrays = {
+            id(other): other for other in equation.invars if not isinstance(other, Literal) and other.aval.size > 1
+        }
+        return len(arrays) < 2 and all(map(self.is_one_array, arrays.values()))  # noqa: PLR2004 - several
 
     def _linear_in(self, equation: Any, names: set[str]) -> Any:
         """Return the one operand that depends on the params, where the outcome is linear in it; else None."""

@@ -33,6 +33,7 @@ class Covariance:
     labels: Any = None  # of groups: what each lane is called
     count: Any = None  # of rows, or of residuals, where it is known; of many problems shape (lanes,)
     dof: Any = None  # degrees of freedom: residuals less the rank of their Jacobian; None where there are none
+    held: Any = None  # which params are fixed, on a bound, or zeros of `l1`; shape (p,) or (lanes, p)
     r_squared: Any = None  # 1 less the squared residuals over the squares about the mean; None where they are none
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgd.compile import fingerprint
 from jaxgd.compile.program import Inputs, Program
-from jaxgd.compile.sum_of_squares import at_other_observations
+from jaxgd.compile.sum_of_squares import of_observations
 from jaxgd.core.bound_loss import as_vector
 from jaxgd.core.numerics import nudge
 from jaxgd.core.problem import Problem
@@ -90,17 +90,14 @@ def of_normal_equations(found: Any, ridge: Any, flat: Any, held: Any) -> Moments
 
 
 def _observations(program: Program, inputs: Inputs, flat: jax.Array) -> Callable[[Any], list[jax.Array]]:
-    """Return the function of data that tells w y and w of residuals r = w (y - f), shape (n,); nothing if unknown."""
+    """Return the function of data that tells w y and w of residuals w (y - f), shape (n,); nothing if unknown."""
     recipe = program.recipe
     aux, params = recipe.traced.aux, program.layout(inputs.init).unflatten(flat)
-    record = at_other_observations(recipe.traced, aux[0] if recipe.has_aux else aux)
+    record = of_observations(recipe.traced, aux[0] if recipe.has_aux else aux)
 
     def observed(data: Any) -> list[jax.Array]:
-        if record is None:
-            return []
-        at_0, at_1 = (as_vector(found, flat.dtype) for found in record(params, data, inputs.arrays)[1])
-        here = recipe.traced(params, data, inputs.arrays)[1]
-        return [as_vector(here[0] if recipe.has_aux else here, flat.dtype) - at_0, at_1 - at_0]
+        found = () if record is None else record(params, data, inputs.arrays)[1]
+        return [as_vector(each, flat.dtype) for each in found]
 
     return observed
 
@@ -159,7 +156,7 @@ def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array, observed: li
     if observed:
         of_data, weights = observed
         spread = jnp.sum((of_data - weights * (of_data @ weights) / (weights @ weights)) ** 2)
-        rounding = DIGITS * jnp.finfo(flat.dtype).eps * (of_data @ of_data)  # the weights are differences too
+        rounding = (DIGITS * jnp.finfo(flat.dtype).eps) ** 2 * (of_data @ of_data)
         spread = jnp.where(spread > rounding, spread, jnp.nan)
     return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat), spread)
 

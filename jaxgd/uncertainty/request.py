@@ -186,7 +186,7 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
         msg = f"`loss` {name_of(program.recipe.functions[0])} has no finite second derivatives at the answer."
         raise ValueError(msg)
     names = names_of(params, columns)
-    matrix, directions, rank = _finished(program, known, kind, names)
+    matrix, directions, rank, held = _finished(program, known, kind, names)
     if program.recipe.least_squares and known.rows[0] <= rank[0]:
         counts = f"{int(known.rows[0])} residuals for {len(names)} params"
         msg = f"There are {counts}: none is left to tell the noise. Give more."
@@ -200,7 +200,7 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
     dof = float(count - rank[0]) if kind == "least_squares" and count is not None else None
     explained = float(_r_squared(known)[0])
     r_squared = None if np.isnan(explained) or kind != "least_squares" else explained
-    return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof, r_squared=r_squared)
+    return Covariance(matrix[0], kind, names, directions[0], count=count, dof=dof, held=held[0], r_squared=r_squared)
 
 
 def _together(
@@ -208,7 +208,7 @@ def _together(
 ) -> Covariance:
     """Return the covariances of many problems; a warning counts those that have none."""
     names = names_of(jax.tree.map(lambda leaf: leaf[0], params), columns)
-    matrix, directions, rank = _finished(program, known, kind, names)
+    matrix, directions, rank, held = _finished(program, known, kind, names)
     matrix[~converged] = np.nan
     directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
     few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
@@ -222,7 +222,7 @@ def _together(
         warnings.warn(f"Of {len(converged)} problems {summary}.", stacklevel=4)
     squared = kind == "least_squares"
     dof, r_squared = (known.count - rank, np.where(converged, _r_squared(known), np.nan)) if squared else (None, None)
-    return Covariance(matrix, kind, names, directions, labels, known.count, dof, r_squared)
+    return Covariance(matrix, kind, names, directions, labels, known.count, dof, held, r_squared)
 
 
 def _r_squared(known: Known) -> np.ndarray:
@@ -233,20 +233,22 @@ def _r_squared(known: Known) -> np.ndarray:
 
 def _finished(
     program: Program, known: Known, kind: str, names: list[str]
-) -> tuple[np.ndarray, list[list[WeakDirection]], np.ndarray]:
-    """Return the covariances of all params, lanes first, the directions that are not determined, and the ranks."""
+) -> tuple[np.ndarray, list[list[WeakDirection]], np.ndarray, np.ndarray]:
+    """Return the covariances of all params, lanes first, the directions not determined, the ranks, and what is held."""
     free, squared, eps = program.free, program.recipe.least_squares, float(np.finfo(program.dtype).eps)
     root = squared and not program.recipe.tile
     found = covariances(*known.moments[:-1], known.rows, eps, kind, squared=squared, root=root)
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
+    held = np.ones(matrix.shape[:2], bool)
+    held[:, free] = known.moments.held
 
     def summary(own: np.ndarray) -> WeakDirection:
         vector = vectors.copy()
         vector[free] = own
         return direction(vector, names)
 
-    return matrix, [[summary(own) for own in each] for each in found.directions], found.rank
+    return matrix, [[summary(own) for own in each] for each in found.directions], found.rank, held
 
 
 def _check(program: Program, term: Any, kind: str, rows: Any, lanes: tuple[int, ...]) -> None:

@@ -36,6 +36,7 @@ class Summary:
     high: np.ndarray
     level: float  # of the interval, such as 0.95
     ratio: str  # "t" or "z": what `value / stderr` is judged by
+    held: Any  # shape as the values: params that have no error since they are kept where they are
     r_squared: Any = None  # the part of the spread of the observations that the model explains, see `Covariance`
 
     def table(self) -> Any:
@@ -56,13 +57,12 @@ class Summary:
         """Return the printed table, its heads first."""
         if self.lanes is None:
             heads = ["", "value", self.ratio, f"{100 * self.level:g} % interval"]
-            rows = zip(self.names, self.value, self.stderr, self._ratios(), self.low, self.high, strict=True)
-            cells = [[name, *_cells_of(value, error, *rest)] for name, value, error, *rest in rows]
-            return [heads, *cells]
+            columns = (self.value, self.stderr, self.held, self._ratios(), self.low, self.high)
+            return [heads, *([name, *_cells_of(*row)] for name, *row in zip(self.names, *columns, strict=True))]
         heads = ["lane", *self.names[:SHOWN], *(["..."] if len(self.names) > SHOWN else [])]
         cells = [
-            [str(lane), *map(_with_error, value[:SHOWN], error[:SHOWN])]
-            for lane, value, error in zip(self.lanes[:SHOWN], self.value, self.stderr, strict=False)
+            [str(lane), *map(_with_error, value[:SHOWN], error[:SHOWN], held[:SHOWN])]
+            for lane, value, error, held in zip(self.lanes[:SHOWN], self.value, self.stderr, self.held, strict=False)
         ]
         more = [[f"and {len(self.lanes) - SHOWN} more"]] if len(self.lanes) > SHOWN else []
         return [row + [""] * (len(heads) - len(row)) for row in [heads, *cells, *more]]
@@ -89,7 +89,9 @@ def summary(result: Result, found: Covariance | None, why: str, level: float, na
     value = _values(result.params, many=many)
     if found is None:
         nothing = np.full(value.shape, np.nan)
-        return Summary(_report(result, why), names, _lanes(result), value, nothing, nothing, nothing, level, "z")
+        return Summary(
+            _report(result, why), names, _lanes(result), value, nothing, nothing, nothing, level, "z", nothing
+        )
     error = np.sqrt(np.diagonal(found.matrix, axis1=-2, axis2=-1))
     exact = found.dof is not None
     dofs = np.atleast_1d(found.dof if exact else np.inf).astype(float)
@@ -101,7 +103,7 @@ def summary(result: Result, found: Covariance | None, why: str, level: float, na
     said += f"standard errors {KINDS[found.kind]}" + _counted(found, many=many) + (why and f"\n  {why}")
     said = _report(result, said)
     ratio = "t" if exact else "z"
-    return Summary(said, names, _lanes(result), value, error, low, high, level, ratio, found.r_squared)
+    return Summary(said, names, _lanes(result), value, error, low, high, level, ratio, found.held, found.r_squared)
 
 
 def check_level(level: Any) -> None:
@@ -142,20 +144,20 @@ def _values(params: Any, *, many: bool) -> np.ndarray:
     return np.concatenate(parts, axis=-1).astype(float)
 
 
-def _cells_of(value: float, error: float, ratio: float, low: float, high: float) -> list[str]:
+def _cells_of(value: float, error: float, held: bool, ratio: float, low: float, high: float) -> list[str]:  # noqa: FBT001
     """Return the cells of a param: its value with the error, their ratio, and the interval."""
     if not np.isfinite(error) or error == 0:
-        return [_with_error(value, error), "", ""]
+        return [_with_error(value, error, held), "", ""]
     form = _forms(value, error)[0]
-    return [_with_error(value, error), f"{ratio:.2f}", f"{low:{form}} to {high:{form}}"]
+    return [_with_error(value, error, held), f"{ratio:.2f}", f"{low:{form}} to {high:{form}}"]
 
 
-def _with_error(value: float, error: float) -> str:
-    """Return a value with its error to two digits; one held still has none."""
+def _with_error(value: float, error: float, held: bool) -> str:  # noqa: FBT001 - as the tables have it
+    """Return a value with its error to two digits; one held still has none, and a perfect fit 0."""
     if np.isnan(error):
         return f"{value:.6g}"
     if error == 0:
-        return f"{value:.6g} (held)"
+        return f"{value:.6g} (held)" if held else f"{value:.6g} ± 0"
     if np.isinf(error):
         return f"{value:.6g} ± inf"
     form, of_error = _forms(value, error)
