@@ -228,11 +228,19 @@ def test_damaged_files_are_read_or_refused_by_name(folder, monkeypatch, suffix):
     assert 0 < refused < 200
 
 
+def test_rows_without_a_label_are_no_group(run, folder):
+    (folder / "unlabelled.csv").write_text("store,sales\nA,1\n,3\nB,9\n,2\n")
+    status, _, err = run("mse", "unlabelled.csv", "--columns", "sales", "--by", "store")
+    assert (status, "column 'store' has no label for 2 of 4 rows" in err) == (2, True)
+
+
 def test_errors_as_statsmodels(run):
     words = ("tips.csv", "--columns", "total_bill:tip", "--intercept", "--summary")
     table = csv.read_csv(resources.files("jaxgd").joinpath("cli/tips.csv")).to_pandas()
     peer = sm.OLS(table["tip"], sm.add_constant(table["total_bill"])).fit()
-    found = answer(run("squared", *words, "--json"))[1]["summary"]
+    printed = answer(run("squared", *words, "--json"))[1]
+    found = printed["summary"]
+    assert printed["r_squared"] == pytest.approx(peer.rsquared, rel=1e-9)
     assert [each["param"] for each in found] == ["intercept", "total_bill"]
     np.testing.assert_allclose([each["stderr"] for each in found], peer.bse, rtol=1e-9)
     np.testing.assert_allclose([(each["low"], each["high"]) for each in found], peer.conf_int(), rtol=1e-9)
@@ -242,6 +250,7 @@ def test_errors_as_statsmodels(run):
     groups = answer(run("mse", "tips.csv", "--columns", "tip", "--by", "day", "--summary", "--json"))[1]["groups"]
     errors = table.groupby("day")["tip"].sem()
     np.testing.assert_allclose([group["summary"][0]["stderr"] for group in groups], errors, rtol=1e-9)
+    assert [group["r_squared"] for group in groups] == pytest.approx([0.0] * 4, abs=1e-12)
     assert "Sun" in run("mse", "tips.csv", "--columns", "tip", "--by", "day", "--summary")[1]
     status, out, _ = run("huber_regression", *words, "--max-evals", "1")
     assert (status, "no standard errors" in out, "±" in out) == (1, True, False)

@@ -113,9 +113,10 @@ class Table:
     def labels(self, name: str) -> np.ndarray:
         """Return a column of labels, one for each row."""
         column = self._column(name)
-        if column.null_count:
-            raise ValueError(f"--by: column {name!r} has no label for {column.null_count} of {len(column)} rows.")
         if columns.pyarrow("types").is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         values = column.to_numpy()
+        missing = column.null_count + (int(np.sum(values == "")) if values.dtype == object else 0)
+        if missing:  # an empty cell of a CSV file is text without letters
+            raise ValueError(f"--by: column {name!r} has no label for {missing} of {len(column)} rows.")
         return values.astype(str) if values.dtype == object else values

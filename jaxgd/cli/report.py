@@ -69,18 +69,17 @@ def as_json(result: Result, names: Sequence[str], *, errors: bool) -> str:
     """Return one JSON object; NaN and infinity are null in it."""
     seconds = None if result.seconds is None else result.seconds._asdict()
     about: dict[str, Any] = {"method": result.method, "seconds": seconds}
-    tables = _tables(result, names) if errors else []
+    errors_of = _errors(result, names) if errors else [{}] * max(1, np.size(result.status))
     if result.labels is None:
         found = {"status": result.status.name, "converged": bool(result.converged), "message": at_shell(result.message)}
-        found |= _numbers(result) | about | ({"summary": tables[0]} if errors else {})
+        found |= _numbers(result) | about | errors_of[0]
         return json.dumps(_plain(found), allow_nan=False)
     arrays = jax.tree.map(np.asarray, {name: getattr(result, name) for name in NUMBERS} | {"params": result.params})
     codes, groups = np.asarray(result.status), []
     for lane, label in enumerate(result.labels.tolist()):
         own = {"label": label if isinstance(label, str | int | float) else str(label)}
         status = Status(int(codes[lane]))
-        own |= {"status": status.name, "converged": status.converged}
-        own |= {"summary": tables[lane]} if errors else {}
+        own |= {"status": status.name, "converged": status.converged, **errors_of[lane]}
         groups.append(own | jax.tree.map(lambda leaf, at=lane: leaf[at], arrays))
     found = {
         "converged": bool(np.all(result.converged)),
@@ -91,14 +90,18 @@ def as_json(result: Result, names: Sequence[str], *, errors: bool) -> str:
     return json.dumps(_plain(found), allow_nan=False)
 
 
-def _tables(result: Result, names: Sequence[str]) -> list[Any]:
-    """Return the summary of each problem: what is known of each param."""
+def _errors(result: Result, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the summary of each problem: what is known of each param, and R²."""
     found, heads = _summary(result, names), ("value", "stderr", "low", "high")
     lanes = np.stack([np.atleast_2d(getattr(found, head)) for head in heads], axis=-1)
-    return [
-        [{"param": name, **dict(zip(heads, row, strict=True))} for name, row in zip(found.names, lane, strict=True)]
-        for lane in lanes
-    ]
+    told = np.broadcast_to(np.nan if found.r_squared is None else found.r_squared, len(lanes)).tolist()
+
+    def table(lane: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"param": name, **dict(zip(heads, row, strict=True))} for name, row in zip(found.names, lane, strict=True)
+        ]
+
+    return [{"summary": table(lane), "r_squared": one} for lane, one in zip(lanes, told, strict=True)]
 
 
 def _summary(result: Result, names: Sequence[str]) -> Summary:
