@@ -1,8 +1,6 @@
 """The pages of docs/tasks/: what they compute is what the field's own programs compute, errors too."""
 
-import contextlib
 import doctest
-import io
 import json
 from functools import cache
 from pathlib import Path
@@ -25,13 +23,13 @@ CLOSE = 1e-6  # relative, of params and of standard errors
 
 @cache
 def page(name):
-    """Run the code of a page as it stands; return what it has defined. What it prints is a matter of its doctest."""
-    found = {}
-    for example in doctest.DocTestParser().get_examples((PAGES / f"{name}.md").read_text()):
-        refused = pytest.raises(Exception) if example.exc_msg else contextlib.nullcontext()
-        with contextlib.redirect_stdout(io.StringIO()), refused:
-            exec(compile(example.source, name, "single"), found)  # noqa: S102 - our own page
-    return found
+    """Run the code of a page as it stands, hold what it prints to what it says, and return what it has defined."""
+    text = (PAGES / f"{name}.md").read_text()
+    examples = doctest.DocTestParser().get_doctest(text, {}, name, f"{name}.md", 0)
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert not runner.run(examples, out=said.append, clear_globs=False).failed, "".join(said)
+    return examples.globs
 
 
 def agree(found, params, errors=None):
