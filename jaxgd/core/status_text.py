@@ -63,6 +63,11 @@ SENTENCES = {
         "the time limit was reached after {r.evals} evaluations, with the largest gradient component at"
         " {r.grad_norm:.2g}; the best point so far is returned. `resume=` carries on from here."
     ),
+    Status.DIMINISHING_RETURNS: (
+        "ended after {r.evals} evaluations: by their trend, all {s.max_evals} that are allowed would bring less than"
+        " 1 % of the decrease so far, {e.decrease:.3g}, and no end. The best point is returned. `resume=result` goes on"
+        " to twice as many; `max_evals=20_000` or `tol=1e-3` to the end that you ask for."
+    ),
     Status.STOPPED: "a watcher stopped it after {r.evals} evaluations; the best point so far is returned.",
 }
 

@@ -52,6 +52,7 @@ class Status(IntEnum):
     TIME_LIMIT = 16  # no success: the limit of time came first
     STOPPED = 17  # no success: a watcher asked for it
     NO_INFLUENCE = 18  # no success: the params run to infinity, or some no longer matter
+    DIMINISHING_RETURNS = 19  # no success: of a long solve, whose further evaluations would bring little, and no end
 
     @property
     def converged(self) -> bool:

@@ -11,12 +11,13 @@ from jax.core import Tracer
 
 from jaxgd.compile.program import Inputs, Program, Solution, emptied
 from jaxgd.core.loop import Run
-from jaxgd.core.stop import Status, with_status
+from jaxgd.core.stop import DEFAULT, Status, with_status
 from jaxgd.solvers.registry import OVERHEAD
 from jaxgd.watch.checkpoint import Saved
 from jaxgd.watch.resume import about, taken_apart, together
 from jaxgd.watch.session import LONGEST, Stage, Watching, resumable
 from jaxgd.watch.snapshot import ENDED_FROM_OUTSIDE, Seen
+from jaxgd.watch.trend import Trend
 
 LONG = 1 << 35  # operations that all evaluations of a solve may take before it is looked at unasked: half a minute
 FIRST = 1 << 28  # operations of its first burst: less than a second
@@ -36,11 +37,14 @@ def in_bursts(
     """
     watch.show(book=program.recipe.sign if program.size == 1 else 0)
     found = _resumed(program, given, stage)
-    run, traces = found or (begin(), [])
+    run, traces, losses = found or (begin(), [], ())
+    trend = Trend(program.work + OVERHEAD, _unasked_limit(program, given), losses)
     longest = LONGEST if run.trace is None else run.trace.loss.size
 
     def save() -> Saved:
-        return stage.saved(taken_apart("run", run) | (taken_apart("trace", _joined(traces)) if traces else {}))
+        trend.note(int(run.evals), float(run.best.loss))
+        kept = taken_apart("run", run) | taken_apart("trend", trend.losses)
+        return stage.saved(kept | (taken_apart("trace", _joined(traces)) if traces else {}))
 
     def seen() -> Seen:
         answer = partial(program.answer, given, run)
@@ -48,10 +52,13 @@ def in_bursts(
 
     try:
         while not int(run.status):
-            run = advance(run, min(watch.ticks, longest))
+            run = advance(run, min(watch.ticks, longest, trend.ticks(int(run.evals))))
             if run.trace is not None:
                 traces.append(_filled(*program.trace(given, run.trace)))
                 run = run._replace(trace=emptied(run.trace))
+            trend.note(int(run.evals), float(run.best.loss))
+            if not int(run.status) and trend.ends(int(run.evals)):
+                run = ended(run, Status.DIMINISHING_RETURNS)
             if not int(run.status) and (status := watch.look(seen())):
                 run = ended(run, status)
     except KeyboardInterrupt:
@@ -59,12 +66,20 @@ def in_bursts(
     watch.look(seen())
     trace = traces and (*_joined(traces), int(run.moves) + 1)
     status = Status(int(run.status))
-    held = save() if (watch or status is Status.INTERRUPTED) and resumable(status) else None
+    held = save() if (watch or status in ENDED_FROM_OUTSIDE) and resumable(status) else None
     return Solution(program, program.answer(given, run), trace, run=held)
 
 
-def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[Any]] | None:
-    """Return the run to carry on and its trace, or None; a run that has come to its end is at its end."""
+def _unasked_limit(program: Program, given: Inputs) -> int:
+    """Return how many evaluations a solve that may last is allowed, where nobody said when to stop; else 0."""
+    _, stop = program.recipe.options.children()
+    if not _may_last(program, given) or stop != jax.tree.structure(DEFAULT):
+        return 0
+    return DEFAULT.max_evals if given.numbers[-stop.num_leaves :] == jax.tree.leaves(DEFAULT) else 0
+
+
+def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[Any], np.ndarray] | None:
+    """Return the run to carry on, its trace and its trend, or None; one that has come to its end is at its end."""
     found = stage.resumed(but=("stop",))
     if found is None:
         return None
@@ -77,7 +92,8 @@ def _resumed(program: Program, given: Inputs, stage: Stage) -> tuple[Run, list[A
     trace = (
         None if run.trace is None else together("trace", arrays, jax.eval_shape(program.trace, given, shapes.trace)[:4])
     )
-    return run, [] if trace is None else [trace]
+    losses = together("trend", arrays, np.empty(int(run.evals).bit_length()), exact=True)
+    return run, [] if trace is None else [trace], losses
 
 
 def ended(run: Run, status: Status) -> Run:

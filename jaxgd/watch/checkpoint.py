@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-FORMAT = 6  # of the file; another one is refused
+FORMAT = 7  # of the file; another one is refused
 WHOLE = 64 << 20  # bytes of an array that are looked at: all of a smaller one, and as many of a larger one, in pieces
 PIECES = 64
 CLOSE = 1e-4  # relative difference of numbers that other devices may round apart

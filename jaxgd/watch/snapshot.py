@@ -12,7 +12,8 @@ from jaxgd.core.convergence import Evidence
 from jaxgd.core.stop import Status
 from jaxgd.watch.checkpoint import Saved
 
-ENDED_FROM_OUTSIDE = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED)  # not by what the solve has come to
+# Between two evaluations, by what the host has seen.
+ENDED_FROM_OUTSIDE = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STOPPED, Status.DIMINISHING_RETURNS)
 
 
 @dataclass(frozen=True, repr=False)
