@@ -98,6 +98,13 @@ SQUARES = {
     "absolute": lambda w, data: jnp.mean(jnp.abs(residuals(w, data)) ** 2),
     "row by row": lambda w, data: jnp.mean(jax.vmap(lambda x, y: (y - x @ w) ** 2)(*data)),
     "weighted": lambda w, data: jnp.average(residuals(w, data) ** 2, weights=WEIGHTS),
+    "two products": lambda w, data: residuals(w, data) @ residuals(w, data),
+    "half of a product": lambda w, data: 0.5 * residuals(w, data) @ residuals(w, data),
+    "two of einsum": lambda w, data: jnp.einsum("i,i", residuals(w, data), residuals(w, data)),
+    "norm": lambda w, data: jnp.linalg.norm(residuals(w, data)) ** 2,
+    "power": lambda w, data: jnp.mean(residuals(w, data) ** 2.0),
+    "halves of it": lambda w, data: jnp.sum(residuals(w, data)[::-1] ** 2),
+    "weighted twice": lambda w, data: jnp.sum(WEIGHTS * residuals(w, data) * residuals(w, data)),
     "weighted inside": lambda w, data: jnp.sum((residuals(w, data) * jnp.sqrt(WEIGHTS)) ** 2) / 2,
 }
 
@@ -110,6 +117,31 @@ def test_squared_losses_are_recognized(name):
     found = result.covariance()
     assert (found.kind, found.count, found.dof) == ("least_squares", N, N - 4)
     close(found, sm.WLS(NOISY, X, weights=weights).fit().cov_params())
+
+
+MASK = np.arange(N) % 3 > 0
+MASKED = {
+    "where inside": lambda w, data: jnp.sum(jnp.where(data[2], residuals(w, data[:2]), 0) ** 2),
+    "where outside": lambda w, data: jnp.sum(jnp.where(data[2], residuals(w, data[:2]) ** 2, 0)),
+    "mean where": lambda w, data: jnp.mean(residuals(w, data[:2]) ** 2, where=data[2]),
+    "times": lambda w, data: jnp.mean(data[2] * residuals(w, data[:2]) ** 2),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_rows_that_are_masked_are_none(name):
+    loss, peer = MASKED[name], sm.OLS(NOISY[MASK], X[MASK]).fit()
+    result = minimize(loss, (X, NOISY, MASK), np.zeros(4), dtype="float64")
+    found = result.covariance()
+    assert (found.kind, found.count, found.dof) == ("least_squares", MASK.sum(), MASK.sum() - 4)
+    close(found, peer.cov_params())
+    centered = NOISY[MASK] - NOISY[MASK].mean()
+    assert found.r_squared == pytest.approx(1 - peer.ssr / (centered @ centered), rel=1e-9)
+    if name != "times":  # a sum, or the mean of other rows: no mean over rows
+        return
+    rows = minimize(loss, Rows((X, NOISY, MASK)), np.zeros(4), dtype="float64").covariance()
+    assert rows.count == MASK.sum()
+    close(rows, peer.cov_params())
 
 
 def _gauss(w, data):

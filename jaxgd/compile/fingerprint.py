@@ -43,7 +43,7 @@ def describe(value: Any, arrays: list[Any], seen: dict[int, int] | None = None) 
     seen[id(value)] = len(seen)
     parts = _parts(value)
     if parts is None:
-        return (kind, value) if _hashable(value) else object()
+        return (kind, value) if hashable(value) else object()
     fixed, children = parts
     return (kind, fixed, *[describe(child, arrays, seen) for child in children])
 
@@ -83,7 +83,7 @@ def _parts(value: Any) -> tuple[Hashable, list[Any]] | None:
         case functools.partial():
             return tuple(value.keywords), [value.func, *value.args, *value.keywords.values()]
         case dict():
-            return tuple(value) if all(map(_hashable, value)) else object(), list(value.values())
+            return tuple(value) if all(map(hashable, value)) else object(), list(value.values())
         case list() | tuple():
             return len(value), list(value)
         case set() | frozenset():
@@ -185,7 +185,8 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array) or (isinstance(value, np.ndarray) and value.dtype.kind not in _KINDS)
 
 
-def _hashable(value: Any) -> bool:
+def hashable(value: Any) -> bool:
+    """Return whether a value can be looked up."""
     try:
         hash(value)
     except TypeError:

@@ -35,7 +35,8 @@ def moments_of_one(program: Program, given: Inputs, params: Any, rows: Any, *, o
     if span is not None:
         found = found._replace(outer=found.outer * span.total)
     count = rows if span is not None or program.recipe.least_squares else information.rows_of(given.data) or np.nan
-    return Known(_on_host(found, first=True), np.full(1, rows, np.float64), np.full(1, count, np.float64))
+    known = Known(_on_host(found, first=True), np.full(1, rows, np.float64), np.full(1, count, np.float64))
+    return _observed(program, known)
 
 
 def in_passes(
@@ -51,12 +52,12 @@ def in_passes(
         found = own(flat, program.compiled(information.normal_equations))
         found = _on_host(information.of_normal_equations(found, problem.ridge, flat, held), first=True)
         count = np.full(1, own.total * _residuals_of_row(program), np.float64)
-        return Known(found, count, count)
+        return _observed(program, Known(found, count, count))
     hessian = own(flat, program.compiled(information.curvature))
     hessian = hessian if problem.ridge is None else hessian + np.asarray(problem.ridge) * np.eye(flat.size)
     sums = own(flat, program.compiled(information.products_of_rows)) * own.total if outer else np.zeros(())
     found = _on_host(
-        Moments(hessian, sums, np.zeros(()), held, information.size_of(flat), np.full((), np.nan)), first=True
+        Moments(hessian, sums, np.zeros(()), held, information.size_of(flat), *np.full(2, np.nan)), first=True
     )
     return Known(found, np.full(1, own.total if count is None else count, np.float64), np.full(1, own.total))
 
@@ -80,7 +81,18 @@ def of_part(part: Part, place: np.ndarray, params: Any, converged: np.ndarray, r
         rows = rows * (_residuals(program) / len(jax.tree.leaves(one.data)[0]))
     elif counts is not None and outer:
         found.outer[:] *= rows[:, None, None] ** 2  # a row's part of the mean is its own value over their number
-    return Known(found, rows, rows if program.recipe.least_squares else count)
+    return _observed(program, Known(found, rows, rows if program.recipe.least_squares else count))
+
+
+def _observed(program: Program, known: Known) -> Known:
+    """Return what is known with those residuals counted alone that an observation changes, where that is told."""
+    if not program.recipe.least_squares:
+        return known
+    count = known.moments.observed * (known.rows if program.recipe.tile else 1)
+    count = np.where(np.isnan(count), known.rows, count)
+    rounded = abs(count - np.round(count)) <= information.DIGITS * np.finfo(program.dtype).eps * known.rows
+    count = np.where(rounded, np.round(count), count)
+    return Known(known.moments, count, count)
 
 
 def _on_host(found: Moments, *, first: bool = False) -> Moments:

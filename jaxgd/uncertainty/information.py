@@ -29,6 +29,7 @@ class Moments(NamedTuple):
     held: Any  # shape (p,): which params a bound or an l1 norm keeps where they are
     size: Any  # shape (p,): of the params, at least 1: what a change by it changes tells whether they matter
     spread: Any  # the sum of the squares that the best constant in place of the model leaves; NaN where it is not told
+    observed: Any  # residuals that an observation changes, as a mask does not let it, over tiles their part; or NaN
 
 
 def size_of(flat: Any) -> Any:
@@ -46,7 +47,7 @@ def moments(program: Program, outer: bool, inputs: Inputs, params: Any) -> Momen
     if program.recipe.least_squares:
         return _of_squares(problem, flat, held, _observations(program, inputs, flat)(inputs.data))
     sums = products_of_rows(program, inputs, flat) if outer else jnp.zeros(())
-    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held, size_of(flat), jnp.nan)
+    return Moments(problem.hessian(flat), sums, jnp.zeros(()), held, size_of(flat), jnp.nan, jnp.nan)
 
 
 def of_lanes(program: Program, outer: bool, lanes: Lanes, shared: Any, given: Any, params: Any) -> Moments:  # noqa: FBT001
@@ -65,13 +66,18 @@ def curvature(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
 
 
 def normal_equations(program: Program, inputs: Inputs, flat: jax.Array) -> jax.Array:
-    """Return M'M of the rows at hand, M = [J r y w]: the Jacobian of the residuals, these, and observations if told."""
+    """Return M'M of the rows at hand, M = [J r m w wy]: the Jacobian of the residuals r, these, and what is told.
+
+    m is the root of a row's weight where an observation changes its residual, else 0.
+    """
     tiles: Any = program.bind(inputs)[0].loss
     observed = _observations(program, inputs, flat)
 
     def of_tile(tile: Any) -> jax.Array:
         jacobian, residuals = jax.jacfwd(lambda x: (tiles.bind(tile).residuals(x),) * 2, has_aux=True)(flat)
-        both = jnp.column_stack([jacobian, residuals, *observed(tile)])
+        told = observed(tile)
+        seen = [(weights != 0) * jnp.sqrt(tile[1]) for weights in told[:1]]
+        both = jnp.column_stack([jacobian, residuals, *seen, *told])
         return jnp.matmul(both.T, both, precision="highest")
 
     return replace(tiles, bind=lambda tile: tile).total(of_tile)
@@ -80,17 +86,20 @@ def normal_equations(program: Program, inputs: Inputs, flat: jax.Array) -> jax.A
 def of_normal_equations(found: Any, ridge: Any, flat: Any, held: Any) -> Moments:
     """Return the moments of a sum of squares over tiles, from its normal equations."""
     size = flat.size
-    hessian, spread = found[:size, :size], np.full((), np.nan)
+    hessian, spread, part = found[:size, :size], np.full((), np.nan), np.full((), np.nan)
     hessian = hessian if ridge is None else hessian + ridge * np.eye(size, dtype=flat.dtype)
-    if found.shape[0] > size + 1:
-        (squares, cross), (_, weights) = found[-2:, -2:]
+    told = found[size + 1 :, size + 1 :]
+    if told.size:
+        part = told[0, 0]
+    if len(told) > 2:  # noqa: PLR2004 - with w y
+        (weights, cross), (_, squares) = told[1:, 1:]
         spread = squares - cross**2 / weights
         spread = jnp.where(spread > DIGITS * jnp.finfo(flat.dtype).eps * squares, spread, jnp.nan)
-    return Moments(hessian, np.zeros(()), found[size, size], held, size_of(flat), spread)
+    return Moments(hessian, np.zeros(()), found[size, size], held, size_of(flat), spread, part)
 
 
 def _observations(program: Program, inputs: Inputs, flat: jax.Array) -> Callable[[Any], list[jax.Array]]:
-    """Return the function of data that tells w y and w of residuals w (y - f), shape (n,); nothing if unknown."""
+    """Return the function of data that tells w and w y of residuals w (y - f), each of shape (n,), as far as known."""
     recipe = program.recipe
     aux, params = recipe.traced.aux, program.layout(inputs.init).unflatten(flat)
     record = of_observations(recipe.traced, aux[0] if recipe.has_aux else aux)
@@ -152,13 +161,15 @@ def _of_squares(problem: Problem, flat: jax.Array, held: jax.Array, observed: li
     # What is held is determined by itself.
     rows = jnp.concatenate([jnp.where(held, 0, jacobian), jnp.diag(held.astype(flat.dtype))])
     outer = jnp.matmul(slopes.T, slopes, precision="highest")
-    spread = jnp.nan
+    spread = count = jnp.nan
     if observed:
-        of_data, weights = observed
+        count = jnp.sum(observed[0] != 0, dtype=flat.dtype)
+    if len(observed) > 1:
+        weights, of_data = observed
         spread = jnp.sum((of_data - weights * (of_data @ weights) / (weights @ weights)) ** 2)
         rounding = (DIGITS * jnp.finfo(flat.dtype).eps) ** 2 * (of_data @ of_data)
         spread = jnp.where(spread > rounding, spread, jnp.nan)
-    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat), spread)
+    return Moments(jnp.linalg.qr(rows, mode="r"), outer, jnp.sum(residuals**2), held, size_of(flat), spread, count)
 
 
 def observations(residuals: Any) -> np.ndarray:

@@ -237,7 +237,7 @@ def _finished(
     """Return the covariances of all params, lanes first, the directions not determined, the ranks, and what is held."""
     free, squared, eps = program.free, program.recipe.least_squares, float(np.finfo(program.dtype).eps)
     root = squared and not program.recipe.tile
-    found = covariances(*known.moments[:-1], known.rows, eps, kind, squared=squared, root=root)
+    found = covariances(*known.moments[:-2], known.rows, eps, kind, squared=squared, root=root)
     matrix, vectors = np.zeros((len(known.rows), len(names), len(names))), np.zeros(len(names))
     matrix[:, free[:, None], free] = found.matrix
     held = np.ones(matrix.shape[:2], bool)
