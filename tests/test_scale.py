@@ -81,7 +81,7 @@ def test_many_equal_params_are_not_scaled_by_chance():
 @pytest.mark.parametrize("name", ["process", "mixture"])
 def test_a_hessian_is_computed_where_it_is_worth_its_cost(name):
     """Each costs as much as fourteen evaluations and more; of the same loss of few rows, less than all around it."""
-    job = large.JOBS[name](1)
+    job = large.JOBS[name](0.1)
     dear = minimize(job.loss, job.data, job.start, dtype="float64").check()
     assert "BFGS (chosen: a Hessian costs many evaluations)" in dear.method
     newton = minimize(job.loss, job.data, job.start, method="newton", dtype="float64")

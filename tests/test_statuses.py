@@ -10,9 +10,11 @@ import jaxgd
 from jaxgd import Batches, GradientDescent, Rows, Status, Stop, minimize, minimize_many, watch
 from jaxgd.compile.build import Ask
 from jaxgd.lanes.many import read_lanes, solve_lanes
+from jaxgd.watch import bursts, trend
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
 Y = np.array([1.0, 2.0, 3.0, 6.0], "float32")
+FADING = np.geomspace(1e-6, 1, 60)
 
 
 def mse(p, y):
@@ -37,6 +39,10 @@ def root(p, y):
 
 def flat(p, y):
     return jnp.mean(0 * p + y)
+
+
+def fading(p, y):
+    return FADING @ p**2 / 2 + jnp.mean(0 * y)
 
 
 def interrupt(_):
@@ -92,6 +98,7 @@ TABLE = [
     (Status.ZERO_GRADIENT, SOLVES, flat, 0.0, {}),
     (Status.NO_INFLUENCE, SOLVES, plateau, 0.0, {}),
     (Status.NOISE_FLOOR, (minibatches,), mse, 0.0, {}),
+    (Status.DIMINISHING_RETURNS, (alone, watched, passes), fading, np.ones(60), {"method": GradientDescent(1.0)}),
     (Status.MAX_PASSES, (minibatches,), mse, 0.0, {"batch_size": Batches(size=10, passes=1)}),
     *(
         row
@@ -114,7 +121,10 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("status", "driver", "loss", "init", "options"), ROWS)
-def test_a_status_is_reached(status, driver, loss, init, options):
+def test_a_status_is_reached(status, driver, loss, init, options, monkeypatch):
+    if status is Status.DIMINISHING_RETURNS:  # as if it took minutes
+        monkeypatch.setattr(bursts, "LONG", 0)
+        monkeypatch.setattr(trend, "LONG", 0)
     assert Status(int(driver(loss, init, **options))) is status
 
 

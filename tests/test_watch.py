@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::jaxgd.NotConvergedWarning")
 CENTER = np.array([1.0, 2.0])
 START = {"a": np.array([-1.2, 1.0]), "b": 0.5}
 # Lanes of very different length, so that some are still on their way when the host looks in.
-MANY = np.geomspace(3e-4, 1, 60), np.sin(np.arange(180.0)).reshape(60, 3)
+MANY = np.geomspace(2e-3, 1, 60), np.sin(np.arange(180.0)).reshape(60, 3)
 
 
 def valley(params, center):
@@ -68,8 +68,8 @@ def many(**options):
 
 
 def grouped(**options):
-    labels = np.repeat(np.arange(60), np.arange(60) % 7 + 3)
-    data, method = Groups(np.sin(np.arange(len(labels))), by=labels), jaxgd.GradientDescent(2e-4)
+    labels = np.repeat(np.arange(60), np.arange(60) % 3 + 3)
+    data, method = Groups(np.sin(np.arange(len(labels))), by=labels), jaxgd.GradientDescent(1e-3)
     return minimize_many(losses.mse, data, method=method, stop=Stop(gtol=1e-4, max_evals=10**6), **options)
 
 
