@@ -469,6 +469,13 @@ def test_a_direction_that_is_not_determined_is_named(squared):
     close([error["c"] * 10, *error["d"]], plain.stderr()[1:])
 
 
+def test_kinks_are_named():
+    median = minimize(losses.mae, NOISY[:41], dtype="float64")
+    with pytest.warns(UserWarning, match="no curvature along params, where its rows have slopes") as warned:
+        assert median.stderr() == np.inf
+    assert len(warned) == 1
+
+
 def _logit(z, y):
     return jnp.mean(jnp.logaddexp(0, z) - y * z)
 

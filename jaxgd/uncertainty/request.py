@@ -23,6 +23,12 @@ from jaxgd.uncertainty.covariance import Covariance, WeakDirection, covariances,
 from jaxgd.uncertainty.gather import Known, in_passes, moments_of_one, of_part
 from jaxgd.uncertainty.summary import KINDS, Summary, check_level, summary
 
+LOOSE = "The data do not determine {}: variances are infinite there. Fix a param, or penalize by `l2`."
+KINKED = (
+    "The loss has no curvature along {}, where its rows have slopes: it has kinks, as `abs` makes them, and derivatives"
+    " tell no variance. Take `losses.huber`, or minimize again with rows drawn anew."
+)
+
 
 @dataclass(frozen=True)
 class One:
@@ -191,11 +197,12 @@ def _alone(program: Program, known: Known, kind: str, params: Any, columns: list
         counts = f"{int(known.rows[0])} residuals for {len(names)} params"
         msg = f"There are {counts}: none is left to tell the noise. Give more."
         raise ValueError(msg)
-    if directions[0]:
-        said = "; ".join(each.words for each in directions[0][:3])
-        more = f"; and {len(directions[0]) - 3} more" if directions[0][3:] else ""
-        msg = f"The data do not determine {said}{more}: variances are infinite there. Fix a param, or penalize by `l2`."
-        warnings.warn(msg, stacklevel=4)
+    kinks = _kinks(program, known, kind, directions)[0]
+    for kinked, msg in ((False, LOOSE), (True, KINKED)):
+        found = [each.words for each, kink in zip(directions[0], kinks, strict=True) if kink == kinked]
+        if found:
+            more = f"; and {len(found) - 3} more" if found[3:] else ""
+            warnings.warn(msg.format("; ".join(found[:3]) + more), stacklevel=4)
     count = None if np.isnan(known.count[0]) else float(known.count[0])
     dof = float(count - rank[0]) if kind == "least_squares" and count is not None else None
     explained = float(_r_squared(known)[0])
@@ -212,10 +219,12 @@ def _together(
     matrix[~converged] = np.nan
     directions = [found if won else [] for found, won in zip(directions, converged, strict=True)]
     few, loose = np.isnan(np.diagonal(matrix, axis1=1, axis2=2)).any(axis=1) & converged, sum(map(bool, directions))
+    kinked = sum(map(any, _kinks(program, known, kind, directions)))
     said = {
         "did not converge": int(np.sum(~converged)),
         "have no finite Hessian, or no more residuals than params": int(np.sum(few)),
-        "are not determined by their data in some direction (infinite variances, see `undetermined`)": loose,
+        "are not determined by their data in some direction (infinite variances, see `undetermined`)": loose - kinked,
+        "have a loss with kinks in some direction, as `abs` makes them (infinite variances)": kinked,
     }
     if any(said.values()):
         summary = ", ".join(f"{count} {what}" for what, count in said.items() if count)
@@ -223,6 +232,17 @@ def _together(
     squared = kind == "least_squares"
     dof, r_squared = (known.count - rank, np.where(converged, _r_squared(known), np.nan)) if squared else (None, None)
     return Covariance(matrix, kind, names, directions, labels, known.count, dof, held, r_squared)
+
+
+def _kinks(program: Program, known: Known, kind: str, directions: list[list[WeakDirection]]) -> list[list[bool]]:
+    """Return of each direction without curvature whether rows have slopes there, which only kinks explain."""
+    if kind != "sandwich":
+        return [[False] * len(each) for each in directions]
+    eps = float(np.finfo(program.dtype).eps)
+    return [
+        [float(each.vector[program.free] @ outer @ each.vector[program.free]) > eps * np.trace(outer) for each in own]
+        for own, outer in zip(directions, known.moments.outer, strict=True)
+    ]
 
 
 def _r_squared(known: Known) -> np.ndarray:
