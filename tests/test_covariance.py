@@ -469,13 +469,6 @@ def test_a_direction_that_is_not_determined_is_named(squared):
     close([error["c"] * 10, *error["d"]], plain.stderr()[1:])
 
 
-def test_kinks_are_named():
-    median = minimize(losses.mae, NOISY[:41], dtype="float64")
-    with pytest.warns(UserWarning, match="no curvature along params, where its rows have slopes") as warned:
-        assert median.stderr() == np.inf
-    assert len(warned) == 1
-
-
 def _logit(z, y):
     return jnp.mean(jnp.logaddexp(0, z) - y * z)
 
@@ -493,7 +486,7 @@ def test_directions_are_told_apart():
 
 def test_a_kink_has_no_curvature():
     result = minimize(losses.mae, [1.0, 2.0, 4.0])
-    with pytest.warns(UserWarning, match="do not determine params:"):
+    with pytest.warns(UserWarning, match="no curvature along params, where its rows have slopes"):
         assert result.stderr() == np.inf
 
 
